@@ -1,0 +1,104 @@
+//! The backend over `epoll(7)`: level-triggered, with the token in the kernel's user data.
+
+use super::{Backend, Readiness, ReadyList, Token, WakeupTrigger};
+use crate::flags::FdFlags;
+use crate::sys::epoll::{self, Change, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, Event};
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct Epoll {
+    instance: epoll::Epoll,
+    /// Where the kernel leaves events; as long as the largest batch asked for so far.
+    events: Vec<Event>,
+}
+
+impl Epoll {
+    pub(super) fn new() -> io::Result<Epoll> {
+        Ok(Epoll {
+            instance: epoll::Epoll::new()?,
+            events: Vec::new(),
+        })
+    }
+
+    /// Asks for edges, which saves the read that makes the descriptor unreadable again.
+    pub(super) fn add_edge(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+        let bits = token.to_bits();
+        self.instance
+            .change(Change::Add, fd, EPOLLIN | EPOLLET, bits)
+    }
+}
+
+impl Backend for Epoll {
+    fn name(&self) -> &str {
+        "epoll"
+    }
+
+    fn add(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()> {
+        let bits = token.to_bits();
+        self.instance
+            .change(Change::Add, fd, events(interest), bits)
+    }
+
+    fn modify(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()> {
+        let bits = token.to_bits();
+        self.instance
+            .change(Change::Modify, fd, events(interest), bits)
+    }
+
+    fn remove(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+        self.instance.change(Change::Remove, fd, 0, token.to_bits())
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
+        // The kernel insists on room for one.
+        let room = ready.room().max(1);
+        if self.events.len() < room {
+            self.events.resize(room, Event::EMPTY);
+        }
+        let count = self.instance.wait(&mut self.events[..room], timeout)?;
+        for event in &self.events[..count] {
+            ready.push(Token::from_bits(event.data()), readiness(event.events()));
+        }
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.instance.reopen()
+    }
+
+    fn add_wakeup(&mut self, fd: RawFd, token: Token) -> io::Result<WakeupTrigger> {
+        self.add_edge(fd, token)?;
+        Ok(WakeupTrigger::Edge)
+    }
+
+    fn pollable(&self) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(self.instance.fd()))
+    }
+}
+
+/// `FdFlags::ERROR` needs no bit: errors and hang-up are always reported.
+fn events(interest: FdFlags) -> i32 {
+    let mut events = 0;
+    if interest.contains(FdFlags::READ) {
+        events |= EPOLLIN;
+    }
+    if interest.contains(FdFlags::WRITE) {
+        events |= EPOLLOUT;
+    }
+    events
+}
+
+/// The four bits that are asked for lie within the lowest five, so a table of the 32 combinations
+/// would do; the compiler turns this into a few branch-free instructions as well.
+#[inline]
+fn readiness(events: i32) -> Readiness {
+    let mut readiness = Readiness::empty();
+    readiness.set(Readiness::READABLE, events & EPOLLIN != 0);
+    readiness.set(Readiness::WRITABLE, events & EPOLLOUT != 0);
+    readiness.set(Readiness::HANGUP, events & EPOLLHUP != 0);
+    readiness.set(Readiness::ERROR, events & EPOLLERR != 0);
+    readiness
+}

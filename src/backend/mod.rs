@@ -1,0 +1,358 @@
+//! What tells the loop which descriptors are ready: the contract of [`Backend`], and the backends
+//! that come with the crate.
+
+#[cfg(target_os = "linux")]
+mod epoll;
+pub(crate) mod mux;
+mod poll;
+#[cfg(target_os = "linux")]
+mod standard;
+
+use crate::flags::FdFlags;
+use bitflags::bitflags;
+use std::fmt;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the context calls a registered descriptor. A backend only hands it back.
+///
+/// Each registration has its own, so that what a kernel reports for a former one, even of the same
+/// descriptor number, is recognised.
+///
+/// ```
+/// use tevent::Token;
+///
+/// let token = Token::from_bits(7);
+/// assert_eq!(token.to_bits(), 7);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Token(u64);
+
+impl Token {
+    /// The token as the 64 bits of user data that most kernels carry along.
+    #[inline]
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The inverse of [`Token::to_bits`].
+    #[inline]
+    pub fn from_bits(bits: u64) -> Token {
+        Token(bits)
+    }
+}
+
+bitflags! {
+    /// The state that a backend reports of a descriptor.
+    ///
+    /// ```
+    /// use tevent::Readiness;
+    ///
+    /// let readiness = Readiness::READABLE | Readiness::HANGUP;
+    /// assert!(readiness.intersects(Readiness::HANGUP | Readiness::ERROR));
+    /// ```
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct Readiness: u8 {
+        /// A read wouldn't block.
+        const READABLE = 1;
+        /// A write wouldn't block.
+        const WRITABLE = 2;
+        /// Both directions are closed (`POLLHUP`).
+        const HANGUP = 4;
+        /// The descriptor has failed (`POLLERR`).
+        const ERROR = 8;
+        /// There is no such descriptor any more (`POLLNVAL`): its events are disarmed.
+        const INVALID = 16;
+    }
+}
+
+/// One ready descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ready {
+    pub(crate) token: Token,
+    pub(crate) readiness: Readiness,
+}
+
+/// Where [`Backend::wait`] leaves the ready descriptors, in the order in which the loop serves
+/// them.
+///
+/// ```
+/// use tevent::{Readiness, ReadyList, Token};
+///
+/// fn report(ready: &mut ReadyList, token: Token) {
+///     if ready.room() > 0 {
+///         ready.push(token, Readiness::READABLE);
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct ReadyList {
+    pub(crate) entries: Vec<Ready>,
+    pub(crate) limit: usize,
+}
+
+impl ReadyList {
+    /// How many more descriptors are wanted. Those left out are reported by the next wait.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.limit.saturating_sub(self.entries.len())
+    }
+
+    /// Adds a ready descriptor. One without room for it is left out.
+    #[inline]
+    pub fn push(&mut self, token: Token, readiness: Readiness) {
+        if self.room() > 0 {
+            self.entries.push(Ready { token, readiness });
+        }
+    }
+}
+
+/// How a wake-up descriptor is reported, see [`Backend::add_wakeup`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WakeupTrigger {
+    /// For as long as it is readable: the context reads it empty.
+    Level,
+    /// Once for each write: the context saves the read.
+    Edge,
+}
+
+/// What tells the loop which descriptors are ready.
+///
+/// [`BackendKind`] names those that come with the crate; a program can plug in its own by
+/// [`Builder::custom_backend`](crate::Builder::custom_backend).
+///
+/// # The contract
+///
+/// - The context registers every descriptor number at most once, with the union of what the
+///   events on it want, and calls it by a [`Token`]. It keeps the descriptor open until it has
+///   called [`remove`](Backend::remove). (A program that closes it all the same breaks Rust's I/O
+///   safety; a backend answers with `EBADF`, `ENOENT` or [`Readiness::INVALID`] and goes on.)
+/// - An interest is never empty: an event that wants nothing is removed, and added again later.
+/// - Readiness is level-triggered: a descriptor that stays ready is reported by every wait, and
+///   when more are ready than there is [room](ReadyList::room) for, all get their turn.
+/// - [`Readiness::HANGUP`] and [`Readiness::ERROR`] are reported whatever the interest is.
+/// - A backend holds no loop logic: no order of precedence, no clock, no signals. An interruption
+///   by a signal is returned as [`io::ErrorKind::Interrupted`].
+/// - After an error of `add`, `modify` or `remove` the registration is as it was before.
+///
+/// ```
+/// use std::io;
+/// use std::os::fd::RawFd;
+/// use std::time::Duration;
+/// use tevent::{Backend, Context, FdFlags, ReadyList, Token};
+///
+/// /// A loop with timers, immediates and signals, but no descriptors.
+/// struct Sleep;
+///
+/// impl Backend for Sleep {
+///     fn name(&self) -> &str {
+///         "sleep"
+///     }
+///     fn add(&mut self, _: RawFd, _: Token, _: FdFlags) -> io::Result<()> {
+///         // The wake-up descriptor is the first to come; signals interrupt a sleep anyway.
+///         Ok(())
+///     }
+///     fn modify(&mut self, _: RawFd, _: Token, _: FdFlags) -> io::Result<()> {
+///         Ok(())
+///     }
+///     fn remove(&mut self, _: RawFd, _: Token) -> io::Result<()> {
+///         Ok(())
+///     }
+///     fn wait(&mut self, timeout: Option<Duration>, _: &mut ReadyList) -> io::Result<()> {
+///         std::thread::sleep(timeout.unwrap_or(Duration::from_secs(1)));
+///         Ok(())
+///     }
+///     fn reopen(&mut self) -> io::Result<()> {
+///         Ok(())
+///     }
+/// }
+///
+/// # fn main() -> io::Result<()> {
+/// let context = Context::builder().custom_backend(Box::new(Sleep)).build()?;
+/// let _timer = context.add_timer_after(Duration::from_millis(1), |_, _| println!("woken"));
+/// context.run()
+/// # }
+/// ```
+#[doc(alias = "tevent_ops")]
+#[doc(alias = "tevent_register_backend")]
+pub trait Backend {
+    /// A short name, for messages.
+    fn name(&self) -> &str;
+
+    /// Starts to watch a descriptor that isn't watched.
+    ///
+    /// # Errors
+    ///
+    /// The descriptor can't be watched; the error reaches the caller of
+    /// [`add_fd`](crate::Context::add_fd).
+    fn add(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()>;
+
+    /// Replaces the interest in a watched descriptor.
+    ///
+    /// # Errors
+    ///
+    /// The events on the descriptor are disarmed, and the error reaches the caller of `run` unless
+    /// it says that the descriptor was closed.
+    fn modify(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()>;
+
+    /// Stops to watch a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// They are ignored, as the descriptor is about to go.
+    fn remove(&mut self, fd: RawFd, token: Token) -> io::Result<()>;
+
+    /// Waits for ready descriptors, for at most `timeout` (`None`: for ever, zero: not at all),
+    /// and never for less unless something is ready or a signal arrives.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::Interrupted`] after a signal. Others reach the caller of `run`.
+    fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()>;
+
+    /// Forgets all registrations without touching them in the kernel, and starts anew with kernel
+    /// objects of its own. Called in a child after `fork`, and when the context is re-initialised;
+    /// the context then adds everything again.
+    ///
+    /// # Errors
+    ///
+    /// They reach the caller of the method that noticed the fork, and it is tried again with the
+    /// next use.
+    fn reopen(&mut self) -> io::Result<()>;
+
+    /// Starts to watch the context's wake-up descriptor for reading. The default is
+    /// [`add`](Backend::add).
+    ///
+    /// # Errors
+    ///
+    /// As for [`add`](Backend::add).
+    fn add_wakeup(&mut self, fd: RawFd, token: Token) -> io::Result<WakeupTrigger> {
+        self.add(fd, token, FdFlags::READ)?;
+        Ok(WakeupTrigger::Level)
+    }
+
+    /// The call before has failed: switches to another mechanism if there is one. Returns whether
+    /// it did; then all registrations are forgotten, and the context adds them again.
+    fn fall_back(&mut self) -> bool {
+        false
+    }
+
+    /// A descriptor that is readable while a wait would find something ready, for embedding the
+    /// loop in another. Its number stays the same for the backend's life.
+    fn pollable(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
+}
+
+/// The backends that come with the crate.
+///
+/// ```
+/// use tevent::{BackendKind, Context};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// for kind in BackendKind::available() {
+///     let context = Context::builder().backend(*kind).build()?;
+///     assert_eq!(context.backend_name(), kind.to_string());
+/// }
+/// let kind: BackendKind = "poll".parse()?;
+/// assert_eq!(kind, BackendKind::Poll);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "tevent_backend_list")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum BackendKind {
+    /// `epoll(7)`, Linux only. Refuses regular files.
+    Epoll,
+    /// `poll(2)`, on every POSIX system. Each wait costs time in proportion to the number of
+    /// descriptors.
+    Poll,
+    /// epoll that serves what epoll can't watch as always ready, and moves everything to poll
+    /// should epoll fail. Where there is no epoll it is poll.
+    #[default]
+    Standard,
+}
+
+impl BackendKind {
+    /// The backends that work on this system.
+    ///
+    /// ```
+    /// assert!(tevent::BackendKind::available().contains(&tevent::BackendKind::Standard));
+    /// ```
+    pub fn available() -> &'static [BackendKind] {
+        #[cfg(target_os = "linux")]
+        return &[BackendKind::Standard, BackendKind::Epoll, BackendKind::Poll];
+        #[cfg(not(target_os = "linux"))]
+        return &[BackendKind::Standard, BackendKind::Poll];
+    }
+
+    pub(crate) fn open(self) -> io::Result<Box<dyn Backend>> {
+        #[cfg(target_os = "linux")]
+        match self {
+            BackendKind::Epoll => return Ok(Box::new(epoll::Epoll::new()?)),
+            BackendKind::Standard => return Ok(Box::new(standard::Standard::new())),
+            BackendKind::Poll => {}
+        }
+        #[cfg(not(target_os = "linux"))]
+        if self == BackendKind::Epoll {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this system has no epoll",
+            ));
+        }
+        Ok(Box::new(poll::Poll::named(self.name())))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            BackendKind::Epoll => "epoll",
+            BackendKind::Poll => "poll",
+            BackendKind::Standard => "standard",
+        }
+    }
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+impl FromStr for BackendKind {
+    type Err = UnknownBackend;
+
+    fn from_str(name: &str) -> Result<BackendKind, UnknownBackend> {
+        [BackendKind::Epoll, BackendKind::Poll, BackendKind::Standard]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| UnknownBackend {
+                name: name.to_owned(),
+            })
+    }
+}
+
+/// There is no backend of that name.
+///
+/// ```
+/// let error = "kqueue".parse::<tevent::BackendKind>().unwrap_err();
+/// assert_eq!(error.to_string(), "no backend is called \"kqueue\" (there are epoll, poll, standard)");
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownBackend {
+    name: String,
+}
+
+impl fmt::Display for UnknownBackend {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "no backend is called {:?} (there are epoll, poll, standard)",
+            self.name
+        )
+    }
+}
+
+impl std::error::Error for UnknownBackend {}

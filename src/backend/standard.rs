@@ -1,0 +1,178 @@
+//! The default backend: epoll, with poll for what epoll can't do.
+//!
+//! - What epoll refuses with `EPERM` (regular files, directories) is always ready, as `poll(2)`
+//!   says of it. Such descriptors are kept in a list of their own and share the room of a wait
+//!   with epoll's.
+//! - When epoll itself fails (there is none, its descriptor was closed by somebody, the kernel
+//!   has no memory for it), [`Backend::fall_back`] moves everything to poll, for good.
+
+use super::epoll::Epoll;
+use super::poll::Poll;
+use super::{Backend, Readiness, ReadyList, Token, WakeupTrigger};
+use crate::error::errno;
+use crate::flags::FdFlags;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug)]
+enum Mechanism {
+    Epoll(Epoll),
+    Poll(Poll),
+}
+
+#[derive(Debug)]
+struct AlwaysReady {
+    fd: RawFd,
+    token: Token,
+    interest: FdFlags,
+}
+
+#[derive(Debug)]
+pub(super) struct Standard {
+    mechanism: Mechanism,
+    /// Kept while poll is in charge: its number may be lent out.
+    pollable: Option<Arc<OwnedFd>>,
+    /// In the order in which they are served next.
+    always_ready: Vec<AlwaysReady>,
+    /// Whether the always ready ones go before epoll's in the next wait.
+    always_ready_first: bool,
+}
+
+impl Standard {
+    pub(super) fn new() -> Standard {
+        let mechanism = match Epoll::new() {
+            Ok(epoll) => Mechanism::Epoll(epoll),
+            Err(_) => Mechanism::Poll(poll()),
+        };
+        let pollable = match &mechanism {
+            Mechanism::Epoll(epoll) => epoll.pollable(),
+            Mechanism::Poll(_) => None,
+        };
+        Standard {
+            mechanism,
+            pollable,
+            always_ready: Vec::new(),
+            always_ready_first: false,
+        }
+    }
+
+    fn backend(&mut self) -> &mut dyn Backend {
+        match &mut self.mechanism {
+            Mechanism::Epoll(epoll) => epoll,
+            Mechanism::Poll(poll) => poll,
+        }
+    }
+
+    fn serve_always_ready(&mut self, ready: &mut ReadyList) {
+        let served = self.always_ready.len().min(ready.room());
+        for entry in &self.always_ready[..served] {
+            let mut readiness = Readiness::empty();
+            readiness.set(Readiness::READABLE, entry.interest.contains(FdFlags::READ));
+            readiness.set(Readiness::WRITABLE, entry.interest.contains(FdFlags::WRITE));
+            ready.push(entry.token, readiness);
+        }
+        self.always_ready.rotate_left(served);
+    }
+
+    fn position(&self, fd: RawFd) -> Option<usize> {
+        self.always_ready.iter().position(|entry| entry.fd == fd)
+    }
+}
+
+fn poll() -> Poll {
+    Poll::named("standard")
+}
+
+impl Backend for Standard {
+    fn name(&self) -> &str {
+        "standard"
+    }
+
+    fn add(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()> {
+        match self.backend().add(fd, token, interest) {
+            Err(error) if errno(&error) == Some(libc::EPERM) => {
+                self.always_ready.push(AlwaysReady {
+                    fd,
+                    token,
+                    interest,
+                });
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn modify(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()> {
+        match self.position(fd) {
+            Some(position) => {
+                self.always_ready[position].interest = interest;
+                Ok(())
+            }
+            None => self.backend().modify(fd, token, interest),
+        }
+    }
+
+    fn remove(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+        match self.position(fd) {
+            Some(position) => {
+                self.always_ready.remove(position);
+                Ok(())
+            }
+            None => self.backend().remove(fd, token),
+        }
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
+        if self.always_ready.iter().all(|entry| {
+            // One that wants to hear of errors only has nothing to hear.
+            !entry.interest.intersects(FdFlags::READ | FdFlags::WRITE)
+        }) {
+            return self.backend().wait(timeout, ready);
+        }
+        // They share the room by taking turns at being first.
+        let first = self.always_ready_first;
+        self.always_ready_first = !first;
+        if first {
+            self.serve_always_ready(ready);
+            if ready.room() > 0 {
+                self.backend().wait(Some(Duration::ZERO), ready)?;
+            }
+        } else {
+            self.backend().wait(Some(Duration::ZERO), ready)?;
+            self.serve_always_ready(ready);
+        }
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.always_ready.clear();
+        if let Mechanism::Epoll(epoll) = &mut self.mechanism {
+            if epoll.reopen().is_ok() {
+                return Ok(());
+            }
+            self.mechanism = Mechanism::Poll(poll());
+        }
+        self.backend().reopen()
+    }
+
+    fn add_wakeup(&mut self, fd: RawFd, token: Token) -> io::Result<WakeupTrigger> {
+        self.backend().add_wakeup(fd, token)
+    }
+
+    fn fall_back(&mut self) -> bool {
+        match self.mechanism {
+            Mechanism::Epoll(_) => {
+                self.mechanism = Mechanism::Poll(poll());
+                self.always_ready.clear();
+                true
+            }
+            Mechanism::Poll(_) => false,
+        }
+    }
+
+    fn pollable(&self) -> Option<Arc<OwnedFd>> {
+        self.pollable.clone()
+    }
+}

@@ -1,0 +1,896 @@
+//! [`Context`]: what a loop knows, and how it is built.
+//!
+//! # Implementation
+//!
+//! A context's tables live in [`Inner`], which handles share. Each table has a cell of its own.
+//! The rule that makes any operation legal in any handler: **no cell is borrowed while code of the
+//! user runs or is dropped**, that is handlers, sources, destructors of what closures own. A
+//! handler that is called is taken out of its table and put back afterwards if its event is
+//! still there; whatever is removed is dropped when the borrow has ended.
+//!
+//! Handlers keep `Inner` alive (their events' handles are in there), so the last [`Context`] to go
+//! empties the tables; that breaks the cycle. What is left for handles that outlive it is tables
+//! in which they find nothing.
+
+use crate::backend::mux::Mux;
+use crate::backend::{Backend, BackendKind, Ready, ReadyList, Token, WakeupTrigger};
+use crate::flags::FdFlags;
+use crate::immediate::ImmediateEntry;
+use crate::immediate_queue::ImmediateQueue;
+use crate::key::Key;
+use crate::remote::Inbox;
+use crate::run::NestingHook;
+use crate::signal::SignalTable;
+use crate::sys::doorbell::{Doorbell, FORK};
+use crate::sys::wakeup::Wakeup;
+use crate::timer::TimerEntry;
+use crate::timer_queue::TimerQueue;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::mem;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::Location;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The wake-up descriptor's. No watch has it, see [`Slots::insert`](crate::key::Slots::insert).
+fn wakeup_token() -> Token {
+    Token::from_bits(u64::MAX)
+}
+
+/// An event loop: descriptors, timers, signals and immediates, each with a closure.
+///
+/// A context belongs to the thread that made it. Everything is done through `&Context`; handlers
+/// are given one, so that none has to capture it. Dropping the context removes all events; handles
+/// that outlive it do nothing.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use std::os::unix::net::UnixStream;
+/// use tevent::{Context, FdFlags};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let context = Context::new()?;
+/// let (mut ours, theirs) = UnixStream::pair()?;
+/// ours.write_all(b"hello")?;
+///
+/// // The context owns the source. The handle removes the event when it is dropped.
+/// let _event = context.add_fd(theirs, FdFlags::READ, |context, event, _flags| {
+///     let mut buffer = [0; 5];
+///     let count = event.get_ref().read(&mut buffer).expect("it was readable");
+///     assert_eq!(&buffer[..count], b"hello");
+///     context.stop();
+/// })?;
+/// context.run()
+/// # }
+/// ```
+///
+/// # The order
+///
+/// Signals go before immediates, those before timers, and those before descriptors. The loop looks
+/// at all four anew before every handler it calls.
+#[doc(alias = "tevent_context")]
+pub struct Context {
+    pub(crate) inner: Rc<Inner>,
+    /// What [`AsFd`] lends; in here, so that it is closed with the context and not with the last
+    /// handle.
+    pollable: Option<Arc<OwnedFd>>,
+    wakeup: Rc<Wakeup>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) doorbell: &'static Doorbell,
+    pub(crate) backend: RefCell<Box<dyn Backend>>,
+    backend_name: String,
+    /// `None` when the context is gone.
+    wakeup: RefCell<Option<Rc<Wakeup>>>,
+    wakeup_trigger: Cell<WakeupTrigger>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) fds: RefCell<Fds>,
+    pub(crate) timers: RefCell<TimerQueue<TimerEntry>>,
+    pub(crate) immediates: RefCell<ImmediateQueue<ImmediateEntry>>,
+    pub(crate) signals: RefCell<SignalTable>,
+    pub(crate) clock: Clock,
+    pub(crate) options: Options,
+    pub(crate) state: RunState,
+    /// How many [`Context`] values there are: one, and those that [`WeakContext`] makes.
+    owners: Cell<usize>,
+}
+
+/// The descriptor events, and the batch of ready ones that is being served.
+pub(crate) struct Fds {
+    pub(crate) mux: Mux<FdEntry>,
+    ready: Vec<Ready>,
+    /// How many of `ready` are done with.
+    next: usize,
+    /// What of `ready[next]` was delivered already.
+    served: FdFlags,
+    /// Whether one report may serve several events on a descriptor, each with flags of its own:
+    /// not when the batch is 1, as then every handler gets a wait of its own.
+    serves_siblings: bool,
+    /// The wake-up descriptor was among the ready ones.
+    wakeup_is_readable: bool,
+}
+
+/// One descriptor event.
+pub(crate) struct FdEntry {
+    /// Missing while it runs.
+    pub(crate) handler: Option<Box<dyn FdHandler>>,
+    pub(crate) meta: Meta,
+}
+
+/// A closure together with the typed handle that it is called with.
+pub(crate) trait FdHandler {
+    fn call(&mut self, context: &Context, flags: FdFlags);
+}
+
+/// A ready descriptor event with its handler, out of the table.
+pub(crate) struct ReadyFd {
+    pub(crate) key: Key,
+    pub(crate) flags: FdFlags,
+    pub(crate) handler: Box<dyn FdHandler>,
+}
+
+/// What every event carries for those who look at the loop.
+#[derive(Debug)]
+pub(crate) struct Meta {
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) tag: u64,
+    pub(crate) name: Option<Box<str>>,
+}
+
+/// What can be set by [`Builder`] and changed later.
+pub(crate) struct Options {
+    pub(crate) batch: usize,
+    pub(crate) wait_timeout: Cell<Option<Duration>>,
+    pub(crate) starvation_budget: Cell<Option<NonZeroU32>>,
+    pub(crate) nesting_allowed: Cell<bool>,
+}
+
+/// Where the loop is.
+#[derive(Default)]
+pub(crate) struct RunState {
+    /// How many loops run inside each other.
+    pub(crate) level: Cell<u32>,
+    /// The innermost `run` is to return.
+    pub(crate) stop: Cell<bool>,
+    pub(crate) nesting_hook: Cell<Option<NestingHook>>,
+    /// The handlers on the stack, innermost of each kind.
+    pub(crate) running_fd: Cell<Option<Key>>,
+    pub(crate) running_timer: Cell<Option<Key>>,
+    /// Immediates and timers called since the loop last looked at descriptors.
+    pub(crate) streak: Cell<u32>,
+    /// In a streak that is too long: timers had their turn, descriptors are next.
+    pub(crate) timers_had_their_turn: Cell<bool>,
+}
+
+/// The loop's time: nanoseconds of the monotonic clock since the context was made.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock {
+            start: Instant::now(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        self.nanoseconds(Instant::now())
+    }
+
+    /// An instant before the context was made counts as its start, one more than 584 years later
+    /// as 584 years later.
+    #[inline]
+    pub(crate) fn nanoseconds(&self, instant: Instant) -> u64 {
+        let since = instant.saturating_duration_since(self.start);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn instant(&self, nanoseconds: u64) -> Instant {
+        let since = Duration::from_nanos(nanoseconds);
+        self.start.checked_add(since).unwrap_or(self.start)
+    }
+
+    /// The deadline that is `delay` from now, or as late as can be said.
+    pub(crate) fn after(&self, delay: Duration) -> u64 {
+        let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        self.now().saturating_add(delay)
+    }
+}
+
+impl Meta {
+    #[track_caller]
+    pub(crate) fn here() -> Meta {
+        Meta {
+            location: Location::caller(),
+            tag: 0,
+            name: None,
+        }
+    }
+
+    pub(crate) fn name(&self) -> Option<String> {
+        self.name.as_deref().map(str::to_owned)
+    }
+}
+
+impl Context {
+    /// Makes a context with the standard backend and default options.
+    ///
+    /// # Errors
+    ///
+    /// The process or the system has no descriptors left.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_context_init")]
+    pub fn new() -> io::Result<Context> {
+        Context::builder().build()
+    }
+
+    /// Starts to configure a context.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{BackendKind, Context};
+    ///
+    /// let context = Context::builder().backend(BackendKind::Poll).batch(1).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_context_init_byname")]
+    #[doc(alias = "tevent_context_init_ops")]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The name of the backend in use.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// assert_eq!(tevent::Context::new()?.backend_name(), "standard");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn backend_name(&self) -> &str {
+        &self.inner.backend_name
+    }
+
+    /// The time on the clock of the timers: the system's monotonic clock, read now.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let before = context.now();
+    /// assert!(context.now() >= before);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_timeval_current")]
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// For how long a turn of the loop waits at most when no timer is due before. `None`: as long
+    /// as it takes; zero: the loop never blocks. The default is 30 seconds, as in tevent.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// context.set_wait_timeout(Some(Duration::ZERO));
+    /// assert!(!context.run_once()?, "nothing to do, and it didn't wait for it");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_context_set_wait_timeout")]
+    pub fn set_wait_timeout(&self, timeout: Option<Duration>) {
+        self.inner.options.wait_timeout.set(timeout);
+    }
+
+    /// What [`set_wait_timeout`](Context::set_wait_timeout) or the builder has set.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// assert_eq!(context.wait_timeout(), Some(Duration::from_secs(30)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_timeout(&self) -> Option<Duration> {
+        self.inner.options.wait_timeout.get()
+    }
+
+    /// A reference that doesn't keep the context alive, for the rare closure that must reach it
+    /// other than by its parameter.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let weak = context.downgrade();
+    /// weak.upgrade().expect("it is there").defer(|_| ());
+    /// drop(context);
+    /// assert!(weak.upgrade().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn downgrade(&self) -> WeakContext {
+        WeakContext {
+            inner: Rc::downgrade(&self.inner),
+        }
+    }
+
+    fn open(backend: Box<dyn Backend>, options: Options) -> io::Result<Context> {
+        crate::sys::fork::watch()?;
+        let wakeup = Rc::new(Wakeup::new()?);
+        let doorbell = Doorbell::claim(wakeup.write_number());
+        let inner = Rc::new(Inner {
+            doorbell,
+            backend_name: backend.name().to_owned(),
+            backend: RefCell::new(backend),
+            wakeup: RefCell::new(Some(Rc::clone(&wakeup))),
+            wakeup_trigger: Cell::new(WakeupTrigger::Level),
+            inbox: Inbox::new(doorbell),
+            fds: RefCell::new(Fds {
+                mux: Mux::new(),
+                ready: Vec::new(),
+                next: 0,
+                served: FdFlags::empty(),
+                serves_siblings: options.batch > 1,
+                wakeup_is_readable: false,
+            }),
+            timers: RefCell::new(TimerQueue::new()),
+            immediates: RefCell::new(ImmediateQueue::new()),
+            signals: RefCell::new(SignalTable::new()),
+            clock: Clock::new(),
+            options,
+            state: RunState::default(),
+            owners: Cell::new(1),
+        });
+        let pollable = inner.backend.borrow().pollable();
+        // From here on dropping `context` gives the doorbell back.
+        let context = Context {
+            inner,
+            pollable,
+            wakeup,
+        };
+        context.inner.add_wakeup()?;
+        Ok(context)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        let owners = self.inner.owners.get() - 1;
+        self.inner.owners.set(owners);
+        if owners == 0 {
+            self.pollable = None;
+            self.inner.close();
+        }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = formatter.debug_struct("Context");
+        debug.field("backend", &self.inner.backend_name);
+        debug.field("level", &self.inner.state.level.get());
+        if let Ok(fds) = self.inner.fds.try_borrow() {
+            debug.field("enabled_fds", &fds.mux.enabled());
+        }
+        if let Ok(timers) = self.inner.timers.try_borrow() {
+            debug.field("armed_timers", &timers.armed());
+        }
+        if let Ok(immediates) = self.inner.immediates.try_borrow() {
+            debug.field("scheduled_immediates", &immediates.queued());
+        }
+        debug.finish_non_exhaustive()
+    }
+}
+
+/// The descriptor by which another loop can wait for this one: it is readable while a turn of this
+/// loop would find a ready descriptor, a signal, or something scheduled from another thread.
+///
+/// Timers and immediates are not behind it: the other loop must also make a turn at
+/// [`next_deadline`](Context::next_deadline). Its number stays the same for the context's life,
+/// and after a `fork`.
+///
+/// The poll backend has no such descriptor. There, only signals and other threads' work make what
+/// is lent here readable, so a context that is to be embedded wants [`BackendKind::Standard`].
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use std::os::fd::AsFd;
+///
+/// let context = tevent::Context::new()?;
+/// let descriptor = context.as_fd();
+/// # let _ = descriptor;
+/// # Ok(())
+/// # }
+/// ```
+impl AsFd for Context {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // In a forked child the number must not lead to the parent's set. Should that fail, the
+        // next turn reports it.
+        let _ = self.inner.recover_from_fork();
+        match &self.pollable {
+            Some(pollable) => pollable.as_fd(),
+            None => self.wakeup.fd().as_fd(),
+        }
+    }
+}
+
+impl AsRawFd for Context {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl Inner {
+    /// Whether what the kernel knows is this process's; a forked child has to
+    /// [recover](Inner::recover_from_fork) first.
+    #[inline]
+    pub(crate) fn is_in_its_process(&self) -> bool {
+        self.doorbell.attention() & FORK == 0
+    }
+
+    /// In a child that has forked: starts anew with kernel objects of its own, and marks all
+    /// descriptor events to be registered with them.
+    pub(crate) fn recover_from_fork(&self) -> io::Result<()> {
+        if self.is_in_its_process() {
+            return Ok(());
+        }
+        self.reopen()?;
+        {
+            let mut fds = self.fds.borrow_mut();
+            // They were the parent's to serve.
+            fds.discard_ready();
+            fds.mux.forget_registrations();
+        }
+        self.signals.borrow_mut().enter_child(self.doorbell);
+        self.doorbell.attend(FORK);
+        Ok(())
+    }
+
+    fn reopen(&self) -> io::Result<()> {
+        self.backend.borrow_mut().reopen()?;
+        if let Some(wakeup) = &*self.wakeup.borrow() {
+            wakeup.reopen()?;
+        }
+        self.add_wakeup()
+    }
+
+    /// Registers the wake-up descriptor with a backend that doesn't know it.
+    pub(crate) fn add_wakeup(&self) -> io::Result<()> {
+        if let Some(wakeup) = &*self.wakeup.borrow() {
+            let fd = wakeup.fd().as_raw_fd();
+            let trigger = self.backend.borrow_mut().add_wakeup(fd, wakeup_token())?;
+            self.wakeup_trigger.set(trigger);
+        }
+        Ok(())
+    }
+
+    /// Makes the wake-up descriptor unreadable if the backend goes on reporting it otherwise.
+    #[inline]
+    pub(crate) fn drain_wakeup(&self) {
+        if !mem::take(&mut self.fds.borrow_mut().wakeup_is_readable) {
+            return;
+        }
+        if self.wakeup_trigger.get() == WakeupTrigger::Level {
+            if let Some(wakeup) = &*self.wakeup.borrow() {
+                wakeup.drain();
+            }
+        }
+    }
+
+    /// Removes every event, and starts anew with kernel objects of its own.
+    pub(crate) fn reinitialise(&self) -> io::Result<()> {
+        let is_ours = self.is_in_its_process();
+        let reopened = self.reopen();
+        match reopened {
+            Ok(()) => self.doorbell.attend(FORK),
+            Err(_) => {
+                if is_ours {
+                    self.unwatch_all();
+                }
+                // Tried again with the next use, like after a fork.
+                self.doorbell.ring(FORK);
+            }
+        }
+        self.wipe();
+        self.state.level.set(0);
+        self.state.stop.set(false);
+        self.state.running_fd.set(None);
+        self.state.running_timer.set(None);
+        self.state.streak.set(0);
+        reopened
+    }
+
+    /// The last context is going.
+    fn close(&self) {
+        let backend = mem::replace(&mut *self.backend.borrow_mut(), Box::new(Closed));
+        // Closing an instance that a parent shares leaves the parent's alone, and closing one's
+        // own forgets what is in it. So sources are out of the set before they are closed.
+        drop(backend);
+        self.wipe();
+        drop(self.inbox.close());
+        self.doorbell.release();
+        *self.wakeup.borrow_mut() = None;
+    }
+
+    fn unwatch_all(&self) {
+        let mut fds = self.fds.borrow_mut();
+        fds.mux.unwatch_all(&mut **self.backend.borrow_mut());
+    }
+
+    /// Takes everything out of the tables, then drops it.
+    fn wipe(&self) {
+        let fds = {
+            let mut fds = self.fds.borrow_mut();
+            fds.discard_ready();
+            fds.mux.take_all()
+        };
+        drop(fds);
+        let timers = self.timers.borrow_mut().take_all();
+        drop(timers);
+        let immediates = self.immediates.borrow_mut().take_all();
+        drop(immediates);
+        let signals = self.signals.borrow_mut().take_all(self.doorbell);
+        drop(signals);
+        let scheduled = self.inbox.take_all();
+        drop(scheduled);
+        let hook = self.state.nesting_hook.take();
+        drop(hook);
+    }
+}
+
+impl Fds {
+    /// Takes the next ready event, with its handler, out of the batch.
+    #[inline]
+    pub(crate) fn take_ready(&mut self) -> Option<ReadyFd> {
+        while let Some(&Ready { token, readiness }) = self.ready.get(self.next) {
+            let Some(delivery) = self.mux.deliver(token, readiness, self.served) else {
+                self.wakeup_is_readable |= token == wakeup_token();
+                self.next += 1;
+                self.served = FdFlags::empty();
+                continue;
+            };
+            if delivery.has_siblings && self.serves_siblings {
+                self.served |= delivery.flags;
+            } else {
+                self.next += 1;
+                self.served = FdFlags::empty();
+            }
+            let handler = self.mux.get_mut(delivery.key)?.handler.take();
+            if let Some(handler) = handler {
+                return Some(ReadyFd {
+                    key: delivery.key,
+                    flags: delivery.flags,
+                    handler,
+                });
+            }
+        }
+        None
+    }
+
+    /// Whether part of the batch hasn't been served yet.
+    pub(crate) fn has_ready(&self) -> bool {
+        self.next < self.ready.len()
+    }
+
+    pub(crate) fn discard_ready(&mut self) {
+        self.ready.clear();
+        self.next = 0;
+        self.served = FdFlags::empty();
+    }
+
+    /// Lends the batch's memory to a backend.
+    pub(crate) fn lend_ready(&mut self, limit: usize) -> ReadyList {
+        self.discard_ready();
+        ReadyList {
+            entries: mem::take(&mut self.ready),
+            limit,
+        }
+    }
+
+    pub(crate) fn return_ready(&mut self, list: ReadyList) {
+        self.ready = list.entries;
+    }
+}
+
+/// The backend of a context that is gone.
+struct Closed;
+
+impl Backend for Closed {
+    fn name(&self) -> &str {
+        "closed"
+    }
+
+    fn add(&mut self, _: RawFd, _: Token, _: FdFlags) -> io::Result<()> {
+        Err(closed())
+    }
+
+    fn modify(&mut self, _: RawFd, _: Token, _: FdFlags) -> io::Result<()> {
+        Err(closed())
+    }
+
+    fn remove(&mut self, _: RawFd, _: Token) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wait(&mut self, _: Option<Duration>, _: &mut ReadyList) -> io::Result<()> {
+        Err(closed())
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the context is gone")
+}
+
+/// A reference to a [`Context`] that doesn't keep it alive, made by [`Context::downgrade`].
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use tevent::WeakContext;
+///
+/// fn later(context: &WeakContext) {
+///     if let Some(context) = context.upgrade() {
+///         context.defer(|_| println!("now"));
+///     }
+/// }
+/// # let context = tevent::Context::new()?;
+/// # later(&context.downgrade());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct WeakContext {
+    inner: Weak<Inner>,
+}
+
+impl WeakContext {
+    /// The context, if it is there still. While the result lives, so does the context.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let weak = tevent::Context::new()?.downgrade();
+    /// assert!(weak.upgrade().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn upgrade(&self) -> Option<ContextRef> {
+        let inner = self.inner.upgrade()?;
+        let owners = inner.owners.get();
+        if owners == 0 {
+            return None;
+        }
+        let wakeup = inner.wakeup.borrow().clone()?;
+        let pollable = inner.backend.borrow().pollable();
+        inner.owners.set(owners + 1);
+        Some(ContextRef {
+            context: Context {
+                inner,
+                pollable,
+                wakeup,
+            },
+        })
+    }
+}
+
+impl fmt::Debug for WeakContext {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("WeakContext")
+    }
+}
+
+/// A context that is kept alive, made by [`WeakContext::upgrade`].
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let context = tevent::Context::new()?;
+/// let reference = context.downgrade().upgrade().expect("it is there");
+/// assert_eq!(reference.backend_name(), context.backend_name());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct ContextRef {
+    context: Context,
+}
+
+impl std::ops::Deref for ContextRef {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+/// Configures a [`Context`].
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use std::time::Duration;
+/// use tevent::{BackendKind, Context};
+///
+/// let context = Context::builder()
+///     .backend(BackendKind::Poll)
+///     .batch(64)
+///     .wait_timeout(Some(Duration::from_secs(5)))
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Builder {
+    backend: Result<BackendKind, Box<dyn Backend>>,
+    batch: usize,
+    wait_timeout: Option<Duration>,
+    starvation_budget: Option<NonZeroU32>,
+    nesting_allowed: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder {
+            backend: Ok(BackendKind::default()),
+            batch: 256,
+            wait_timeout: Some(Duration::from_secs(30)),
+            starvation_budget: NonZeroU32::new(1024),
+            nesting_allowed: false,
+        }
+    }
+}
+
+impl Builder {
+    /// Chooses one of the crate's backends.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{BackendKind, Context};
+    ///
+    /// let context = Context::builder().backend(BackendKind::Poll).build()?;
+    /// assert_eq!(context.backend_name(), "poll");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn backend(mut self, kind: BackendKind) -> Builder {
+        self.backend = Ok(kind);
+        self
+    }
+
+    /// Plugs in a backend of your own; [`Backend`] has an example.
+    #[doc(alias = "tevent_register_backend")]
+    pub fn custom_backend(mut self, backend: Box<dyn Backend>) -> Builder {
+        self.backend = Err(backend);
+        self
+    }
+
+    /// How many ready descriptors one wait fetches at most. The default is 256.
+    ///
+    /// The fetched ones are handed out one a turn, in an order of precedence that doesn't depend
+    /// on this number, and nothing is called that was removed or disarmed in between. But a
+    /// handler may be told of readiness that an earlier handler of the same batch has used up
+    /// (by reading from that descriptor, say), so descriptors should be non-blocking. With 1 the
+    /// kernel is asked before every handler, as tevent does.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().batch(1).build()?;
+    /// assert!(tevent::Context::builder().batch(0).build().is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn batch(mut self, descriptors: usize) -> Builder {
+        self.batch = descriptors;
+        self
+    }
+
+    /// See [`Context::set_wait_timeout`].
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().wait_timeout(None).build()?;
+    /// assert_eq!(context.wait_timeout(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_timeout(mut self, timeout: Option<Duration>) -> Builder {
+        self.wait_timeout = timeout;
+        self
+    }
+
+    /// After how many handlers of immediates and timers in a row a due timer and a ready
+    /// descriptor get a turn. The default is 1024. `None` is tevent's way: immediates that
+    /// schedule each other keep everything else waiting.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().starvation_budget(None).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn starvation_budget(mut self, handlers: Option<NonZeroU32>) -> Builder {
+        self.starvation_budget = handlers;
+        self
+    }
+
+    /// See [`Context::set_nesting_allowed`].
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().nesting_allowed(true).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn nesting_allowed(mut self, allowed: bool) -> Builder {
+        self.nesting_allowed = allowed;
+        self
+    }
+
+    /// Makes the context.
+    ///
+    /// # Errors
+    ///
+    /// The batch is 0, the backend doesn't exist on this system, or there are no descriptors
+    /// left.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn build(self) -> io::Result<Context> {
+        if self.batch == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a batch of 0 descriptors would never get anywhere",
+            ));
+        }
+        let backend = match self.backend {
+            Ok(kind) => kind.open()?,
+            Err(custom) => custom,
+        };
+        let options = Options {
+            batch: self.batch,
+            wait_timeout: Cell::new(self.wait_timeout),
+            starvation_budget: Cell::new(self.starvation_budget),
+            nesting_allowed: Cell::new(self.nesting_allowed),
+        };
+        Context::open(backend, options)
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let backend = match &self.backend {
+            Ok(kind) => kind.to_string(),
+            Err(custom) => custom.name().to_owned(),
+        };
+        formatter
+            .debug_struct("Builder")
+            .field("backend", &backend)
+            .field("batch", &self.batch)
+            .field("wait_timeout", &self.wait_timeout)
+            .field("starvation_budget", &self.starvation_budget)
+            .field("nesting_allowed", &self.nesting_allowed)
+            .finish()
+    }
+}

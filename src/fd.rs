@@ -1,0 +1,520 @@
+//! Descriptor events.
+//!
+//! # Implementation
+//!
+//! The source lives in [`Shared`], which the handle and the handler's own copy of the handle
+//! refer to. It leaves when both are gone: then it is dropped, or handed to the close callback. By
+//! then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to a
+//! source that was closed, without any unsafe code.
+
+use crate::context::{Context, FdEntry, FdHandler, Inner, Meta};
+use crate::error::AddFdError;
+use crate::flags::FdFlags;
+use crate::key::Key;
+use crate::sys;
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::panic::Location;
+use std::rc::Rc;
+
+/// A descriptor event, made by [`Context::add_fd`].
+///
+/// Dropping the handle removes the event: it is not called any more, its descriptor is out of the
+/// kernel's set, its handler and its source are dropped. [`detach`](Fd::detach) leaves it to the
+/// context instead.
+///
+/// The handler gets a `&Fd<S>` too, so it need not capture one.
+///
+/// ```
+/// use std::io::Read;
+/// use std::os::unix::net::UnixStream;
+/// use tevent::{Context, FdFlags};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let context = Context::new()?;
+/// let (ours, theirs) = UnixStream::pair()?;
+/// drop(ours);
+///
+/// // A connection that lives in its own closure, and ends itself.
+/// context
+///     .add_fd(theirs, FdFlags::READ, |_, event, _| {
+///         let mut buffer = [0; 512];
+///         if let Ok(0) = event.get_ref().read(&mut buffer) {
+///             event.remove();
+///         }
+///     })?
+///     .detach();
+/// context.run()
+/// # }
+/// ```
+#[doc(alias = "tevent_fd")]
+pub struct Fd<S: 'static> {
+    shared: Rc<Shared<S>>,
+    /// Whether dropping this removes the event: not so the handler's copy.
+    owns: bool,
+}
+
+struct Shared<S> {
+    inner: Rc<Inner>,
+    key: Key,
+    /// Present until it leaves.
+    source: Option<S>,
+    on_close: Cell<Option<CloseCallback<S>>>,
+}
+
+type CloseCallback<S> = Box<dyn FnOnce(S)>;
+
+impl<S> Drop for Shared<S> {
+    fn drop(&mut self) {
+        if let (Some(source), Some(on_close)) = (self.source.take(), self.on_close.take()) {
+            on_close(source);
+        }
+    }
+}
+
+/// A handler with its copy of the handle.
+struct Handler<S: 'static, H> {
+    fd: Fd<S>,
+    handler: H,
+}
+
+impl<S, H: FnMut(&Context, &Fd<S>, FdFlags)> FdHandler for Handler<S, H> {
+    fn call(&mut self, context: &Context, flags: FdFlags) {
+        (self.handler)(context, &self.fd, flags);
+    }
+}
+
+impl Context {
+    /// Watches a descriptor: `handler` is called whenever it is ready for one of `flags`, with
+    /// the flags that it is ready for. That is level-triggered: it is called until there is
+    /// nothing left to read, say.
+    ///
+    /// The context owns the `source` and gives it back when the event ends, see [`Fd`]. Any number
+    /// of events may watch one descriptor (of an `Rc<UnixStream>`, say); they take turns. An event
+    /// with empty flags is not called, not even for hang-up, until they are
+    /// [changed](Fd::set_flags). What [`FdFlags`] mean for hang-up is said there.
+    ///
+    /// The descriptor should be non-blocking: see [`Builder::batch`](crate::Builder::batch). Its
+    /// number is read once, here.
+    ///
+    /// # Errors
+    ///
+    /// The backend can't watch the descriptor. The source is in the error, which turns into an
+    /// [`io::Error`] by `?`.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// listener.set_nonblocking(true)?;
+    /// let _event = context.add_fd(listener, FdFlags::READ, |_, event, _| {
+    ///     match event.get_ref().accept() {
+    ///         Ok((_connection, address)) => println!("{address} has come"),
+    ///         Err(error) => println!("nobody: {error}"),
+    ///     }
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_add_fd")]
+    #[track_caller]
+    pub fn add_fd<S, H>(
+        &self,
+        source: S,
+        flags: FdFlags,
+        handler: H,
+    ) -> Result<Fd<S>, AddFdError<S>>
+    where
+        S: AsFd + 'static,
+        H: FnMut(&Context, &Fd<S>, FdFlags) + 'static,
+    {
+        let meta = Meta::here();
+        let number = source.as_fd().as_raw_fd();
+        if !sys::is_valid_number(number) {
+            let error = io::Error::from(io::ErrorKind::InvalidInput);
+            return Err(AddFdError::new(source, error));
+        }
+        let key = self.inner.fds.borrow().mux.next_key();
+        let shared = Rc::new(Shared {
+            inner: Rc::clone(&self.inner),
+            key,
+            source: Some(source),
+            on_close: Cell::new(None),
+        });
+        let handler = Handler {
+            fd: Fd {
+                shared: Rc::clone(&shared),
+                owns: false,
+            },
+            handler,
+        };
+        let entry = FdEntry {
+            handler: Some(Box::new(handler)),
+            meta,
+        };
+        match self.inner.add_fd_entry(number, flags, entry) {
+            Ok(added) => {
+                debug_assert_eq!(added, key);
+                Ok(Fd { shared, owns: true })
+            }
+            Err((entry, error)) => {
+                drop(entry);
+                let shared = Rc::into_inner(shared).unwrap_or_else(|| unreachable!());
+                Err(AddFdError::new(shared.into_source(), error))
+            }
+        }
+    }
+}
+
+impl<S> Shared<S> {
+    fn into_source(mut self) -> S {
+        self.on_close.take();
+        self.source.take().unwrap_or_else(|| unreachable!())
+    }
+}
+
+impl<S: 'static> Fd<S> {
+    /// The source. For reading and writing: `&TcpStream` implements `Read` and `Write`.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::io::Write;
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::READ, |_, _, _| ())?;
+    /// event.get_ref().write_all(b"hello")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_ref(&self) -> &S {
+        match &self.shared.source {
+            Some(source) => source,
+            // It leaves when the last reference to `shared` goes, and this is one.
+            None => unreachable!(),
+        }
+    }
+
+    /// Ends the event and gives the source back, without calling the close callback.
+    ///
+    /// # Errors
+    ///
+    /// The event has ended, but the handler is running right now and may be looking at the source:
+    /// the handle comes back, to be tried again after the handler has returned.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::READ, |_, _, _| ())?;
+    /// let ours: std::os::unix::net::UnixStream = event.into_source().expect("not in its handler");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_source(self) -> Result<S, Fd<S>> {
+        self.remove();
+        let shared = Rc::clone(&self.shared);
+        // What is left of this handle removes an event that is gone already.
+        drop(self);
+        match Rc::try_unwrap(shared) {
+            Ok(shared) => Ok(shared.into_source()),
+            Err(shared) => Err(Fd { shared, owns: true }),
+        }
+    }
+
+    /// What the event waits for.
+    ///
+    /// Empty also when the event has ended, when the descriptor was found closed, and after a
+    /// hang-up was kept from an event that waits for `WRITE` alone.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::READ, |_, _, _| ())?;
+    /// assert_eq!(event.flags(), FdFlags::READ);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_fd_get_flags")]
+    pub fn flags(&self) -> FdFlags {
+        let fds = self.shared.inner.fds.borrow();
+        fds.mux.flags(self.shared.key).unwrap_or_default()
+    }
+
+    /// Changes what the event waits for.
+    ///
+    /// The change holds at once: flags taken away are not delivered any more. The kernel is told
+    /// when the loop is about to wait, and only if the flags differ then from what it knows, so
+    /// turning a flag on and off again costs nothing. Should the kernel refuse, the event is
+    /// disarmed and the loop's caller gets the error, see [`Context::run_once`].
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::READ, |_, _, _| ())?;
+    /// event.set_flags(FdFlags::READ | FdFlags::WRITE);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_fd_set_flags")]
+    #[inline]
+    pub fn set_flags(&self, flags: FdFlags) {
+        let mut fds = self.shared.inner.fds.borrow_mut();
+        fds.mux.set_flags(self.shared.key, flags);
+    }
+
+    /// Turns [`FdFlags::READ`] on or off. See [`set_flags`](Fd::set_flags).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::READ, |_, _, _| ())?;
+    /// event.set_readable(false);
+    /// assert!(event.flags().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "TEVENT_FD_READABLE")]
+    #[doc(alias = "TEVENT_FD_NOT_READABLE")]
+    #[inline]
+    pub fn set_readable(&self, wanted: bool) {
+        self.set_flag(FdFlags::READ, wanted);
+    }
+
+    /// Turns [`FdFlags::WRITE`] on or off. See [`set_flags`](Fd::set_flags).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::READ, |_, _, _| ())?;
+    /// event.set_writable(true);
+    /// assert_eq!(event.flags(), FdFlags::READ | FdFlags::WRITE);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "TEVENT_FD_WRITEABLE")]
+    #[doc(alias = "TEVENT_FD_NOT_WRITEABLE")]
+    #[inline]
+    pub fn set_writable(&self, wanted: bool) {
+        self.set_flag(FdFlags::WRITE, wanted);
+    }
+
+    /// Turns [`FdFlags::ERROR`] on or off. See [`set_flags`](Fd::set_flags).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::empty(), |context, _, flags| {
+    ///     assert_eq!(flags, FdFlags::ERROR);
+    ///     context.stop();
+    /// })?;
+    /// event.set_want_error(true);
+    /// drop(theirs);
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "TEVENT_FD_WANTERROR")]
+    #[doc(alias = "TEVENT_FD_NOT_WANTERROR")]
+    #[inline]
+    pub fn set_want_error(&self, wanted: bool) {
+        self.set_flag(FdFlags::ERROR, wanted);
+    }
+
+    #[inline]
+    fn set_flag(&self, flag: FdFlags, wanted: bool) {
+        let mut fds = self.shared.inner.fds.borrow_mut();
+        let Some(mut flags) = fds.mux.flags(self.shared.key) else {
+            return;
+        };
+        flags.set(flag, wanted);
+        fds.mux.set_flags(self.shared.key, flags);
+    }
+
+    /// Sets the close callback, in place of an earlier one: it gets the source when the event has
+    /// ended and nobody refers to it any more. Without one the source is dropped, which for most
+    /// sources closes the descriptor (tevent's auto-close).
+    ///
+    /// That moment is, exactly once:
+    /// - when the handle is dropped outside its handler: before the drop returns;
+    /// - when the event ends inside its own handler: when that handler has returned;
+    /// - for a detached event: when it removes itself, as above, or the context goes or is
+    ///   re-initialised;
+    /// - when the context goes first: when the handle is dropped.
+    ///
+    /// By then the descriptor is out of the kernel's set. The callback may do anything with the
+    /// source, closing and registering it anew included.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::READ, |_, _, _| ())?;
+    /// event.on_close(|stream| println!("closing {stream:?}"));
+    /// drop(event); // prints
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_fd_set_close_fn")]
+    #[doc(alias = "tevent_fd_set_auto_close")]
+    pub fn on_close(&self, callback: impl FnOnce(S) + 'static) {
+        let old = self.shared.on_close.replace(Some(Box::new(callback)));
+        drop(old);
+    }
+
+    /// Ends the event: it is not called any more, and its descriptor is out of the kernel's set.
+    /// The source leaves when the handle is gone as well, see [`on_close`](Fd::on_close).
+    ///
+    /// This is how a detached event ends itself in its handler. Elsewhere, drop the handle.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// context.add_fd(ours, FdFlags::READ, |_, event, _| event.remove())?.detach();
+    /// drop(theirs);
+    /// context.run() // returns, as nothing is left
+    /// # }
+    /// ```
+    pub fn remove(&self) {
+        let inner = &*self.shared.inner;
+        let removed = {
+            let mut fds = inner.fds.borrow_mut();
+            if inner.is_in_its_process() {
+                let mut backend = inner.backend.borrow_mut();
+                fds.mux.remove(Some(&mut **backend), self.shared.key)
+            } else {
+                fds.mux.remove(None, self.shared.key)
+            }
+        };
+        drop(removed);
+    }
+
+    /// Leaves the event to the context: it lives until it [removes](Fd::remove) itself, or the
+    /// context goes or is re-initialised.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// context.add_fd(ours, FdFlags::READ, |_, _, _| ())?.detach();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn detach(mut self) {
+        self.owns = false;
+    }
+
+    /// Whether the event is there still: not removed, and its context neither gone nor
+    /// re-initialised.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::READ, |_, _, _| ())?;
+    /// assert!(event.is_registered());
+    /// drop(context);
+    /// assert!(!event.is_registered());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_registered(&self) -> bool {
+        self.with_meta(|_| ()).is_some()
+    }
+
+    /// The number that [`set_tag`](Fd::set_tag) has set, 0 before.
+    #[doc(alias = "tevent_fd_get_tag")]
+    pub fn tag(&self) -> u64 {
+        self.with_meta(|meta| meta.tag).unwrap_or_default()
+    }
+
+    /// Gives the event a number, which means nothing to the loop.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let event = context.add_fd(ours, FdFlags::READ, |_, _, _| ())?;
+    /// event.set_tag(7);
+    /// event.set_name("client");
+    /// assert_eq!((event.tag(), event.name()), (7, Some("client".to_owned())));
+    /// assert!(event.location().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_fd_set_tag")]
+    pub fn set_tag(&self, tag: u64) {
+        self.with_meta(|meta| meta.tag = tag);
+    }
+
+    /// The name that [`set_name`](Fd::set_name) has set.
+    pub fn name(&self) -> Option<String> {
+        self.with_meta(|meta| meta.name()).flatten()
+    }
+
+    /// Gives the event a name, for whoever looks at the loop.
+    pub fn set_name(&self, name: &str) {
+        self.with_meta(|meta| meta.name = Some(name.into()));
+    }
+
+    /// Where the event was added; `None` when it has ended.
+    pub fn location(&self) -> Option<&'static Location<'static>> {
+        self.with_meta(|meta| meta.location)
+    }
+
+    fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
+        let mut fds = self.shared.inner.fds.borrow_mut();
+        let entry = fds.mux.get_mut(self.shared.key)?;
+        Some(look(&mut entry.meta))
+    }
+}
+
+impl<S: 'static> Drop for Fd<S> {
+    fn drop(&mut self) {
+        if self.owns {
+            self.remove();
+        }
+    }
+}
+
+impl<S: fmt::Debug + 'static> fmt::Debug for Fd<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Fd")
+            .field("source", self.get_ref())
+            .field("flags", &self.flags())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,98 @@
+//! `fork`, and starting over.
+
+use crate::context::Context;
+use crate::sys;
+use std::io;
+
+/// On which side of a [`Context::fork`] this is.
+///
+/// ```
+/// use tevent::Fork;
+///
+/// fn greet(fork: Fork) {
+///     match fork {
+///         Fork::Parent(pid) => println!("my child is {pid}"),
+///         Fork::Child => println!("hello"),
+///     }
+/// }
+/// # greet(Fork::Child);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Fork {
+    /// The process that forked, with the id of its child.
+    Parent(u32),
+    /// The new process.
+    Child,
+}
+
+impl Context {
+    /// Forks the process. Both sides go on from here with the same events, each with a kernel's
+    /// set of its own: the child never touches its parent's.
+    ///
+    /// In the child, what the parent's latest wait had found ready is left to the parent, and so
+    /// are signals that came before the fork. Descriptors are shared, as always with `fork`: a
+    /// child that is to serve one client calls [`reinitialise`](Context::reinitialise) first, which
+    /// closes all its copies, and may then run the loop from inside the handler that forked.
+    ///
+    /// A child of a fork that somebody else makes is noticed just as well. This one is safe,
+    /// because it refuses where a fork isn't. Output that is buffered in the process (`print!`)
+    /// is flushed by both sides; flush it before.
+    ///
+    /// # Errors
+    ///
+    /// - The process has more than one thread, so that a lock held by another one would stay
+    ///   locked in the child for ever.
+    /// - [`io::ErrorKind::Unsupported`]: the system doesn't tell how many threads there are.
+    /// - The system refuses another process.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, Fork};
+    ///
+    /// let context = Context::new()?;
+    /// match context.fork() {
+    ///     Ok(Fork::Parent(pid)) => println!("child {pid}"),
+    ///     Ok(Fork::Child) => {
+    ///         context.reinitialise()?;
+    ///         std::process::exit(0);
+    ///     }
+    ///     Err(error) => println!("no child: {error}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fork(&self) -> io::Result<Fork> {
+        Ok(match sys::fork::fork()? {
+            Some(pid) => Fork::Parent(pid),
+            None => Fork::Child,
+        })
+    }
+
+    /// Removes every event and starts over with kernel objects of its own: what a forked child
+    /// does that is to keep nothing of its parent's.
+    ///
+    /// Sources are dropped or handed to their close callbacks, signal dispositions restored,
+    /// scheduled immediates and other threads' work dropped, the nesting hook taken away; the
+    /// permission to nest stays. It may be called in any handler, and the loop may be run from
+    /// there, nesting or not: the loop that called the handler counts no more. Handles of former
+    /// events do nothing.
+    ///
+    /// # Errors
+    ///
+    /// The system has no descriptors left for new kernel objects. The events are gone all the
+    /// same; the next use of the context tries again.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let timer = context.add_timer(context.now(), |_, _| unreachable!());
+    /// context.reinitialise()?;
+    /// assert!(!timer.is_registered());
+    /// context.run() // returns, as nothing is left
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_re_initialise")]
+    pub fn reinitialise(&self) -> io::Result<()> {
+        self.inner.reinitialise()
+    }
+}

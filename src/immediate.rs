@@ -1,0 +1,364 @@
+//! Immediates: closures that run in the next turns, before timers and descriptors.
+
+use crate::context::{Context, Inner, Meta};
+use crate::key::Key;
+use std::fmt;
+use std::panic::Location;
+use std::rc::Rc;
+
+type RepeatHandler = Box<dyn FnMut(&Context, &Immediate)>;
+pub(crate) type OnceHandler = Box<dyn FnOnce(&Context)>;
+
+enum Handler {
+    Repeat(RepeatHandler),
+    Once(OnceHandler),
+}
+
+/// What the queue keeps for an immediate.
+pub(crate) struct ImmediateEntry {
+    /// Missing while it runs.
+    handler: Option<Handler>,
+    meta: Meta,
+    /// Nobody has a handle: when it isn't scheduled any more, nobody can schedule it.
+    detached: bool,
+}
+
+/// A closure to be run soon, as often as it is scheduled, made by [`Context::add_immediate`].
+///
+/// Dropping the handle removes it; [`detach`](Immediate::detach) leaves it to the context until
+/// it has run. For a closure that runs once there is [`Context::defer`].
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let context = tevent::Context::new()?;
+/// let mut left = 3;
+/// let immediate = context.add_immediate(move |_, immediate| {
+///     left -= 1;
+///     if left > 0 {
+///         immediate.schedule();
+///     }
+/// });
+/// immediate.schedule();
+/// context.run()
+/// # }
+/// ```
+#[doc(alias = "tevent_immediate")]
+pub struct Immediate {
+    inner: Rc<Inner>,
+    key: Key,
+    owns: bool,
+}
+
+impl Context {
+    /// Makes an immediate, not yet scheduled.
+    ///
+    /// # Panics
+    ///
+    /// When there are 2³² - 1 immediates already.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let immediate = context.add_immediate(|_, _| println!("soon"));
+    /// immediate.schedule();
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_create_immediate")]
+    #[track_caller]
+    pub fn add_immediate(&self, handler: impl FnMut(&Context, &Immediate) + 'static) -> Immediate {
+        let key = self.inner.immediates.borrow_mut().insert(ImmediateEntry {
+            handler: Some(Handler::Repeat(Box::new(handler))),
+            meta: Meta::here(),
+            detached: false,
+        });
+        Immediate {
+            inner: Rc::clone(&self.inner),
+            key,
+            owns: true,
+        }
+    }
+
+    /// Runs `handler` once, in a later turn, after the immediates scheduled before it.
+    ///
+    /// # Panics
+    ///
+    /// When there are 2³² - 1 immediates already.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// context.defer(|_| println!("soon"));
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_schedule_immediate")]
+    #[track_caller]
+    pub fn defer(&self, handler: impl FnOnce(&Context) + 'static) {
+        self.inner.defer(Box::new(handler), Meta::here());
+    }
+
+    /// Calls the first scheduled immediate, if there is one.
+    #[inline]
+    pub(crate) fn run_immediate(&self) -> bool {
+        let inner = &*self.inner;
+        let (key, handler) = {
+            let mut immediates = inner.immediates.borrow_mut();
+            // One whose handler is on the stack stays where it is.
+            let Some(key) = immediates.first(|entry| entry.handler.is_some()) else {
+                return false;
+            };
+            immediates.unlink(key);
+            let handler = immediates
+                .get_mut(key)
+                .and_then(|entry| entry.handler.take());
+            (key, handler)
+        };
+        inner.lengthen_streak();
+        match handler {
+            Some(Handler::Repeat(handler)) => {
+                let mut call = ImmediateCall {
+                    immediate: Immediate {
+                        inner: Rc::clone(&self.inner),
+                        key,
+                        owns: false,
+                    },
+                    handler: Some(handler),
+                };
+                if let Some(handler) = &mut call.handler {
+                    handler(self, &call.immediate);
+                }
+            }
+            Some(Handler::Once(handler)) => {
+                // Only the handler had something to drop.
+                inner.immediates.borrow_mut().remove(key);
+                handler(self);
+            }
+            None => {}
+        }
+        true
+    }
+}
+
+impl Inner {
+    /// Puts a closure that runs once at the end of the queue.
+    pub(crate) fn defer(&self, handler: OnceHandler, meta: Meta) {
+        let mut immediates = self.immediates.borrow_mut();
+        let key = immediates.insert(ImmediateEntry {
+            handler: Some(Handler::Once(handler)),
+            meta,
+            detached: true,
+        });
+        immediates.push(key);
+    }
+
+    pub(crate) fn has_runnable_immediate(&self) -> bool {
+        let immediates = self.immediates.borrow();
+        immediates.first(|entry| entry.handler.is_some()).is_some()
+    }
+}
+
+/// An immediate's handler that is running. Puts it back, also when it panics.
+struct ImmediateCall {
+    immediate: Immediate,
+    handler: Option<RepeatHandler>,
+}
+
+impl Drop for ImmediateCall {
+    #[inline]
+    fn drop(&mut self) {
+        let Immediate { inner, key, .. } = &self.immediate;
+        let unreachable = {
+            let mut immediates = inner.immediates.borrow_mut();
+            let queued = immediates.is_queued(*key);
+            match immediates.get_mut(*key) {
+                Some(entry) => {
+                    entry.handler = self.handler.take().map(Handler::Repeat);
+                    let unreachable = entry.detached && !queued;
+                    unreachable.then(|| immediates.remove(*key)).flatten()
+                }
+                // Removed meanwhile; the handler goes when the borrow has ended.
+                None => None,
+            }
+        };
+        drop(unreachable);
+    }
+}
+
+impl Immediate {
+    /// Puts the immediate at the end of the queue, also when it is in it already. In its own
+    /// handler that means a later turn.
+    ///
+    /// Returns false when the immediate was removed, or its context is gone.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let immediate = context.add_immediate(|_, _| println!("second"));
+    /// immediate.schedule();
+    /// context.defer(|_| println!("first"));
+    /// immediate.schedule();
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_schedule_immediate")]
+    #[inline]
+    pub fn schedule(&self) -> bool {
+        self.inner.immediates.borrow_mut().push(self.key)
+    }
+
+    /// Takes the immediate out of the queue.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let immediate = context.add_immediate(|_, _| unreachable!());
+    /// immediate.schedule();
+    /// immediate.cancel();
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_reset_immediate")]
+    pub fn cancel(&self) {
+        self.inner.immediates.borrow_mut().unlink(self.key);
+    }
+
+    /// Whether the immediate is in the queue.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let immediate = context.add_immediate(|_, _| ());
+    /// assert!(!immediate.is_scheduled());
+    /// immediate.schedule();
+    /// assert!(immediate.is_scheduled());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_scheduled(&self) -> bool {
+        self.inner.immediates.borrow().is_queued(self.key)
+    }
+
+    /// Removes the immediate and its handler. In its own handler the handler goes when it returns.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let immediate = context.add_immediate(|_, immediate| immediate.remove());
+    /// immediate.schedule();
+    /// context.run()?;
+    /// assert!(!immediate.schedule());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn remove(&self) {
+        let removed = self.inner.immediates.borrow_mut().remove(self.key);
+        drop(removed);
+    }
+
+    /// Leaves the immediate to the context, until it has run (and its handler has not scheduled
+    /// it again), has removed itself, or the context goes or is re-initialised.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let immediate = context.add_immediate(|_, _| println!("once"));
+    /// immediate.schedule();
+    /// immediate.detach();
+    /// context.run()
+    /// # }
+    /// ```
+    pub fn detach(mut self) {
+        self.owns = false;
+        let removed = {
+            let mut immediates = self.inner.immediates.borrow_mut();
+            let queued = immediates.is_queued(self.key);
+            match immediates.get_mut(self.key) {
+                Some(entry) => {
+                    entry.detached = true;
+                    // Its own handler may schedule it yet.
+                    let unreachable = !queued && entry.handler.is_some();
+                    unreachable.then(|| immediates.remove(self.key)).flatten()
+                }
+                None => None,
+            }
+        };
+        drop(removed);
+    }
+
+    /// Whether the immediate is there still, scheduled or not: not removed, and its context
+    /// neither gone nor re-initialised.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let immediate = context.add_immediate(|_, _| ());
+    /// assert!(immediate.is_registered());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_registered(&self) -> bool {
+        self.with_meta(|_| ()).is_some()
+    }
+
+    /// The number that [`set_tag`](Immediate::set_tag) has set, 0 before.
+    #[doc(alias = "tevent_immediate_get_tag")]
+    pub fn tag(&self) -> u64 {
+        self.with_meta(|meta| meta.tag).unwrap_or_default()
+    }
+
+    /// Gives the immediate a number, which means nothing to the loop.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let immediate = context.add_immediate(|_, _| ());
+    /// immediate.set_tag(7);
+    /// immediate.set_name("flush");
+    /// assert_eq!((immediate.tag(), immediate.name()), (7, Some("flush".to_owned())));
+    /// assert!(immediate.location().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_immediate_set_tag")]
+    pub fn set_tag(&self, tag: u64) {
+        self.with_meta(|meta| meta.tag = tag);
+    }
+
+    /// The name that [`set_name`](Immediate::set_name) has set.
+    pub fn name(&self) -> Option<String> {
+        self.with_meta(|meta| meta.name()).flatten()
+    }
+
+    /// Gives the immediate a name, for whoever looks at the loop.
+    pub fn set_name(&self, name: &str) {
+        self.with_meta(|meta| meta.name = Some(name.into()));
+    }
+
+    /// Where the immediate was made; `None` when it was removed.
+    pub fn location(&self) -> Option<&'static Location<'static>> {
+        self.with_meta(|meta| meta.location)
+    }
+
+    fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
+        let mut immediates = self.inner.immediates.borrow_mut();
+        Some(look(&mut immediates.get_mut(self.key)?.meta))
+    }
+}
+
+impl Drop for Immediate {
+    fn drop(&mut self) {
+        if self.owns {
+            self.remove();
+        }
+    }
+}
+
+impl fmt::Debug for Immediate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Immediate")
+            .field("scheduled", &self.is_scheduled())
+            .finish_non_exhaustive()
+    }
+}

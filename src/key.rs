@@ -1,0 +1,170 @@
+//! Generational slots over [`slab`].
+//!
+//! A [`Key`] names one insertion, not one place: when a slot is used again, keys of its former
+//! occupant no longer find anything. That is what keeps an event that the kernel reported for a
+//! removed registration, or a handle that outlived its event, from reaching somebody else.
+//!
+//! The generation is a counter of insertions modulo 2³². A stale key could be mistaken only when
+//! its slot is reused by the insertion that comes an exact multiple of 2³² insertions later.
+
+use slab::Slab;
+
+/// The name of one insertion into a [`Slots`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Key {
+    index: u32,
+    generation: u32,
+}
+
+impl Key {
+    /// Packs the key into the 64 bits of user data that a kernel hands back with an event.
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// The inverse of [`Key::to_bits`].
+    pub(crate) fn from_bits(bits: u64) -> Key {
+        Key {
+            index: bits as u32,
+            generation: (bits >> 32) as u32,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    value: T,
+    generation: u32,
+}
+
+/// A table whose entries are named by [`Key`]s.
+#[derive(Debug)]
+pub(crate) struct Slots<T> {
+    slab: Slab<Slot<T>>,
+    /// Never reset, not even by [`Slots::take_all`], so that keys from before stay stale.
+    next_generation: u32,
+}
+
+impl<T> Slots<T> {
+    pub(crate) const fn new() -> Self {
+        Slots {
+            slab: Slab::new(),
+            next_generation: 0,
+        }
+    }
+
+    /// The key that the next [`insert`](Slots::insert) will return.
+    pub(crate) fn next_key(&self) -> Key {
+        Key {
+            index: self.slab.vacant_key() as u32,
+            generation: self.next_generation,
+        }
+    }
+
+    /// Stores `value`.
+    ///
+    /// # Panics
+    ///
+    /// When 2³² - 1 entries are stored already.
+    pub(crate) fn insert(&mut self, value: T) -> Key {
+        let generation = self.next_generation;
+        self.next_generation = generation.wrapping_add(1);
+        let index = self.slab.insert(Slot { value, generation });
+        // u32::MAX is left out: Key::to_bits() of no entry may be all ones.
+        assert!(index < u32::MAX as usize, "more than 2^32 - 1 events");
+        Key {
+            index: index as u32,
+            generation,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        match self.slab.get(key.index as usize) {
+            Some(slot) if slot.generation == key.generation => Some(&slot.value),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        match self.slab.get_mut(key.index as usize) {
+            Some(slot) if slot.generation == key.generation => Some(&mut slot.value),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
+        self.get(key)?;
+        Some(self.slab.remove(key.index as usize).value)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.slab.iter().map(|(index, slot)| Key {
+            index: index as u32,
+            generation: slot.generation,
+        })
+    }
+
+    /// Empties the table and gives back what was in it, for the caller to drop when no table is
+    /// borrowed.
+    pub(crate) fn take_all(&mut self) -> Vec<T> {
+        self.slab.drain().map(|slot| slot.value).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_key_of_a_removed_entry_finds_nothing_when_its_slot_is_reused() {
+        let mut slots = Slots::new();
+        let old = slots.insert("old");
+        assert_eq!(slots.remove(old), Some("old"));
+        let new = slots.insert("new");
+        assert_eq!(old.index, new.index, "the slot is reused");
+        assert_eq!(slots.get(old), None);
+        assert_eq!(slots.get_mut(old), None);
+        assert_eq!(slots.remove(old), None);
+        assert_eq!(slots.get(new), Some(&"new"));
+    }
+
+    #[test]
+    fn keys_from_before_take_all_stay_stale() {
+        let mut slots = Slots::new();
+        let old = slots.insert(1);
+        assert_eq!(slots.take_all(), [1]);
+        slots.insert(2);
+        assert_eq!(slots.get(old), None);
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_map_of_insertions(operations in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
+            let mut slots = Slots::new();
+            let mut model: Vec<(Key, usize, bool)> = Vec::new();
+            for (number, (insert, pick)) in operations.into_iter().enumerate() {
+                if insert || model.is_empty() {
+                    let key = slots.insert(number);
+                    prop_assert_eq!(Key::from_bits(key.to_bits()), key);
+                    model.push((key, number, true));
+                } else {
+                    let entry = pick.index(model.len());
+                    let (key, value, alive) = model[entry];
+                    prop_assert_eq!(slots.remove(key), alive.then_some(value));
+                    model[entry].2 = false;
+                }
+                for &(key, value, alive) in &model {
+                    prop_assert_eq!(slots.get(key).copied(), alive.then_some(value));
+                }
+                prop_assert_eq!(slots.len(), model.iter().filter(|entry| entry.2).count());
+            }
+        }
+    }
+}

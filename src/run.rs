@@ -1,0 +1,542 @@
+//! The loop: the one place where the order of things is decided.
+
+use crate::backend::mux::{self, Flushed};
+use crate::context::{Context, FdHandler, Inner};
+use crate::error::{self, OsError};
+use crate::key::Key;
+use crate::sys::doorbell::{FORK, REMOTE, SIGNAL};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// A closure that is told when a loop begins and ends.
+pub(crate) type NestingHook = Box<dyn FnMut(&Context, Nesting)>;
+
+/// What a nesting hook is told, with the level: 1 for a loop that isn't inside another, 2 for one
+/// inside a handler of that, and so on.
+///
+/// ```
+/// use tevent::Nesting;
+///
+/// fn level(nesting: Nesting) -> u32 {
+///     match nesting {
+///         Nesting::Begin(level) | Nesting::End(level) => level,
+///     }
+/// }
+/// # assert_eq!(level(Nesting::Begin(1)), 1);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Nesting {
+    /// A loop of this level is about to run.
+    Begin(u32),
+    /// It has returned.
+    End(u32),
+}
+
+/// What became of one turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    /// A handler ran.
+    Ran,
+    /// The wait ended, but there was nothing to call.
+    Idle,
+    /// There is nothing to wait for, so there was no wait.
+    Empty,
+}
+
+impl Context {
+    /// Makes one turn: calls the handler that is first in order, waiting for one if need be, and
+    /// returns whether a handler ran. (All pending signals count as one.)
+    ///
+    /// It returns false when the [wait timeout](Context::set_wait_timeout) was over, or when
+    /// something ended the wait that no handler wanted.
+    ///
+    /// # Errors
+    ///
+    /// - [`io::ErrorKind::Deadlock`]: the loop runs already, and nesting isn't
+    ///   [allowed](Context::set_nesting_allowed).
+    /// - The backend failed; [`OsError`](crate::OsError) names the call. The context can be run
+    ///   again. If it was a changed interest that the backend refused, the events on that
+    ///   descriptor are disarmed, that is, their flags are empty.
+    ///
+    /// # Panics
+    ///
+    /// Only when a handler does: its panic comes through, and the context can be run again.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// context.defer(|_| println!("first"));
+    /// context.defer(|_| println!("second"));
+    /// assert!(context.run_once()?);
+    /// assert!(context.run_once()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_loop_once")]
+    pub fn run_once(&self) -> io::Result<bool> {
+        let _level = self.enter()?;
+        Ok(self.turn(false)? == Turn::Ran)
+    }
+
+    /// Runs until there is nothing left to wait for: no armed timer, no scheduled immediate, no
+    /// signal handler, and no descriptor event that wants something; or until
+    /// [`stop`](Context::stop) is called.
+    ///
+    /// An event whose handler runs this loop doesn't count as something to wait for.
+    ///
+    /// # Errors
+    ///
+    /// As [`run_once`](Context::run_once).
+    ///
+    /// # Panics
+    ///
+    /// As [`run_once`](Context::run_once).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// context.defer(|context| context.defer(|_| println!("both run")));
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_loop_wait")]
+    pub fn run(&self) -> io::Result<()> {
+        let _level = self.enter()?;
+        let stop = StopScope::new(&self.inner);
+        while !stop.is_set() && self.turn(true)? != Turn::Empty {}
+        Ok(())
+    }
+
+    /// Runs until `finished` returns true, which is asked before every turn, or until
+    /// [`stop`](Context::stop) is called.
+    ///
+    /// While there is nothing to call it goes on waiting, and asks again after every
+    /// [wait timeout](Context::set_wait_timeout).
+    ///
+    /// # Errors
+    ///
+    /// As [`run_once`](Context::run_once).
+    ///
+    /// # Panics
+    ///
+    /// As [`run_once`](Context::run_once), or when `finished` does.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::cell::Cell;
+    /// use std::rc::Rc;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let done = Rc::new(Cell::new(false));
+    /// let setter = Rc::clone(&done);
+    /// context.defer(move |_| setter.set(true));
+    /// context.run_until(|| done.get())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_loop_until")]
+    pub fn run_until(&self, mut finished: impl FnMut() -> bool) -> io::Result<()> {
+        let _level = self.enter()?;
+        let stop = StopScope::new(&self.inner);
+        while !stop.is_set() && !finished() {
+            self.turn(false)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the innermost [`run`](Context::run) or [`run_until`](Context::run_until) return when
+    /// the handler that calls this has. Without one of them it does nothing.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// context.defer(|context| context.stop());
+    /// context.defer(|_| unreachable!("the loop was stopped"));
+    /// context.run()
+    /// # }
+    /// ```
+    pub fn stop(&self) {
+        self.inner.state.stop.set(true);
+    }
+
+    /// When the next turn has something to do even if the [descriptor](Context#impl-AsFd-for-Context)
+    /// isn't readable: the deadline of the first timer; now, if something is scheduled or
+    /// changed; `None` if there is neither.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// assert_eq!(context.next_deadline(), None);
+    /// let timer = context.add_timer_after(Duration::from_secs(60), |_, _| ());
+    /// assert_eq!(context.next_deadline(), timer.deadline());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let inner = &*self.inner;
+        let has_changes = {
+            let fds = inner.fds.borrow();
+            fds.has_ready() || fds.mux.is_dirty()
+        };
+        if has_changes || inner.has_runnable_immediate() || inner.doorbell.attention() != 0 {
+            return Some(self.now());
+        }
+        let deadline = inner.timers.borrow_mut().next_deadline()?;
+        Some(inner.clock.instant(deadline))
+    }
+
+    /// Whether the loop may be run inside its own handlers. By default it may not.
+    ///
+    /// In a nested loop an event whose handler runs it is not called, nor watched by the kernel,
+    /// until that handler has returned.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// context.set_nesting_allowed(true);
+    /// context.defer(|context| {
+    ///     context.defer(|_| println!("inside"));
+    ///     context.run_once().expect("nesting is allowed");
+    /// });
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_loop_allow_nesting")]
+    pub fn set_nesting_allowed(&self, allowed: bool) {
+        self.inner.options.nesting_allowed.set(allowed);
+    }
+
+    /// Sets a closure that is told of the begin and end of every loop, or takes it away.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, Nesting};
+    ///
+    /// let context = Context::new()?;
+    /// context.set_nesting_hook(Some(|_: &Context, nesting| println!("{nesting:?}")));
+    /// context.run()?; // prints Begin(1) and End(1)
+    /// context.set_nesting_hook(None::<fn(&Context, Nesting)>);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_loop_set_nesting_hook")]
+    pub fn set_nesting_hook(&self, hook: Option<impl FnMut(&Context, Nesting) + 'static>) {
+        let hook = hook.map(|hook| Box::new(hook) as NestingHook);
+        let old = self.inner.state.nesting_hook.replace(hook);
+        drop(old);
+    }
+
+    fn enter(&self) -> io::Result<Level<'_>> {
+        let inner = &*self.inner;
+        let outer = inner.state.level.get();
+        if outer > 0 {
+            if !inner.options.nesting_allowed.get() {
+                return Err(error::nested());
+            }
+            inner.suspend_running();
+        }
+        inner.state.level.set(outer + 1);
+        let level = Level {
+            context: self,
+            outer,
+        };
+        self.call_nesting_hook(Nesting::Begin(outer + 1));
+        Ok(level)
+    }
+
+    fn call_nesting_hook(&self, nesting: Nesting) {
+        let state = &self.inner.state;
+        if let Some(mut hook) = state.nesting_hook.take() {
+            hook(self, nesting);
+            // Unless the hook has set another.
+            let newer = state.nesting_hook.take();
+            state.nesting_hook.set(newer.or(Some(hook)));
+        }
+    }
+
+    /// One turn. The steps are those of tevent's `tevent_loop_once`.
+    #[inline]
+    fn turn(&self, return_if_empty: bool) -> io::Result<Turn> {
+        let inner = &*self.inner;
+
+        // 1. and 2. Signals; what other threads have scheduled goes to the end of the immediates.
+        if inner.doorbell.attention() != 0 && self.attend()? {
+            return Ok(Turn::Ran);
+        }
+
+        // 3. One immediate; unless there were so many that the others are to have a turn.
+        let overdue = inner.others_are_overdue();
+        if !overdue && self.run_immediate() {
+            return Ok(Turn::Ran);
+        }
+
+        // 4. One due timer. The clock is read only if there are timers.
+        let mut now = None;
+        if !(overdue && inner.state.timers_had_their_turn.get()) {
+            now = inner.time_for_timers();
+            if now.is_some_and(|now| self.run_due_timer(now)) {
+                inner.state.timers_had_their_turn.set(overdue);
+                return Ok(Turn::Ran);
+            }
+        }
+
+        // 5. One descriptor of those that the latest wait has found ready.
+        inner.state.streak.set(0);
+        inner.state.timers_had_their_turn.set(false);
+        if self.run_ready_fd() {
+            return Ok(Turn::Ran);
+        }
+        if return_if_empty && !inner.has_something_to_wait_for() {
+            return Ok(Turn::Empty);
+        }
+        inner.wait(now)?;
+
+        // What the wait has brought: a signal, else a descriptor, else a timer that became due,
+        // or what was left for the others' sake.
+        if inner.doorbell.attention() != 0 && self.attend()? {
+            return Ok(Turn::Ran);
+        }
+        let ran = self.run_ready_fd()
+            || self.run_immediate()
+            || inner
+                .time_for_timers()
+                .is_some_and(|now| self.run_due_timer(now));
+        Ok(if ran { Turn::Ran } else { Turn::Idle })
+    }
+
+    /// Looks at what rang. Returns whether a signal handler ran.
+    #[cold]
+    fn attend(&self) -> io::Result<bool> {
+        let inner = &*self.inner;
+        if inner.doorbell.attention() & FORK != 0 {
+            inner
+                .recover_from_fork()
+                .map_err(|error| OsError::wrap("reopening after fork", error))?;
+        }
+        if inner.doorbell.attention() & SIGNAL != 0 {
+            inner.doorbell.attend(SIGNAL);
+            if self.run_signals() {
+                return Ok(true);
+            }
+        }
+        if inner.doorbell.attention() & REMOTE != 0 {
+            inner.doorbell.attend(REMOTE);
+            inner.accept_remote();
+        }
+        Ok(false)
+    }
+
+    /// Calls one ready descriptor event.
+    #[inline]
+    fn run_ready_fd(&self) -> bool {
+        let inner = &*self.inner;
+        let ready = inner.fds.borrow_mut().take_ready();
+        let Some(ready) = ready else {
+            inner.drain_wakeup();
+            return false;
+        };
+        let mut call = FdCall {
+            inner,
+            key: ready.key,
+            handler: Some(ready.handler),
+            outer: inner.state.running_fd.replace(Some(ready.key)),
+        };
+        if let Some(handler) = &mut call.handler {
+            handler.call(self, ready.flags);
+        }
+        true
+    }
+}
+
+impl Inner {
+    /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
+    /// over. `now` is the time of this turn, if it was read.
+    fn wait(&self, now: Option<u64>) -> io::Result<()> {
+        if self.fds.borrow().mux.is_dirty() {
+            self.flush()?;
+        }
+        let mut timeout = if self.has_runnable_immediate() {
+            Some(Duration::ZERO)
+        } else {
+            self.time_to_wait(now)
+        };
+        // Only a loop that blocks has to be woken.
+        if timeout != Some(Duration::ZERO) && !self.doorbell.fall_asleep() {
+            timeout = Some(Duration::ZERO);
+        }
+        let mut ready = self.fds.borrow_mut().lend_ready(self.options.batch);
+        let result = self.backend.borrow_mut().wait(timeout, &mut ready);
+        self.doorbell.stay_awake();
+        self.fds.borrow_mut().return_ready(ready);
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                if !self.backend.borrow_mut().fall_back() {
+                    return Err(OsError::wrap("wait", error));
+                }
+                self.fds.borrow_mut().mux.forget_registrations();
+                self.add_wakeup()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the backend what the events want.
+    fn flush(&self) -> io::Result<()> {
+        loop {
+            let flushed = {
+                let mut backend = self.backend.borrow_mut();
+                self.fds.borrow_mut().mux.flush(&mut **backend)
+            };
+            match flushed {
+                Ok(Flushed::Done) => return Ok(()),
+                Ok(Flushed::FellBack) => self.add_wakeup()?,
+                Err(error) => return Err(OsError::wrap("changing an interest", error)),
+            }
+        }
+    }
+
+    fn time_to_wait(&self, now: Option<u64>) -> Option<Duration> {
+        let limit = self.options.wait_timeout.get();
+        let mut timers = self.timers.borrow_mut();
+        let Some(deadline) = timers.next_deadline() else {
+            return limit;
+        };
+        let now = now.unwrap_or_else(|| self.clock.now());
+        let to_timer = Duration::from_nanos(deadline.saturating_sub(now));
+        Some(limit.map_or(to_timer, |limit| limit.min(to_timer)))
+    }
+
+    #[inline]
+    fn time_for_timers(&self) -> Option<u64> {
+        (self.timers.borrow().armed() > 0).then(|| self.clock.now())
+    }
+
+    /// Whether so many immediates and timers ran in a row that the others are to have a turn.
+    #[inline]
+    fn others_are_overdue(&self) -> bool {
+        let budget = self.options.starvation_budget.get();
+        budget.is_some_and(|budget| self.state.streak.get() >= budget.get())
+    }
+
+    #[inline]
+    pub(crate) fn lengthen_streak(&self) {
+        self.state
+            .streak
+            .set(self.state.streak.get().wrapping_add(1));
+    }
+
+    fn has_something_to_wait_for(&self) -> bool {
+        self.timers.borrow().armed() > 0
+            || self.fds.borrow().mux.enabled() > 0
+            || self.signals.borrow().callable() > 0
+            || self.has_runnable_immediate()
+    }
+
+    /// A handler is about to run a loop: its own event is not to be called there.
+    fn suspend_running(&self) {
+        if let Some(key) = self.state.running_fd.get() {
+            self.fds.borrow_mut().mux.suspend(key);
+        }
+        if let Some(key) = self.state.running_timer.get() {
+            self.timers.borrow_mut().suspend(key);
+        }
+    }
+
+    /// Registers a descriptor event, with the kernel too.
+    pub(crate) fn add_fd_entry(
+        &self,
+        fd: std::os::fd::RawFd,
+        flags: crate::flags::FdFlags,
+        entry: crate::context::FdEntry,
+    ) -> Result<Key, (crate::context::FdEntry, io::Error)> {
+        if let Err(error) = self.recover_from_fork() {
+            return Err((entry, error));
+        }
+        let mut entry = entry;
+        loop {
+            let added = {
+                let mut backend = self.backend.borrow_mut();
+                let mut fds = self.fds.borrow_mut();
+                match fds.mux.add(&mut **backend, fd, flags, entry) {
+                    Err((entry, error))
+                        if !mux::concerns_one_descriptor(&error) && backend.fall_back() =>
+                    {
+                        fds.mux.forget_registrations();
+                        Err(entry)
+                    }
+                    added => return added,
+                }
+            };
+            match added {
+                Ok(key) => return Ok(key),
+                Err(refused) => entry = refused,
+            }
+            if let Err(error) = self.add_wakeup() {
+                return Err((entry, error));
+            }
+        }
+    }
+}
+
+/// Saves what [`Context::stop`] has said to an outer loop, while an inner one runs.
+struct StopScope<'a> {
+    inner: &'a Inner,
+    outer: bool,
+}
+
+impl<'a> StopScope<'a> {
+    fn new(inner: &'a Inner) -> StopScope<'a> {
+        let outer = inner.state.stop.replace(false);
+        StopScope { inner, outer }
+    }
+
+    #[inline]
+    fn is_set(&self) -> bool {
+        self.inner.state.stop.get()
+    }
+}
+
+impl Drop for StopScope<'_> {
+    fn drop(&mut self) {
+        self.inner.state.stop.set(self.outer);
+    }
+}
+
+/// A loop that is running.
+struct Level<'a> {
+    context: &'a Context,
+    outer: u32,
+}
+
+impl Drop for Level<'_> {
+    fn drop(&mut self) {
+        self.context.call_nesting_hook(Nesting::End(self.outer + 1));
+        let inner = &*self.context.inner;
+        inner.state.level.set(self.outer);
+        if self.outer == 0 {
+            inner.doorbell.leave();
+        }
+    }
+}
+
+/// A descriptor handler that is running. Puts it back, also when it panics.
+struct FdCall<'a> {
+    inner: &'a Inner,
+    key: Key,
+    handler: Option<Box<dyn FdHandler>>,
+    outer: Option<Key>,
+}
+
+impl Drop for FdCall<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.inner.state.running_fd.set(self.outer);
+        let mut fds = self.inner.fds.borrow_mut();
+        if let Some(entry) = fds.mux.get_mut(self.key) {
+            entry.handler = self.handler.take();
+            fds.mux.resume(self.key);
+        }
+        // Else the event was removed meanwhile, and the handler goes when the borrow has ended.
+    }
+}

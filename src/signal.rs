@@ -1,0 +1,533 @@
+//! Signal events.
+//!
+//! # Implementation
+//!
+//! The asynchronous part (`sys/signal.rs`) counts in the context's doorbell. When the loop looks,
+//! [`SignalTable::collect`] hands what came to every handler's own account, and then the handlers
+//! are called until their accounts are empty. So a handler that can't be called now (it is on the
+//! stack of a nested loop, or another one has panicked) keeps what is due to it.
+
+use crate::context::{Context, Inner, Meta};
+use crate::flags::SignalFlags;
+use crate::key::{Key, Slots};
+use crate::signum::Signum;
+use crate::sys;
+use crate::sys::doorbell::{Doorbell, SIGNAL};
+use crate::sys::siginfo::{CAPACITY, SigInfo};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::mem;
+use std::panic::Location;
+use std::rc::Rc;
+
+/// What a signal handler is told.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use tevent::{Context, SignalFlags, Signum};
+///
+/// let context = Context::new()?;
+/// let _signal = context.add_signal(Signum::SIGUSR1, SignalFlags::empty(), |context, _, info| {
+///     assert_eq!((info.signum, info.count), (Signum::SIGUSR1, 2));
+///     context.stop();
+/// })?;
+/// # unsafe extern "C" { safe fn raise(signal: i32) -> i32; }
+/// raise(Signum::SIGUSR1.number());
+/// raise(Signum::SIGUSR1.number());
+/// context.run()
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct SignalInfo {
+    /// Which signal.
+    pub signum: Signum,
+    /// How many have come since the handler was called last; 1 for a handler with
+    /// [`SignalFlags::SIGINFO`], which is called for each.
+    pub count: u32,
+    /// What the kernel told, for a handler with [`SignalFlags::SIGINFO`].
+    pub siginfo: Option<SigInfo>,
+}
+
+type SignalHandler = Box<dyn FnMut(&Context, &Signal, &SignalInfo)>;
+
+struct SignalEntry {
+    signum: Signum,
+    flags: SignalFlags,
+    /// Missing while it runs.
+    handler: Option<SignalHandler>,
+    /// What it is to be told yet: how many, for a plain handler, or each, with `SIGINFO`.
+    count: u32,
+    infos: VecDeque<SigInfo>,
+    meta: Meta,
+}
+
+/// The signal handlers of a context.
+pub(crate) struct SignalTable {
+    entries: Slots<SignalEntry>,
+    /// The handlers of each number, oldest first.
+    numbers: BTreeMap<Signum, Vec<Key>>,
+    /// Numbers whose siginfo stays queued while a handler for it is on the stack, so that the
+    /// queue's limit holds.
+    deferred: Vec<Signum>,
+    /// How many handlers are on the stack.
+    running: usize,
+    /// Memory for the list of handlers to call, kept between signals.
+    to_call: Vec<Key>,
+}
+
+impl SignalTable {
+    pub(crate) fn new() -> SignalTable {
+        SignalTable {
+            entries: Slots::new(),
+            numbers: BTreeMap::new(),
+            deferred: Vec::new(),
+            running: 0,
+            to_call: Vec::new(),
+        }
+    }
+
+    /// How many handlers there are that aren't on the stack.
+    pub(crate) fn callable(&self) -> usize {
+        self.entries.len().saturating_sub(self.running)
+    }
+
+    /// Moves what came to the handlers' accounts, and lists the handlers that have something to be
+    /// told: by number, and newest first for one number.
+    fn collect(&mut self, doorbell: &Doorbell) -> Vec<Key> {
+        let pending = doorbell.pending_signals();
+        let deferred = mem::take(&mut self.deferred);
+        let mut to_call = mem::take(&mut self.to_call);
+        for (&signum, keys) in &self.numbers {
+            let number = signum.number();
+            if pending >> (number - 1) & 1 != 0 || deferred.contains(&signum) {
+                let count = doorbell.take_count(number);
+                let mut info_is_deferred = false;
+                for &key in keys {
+                    let Some(entry) = self.entries.get_mut(key) else {
+                        continue;
+                    };
+                    if entry.flags.contains(SignalFlags::SIGINFO) {
+                        info_is_deferred |= entry.handler.is_none();
+                    } else {
+                        entry.count = entry.count.saturating_add(count);
+                    }
+                }
+                if info_is_deferred {
+                    self.deferred.push(signum);
+                } else {
+                    // What is queued beyond the capacity came after the count was taken, so the
+                    // signal is pending again.
+                    for info in (0..CAPACITY).map_while(|_| doorbell.take_info(number)) {
+                        for &key in keys {
+                            if let Some(entry) = self.entries.get_mut(key) {
+                                if entry.flags.contains(SignalFlags::SIGINFO) {
+                                    entry.infos.push_back(info);
+                                }
+                            }
+                        }
+                    }
+                    sys::signal::unblock_if_blocked(doorbell, number);
+                }
+            }
+            to_call.extend(keys.iter().rev().filter(|&&key| {
+                self.entries
+                    .get(key)
+                    .is_some_and(SignalEntry::has_something_to_tell)
+            }));
+        }
+        to_call
+    }
+
+    /// Takes out the handler of `key`, with what it is to be told next.
+    fn take_call(&mut self, key: Key) -> Option<(SignalHandler, SignalInfo)> {
+        let entry = self.entries.get_mut(key)?;
+        // Looked at first: what is due to a handler on the stack stays with it.
+        entry.handler.as_ref()?;
+        let (count, siginfo) = if entry.flags.contains(SignalFlags::SIGINFO) {
+            (1, Some(entry.infos.pop_front()?))
+        } else if entry.count > 0 {
+            (mem::take(&mut entry.count), None)
+        } else {
+            return None;
+        };
+        let info = SignalInfo {
+            signum: entry.signum,
+            count,
+            siginfo,
+        };
+        self.running += 1;
+        Some((entry.handler.take()?, info))
+    }
+
+    /// Whether a handler could be called right now.
+    fn has_more(&self) -> bool {
+        let callable = |key: Key| {
+            let entry = self.entries.get(key);
+            entry.is_some_and(|entry| entry.handler.is_some() && entry.has_something_to_tell())
+        };
+        let deferred_no_more = |signum: &Signum| {
+            let mut keys = self.numbers.get(signum).into_iter().flatten();
+            keys.all(|&key| {
+                let entry = self.entries.get(key);
+                entry.is_none_or(|entry| entry.handler.is_some())
+            })
+        };
+        self.entries.keys().any(callable) || self.deferred.iter().any(deferred_no_more)
+    }
+
+    fn remove(&mut self, doorbell: &'static Doorbell, key: Key) -> Option<SignalEntry> {
+        let entry = self.entries.remove(key)?;
+        let number = entry.signum.number();
+        let keys = self.numbers.get_mut(&entry.signum)?;
+        keys.retain(|&other| other != key);
+        if keys.is_empty() {
+            self.numbers.remove(&entry.signum);
+            sys::signal::unsubscribe(doorbell, number);
+        } else if entry.flags.contains(SignalFlags::SIGINFO) {
+            let still_wanted = keys.iter().any(|&key| {
+                let other = self.entries.get(key);
+                other.is_some_and(|other| other.flags.contains(SignalFlags::SIGINFO))
+            });
+            if !still_wanted {
+                doorbell.want_info(number, false);
+                while doorbell.take_info(number).is_some() {}
+                sys::signal::unblock_if_blocked(doorbell, number);
+            }
+        }
+        Some(entry)
+    }
+
+    /// In a forked child: what came before the fork was sent to the parent.
+    pub(crate) fn enter_child(&mut self, doorbell: &'static Doorbell) {
+        self.deferred.clear();
+        for (signum, keys) in &self.numbers {
+            for &key in keys {
+                if let Some(entry) = self.entries.get_mut(key) {
+                    entry.count = 0;
+                    entry.infos.clear();
+                }
+            }
+            sys::signal::unblock_if_blocked(doorbell, signum.number());
+        }
+    }
+
+    /// Removes all handlers, and gives them back to be dropped when nothing is borrowed.
+    pub(crate) fn take_all(&mut self, doorbell: &'static Doorbell) -> impl Sized + use<> {
+        for (signum, _) in mem::take(&mut self.numbers) {
+            sys::signal::unsubscribe(doorbell, signum.number());
+        }
+        self.deferred.clear();
+        self.running = 0;
+        self.entries.take_all()
+    }
+}
+
+impl SignalEntry {
+    fn has_something_to_tell(&self) -> bool {
+        self.count > 0 || !self.infos.is_empty()
+    }
+}
+
+/// A signal event, made by [`Context::add_signal`].
+///
+/// Dropping the handle removes it; [`detach`](Signal::detach) leaves it to the context. When the
+/// last one of a number in the process is gone, the signal's former disposition is restored.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use tevent::{Context, SignalFlags, Signum};
+///
+/// let context = Context::new()?;
+/// for signum in [Signum::SIGTERM, Signum::SIGINT] {
+///     context
+///         .add_signal(signum, SignalFlags::RESTART, |context, _, _| context.stop())?
+///         .detach();
+/// }
+/// # unsafe extern "C" { safe fn raise(signal: i32) -> i32; }
+/// # raise(15);
+/// context.run()
+/// # }
+/// ```
+#[doc(alias = "tevent_signal")]
+pub struct Signal {
+    inner: Rc<Inner>,
+    key: Key,
+    owns: bool,
+}
+
+impl Context {
+    /// Calls `handler` in the loop when a signal has come: once for all that came since the last
+    /// time, with their [count](SignalInfo::count), or with [`SignalFlags::SIGINFO`] once for each.
+    ///
+    /// Any number of handlers may be added for one number, in several contexts of the process, and
+    /// each is told; within a context the newest first. [`SignalFlags`] says which flags belong to
+    /// the process.
+    ///
+    /// No signal is blocked in the long run, so children inherit a clean mask, and after `exec`
+    /// the default dispositions. Of a signal with `SIGINFO`, up to 256 may wait for the loop; then
+    /// the signal is blocked until they have been handed out, so that none is lost. (Signals with
+    /// numbers below `SIGRTMIN` the kernel itself merges into one while they are blocked.)
+    ///
+    /// # Errors
+    ///
+    /// The system refuses to install the handler.
+    ///
+    /// # Panics
+    ///
+    /// When there are 2³² - 1 signal events already.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, SignalFlags, Signum};
+    ///
+    /// let context = Context::new()?;
+    /// let _hangup = context.add_signal(Signum::SIGHUP, SignalFlags::empty(), |_, _, info| {
+    ///     println!("{} has come {} times", info.signum, info.count);
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_add_signal")]
+    #[track_caller]
+    pub fn add_signal(
+        &self,
+        signum: Signum,
+        flags: SignalFlags,
+        handler: impl FnMut(&Context, &Signal, &SignalInfo) + 'static,
+    ) -> io::Result<Signal> {
+        let meta = Meta::here();
+        let doorbell = self.inner.doorbell;
+        let handler: SignalHandler = Box::new(handler);
+        let mut signals = self.inner.signals.borrow_mut();
+        if flags.contains(SignalFlags::SIGINFO) {
+            doorbell.want_info(signum.number(), true);
+        }
+        if !signals.numbers.contains_key(&signum) {
+            if let Err(error) = sys::signal::subscribe(doorbell, signum.number(), flags) {
+                drop(signals);
+                return Err(error);
+            }
+        }
+        let key = signals.entries.insert(SignalEntry {
+            signum,
+            flags,
+            handler: Some(handler),
+            count: 0,
+            infos: VecDeque::new(),
+            meta,
+        });
+        signals.numbers.entry(signum).or_default().push(key);
+        Ok(Signal {
+            inner: Rc::clone(&self.inner),
+            key,
+            owns: true,
+        })
+    }
+
+    /// Calls all signal handlers that have something to be told. Returns whether there was one.
+    pub(crate) fn run_signals(&self) -> bool {
+        let inner = &*self.inner;
+        let to_call = inner.signals.borrow_mut().collect(inner.doorbell);
+        let dispatch = SignalDispatch { inner, to_call };
+        let mut ran = false;
+        for &key in &dispatch.to_call {
+            loop {
+                let taken = inner.signals.borrow_mut().take_call(key);
+                let Some((handler, info)) = taken else { break };
+                ran = true;
+                let mut call = SignalCall {
+                    signal: Signal {
+                        inner: Rc::clone(&self.inner),
+                        key,
+                        owns: false,
+                    },
+                    handler: Some(handler),
+                };
+                if let Some(handler) = &mut call.handler {
+                    handler(self, &call.signal, &info);
+                }
+                if info.siginfo.is_none() {
+                    break;
+                }
+            }
+        }
+        ran
+    }
+}
+
+/// The signal handlers being called. Sees to it that what is left over after a panic, or from a
+/// nested loop, isn't forgotten.
+struct SignalDispatch<'a> {
+    inner: &'a Inner,
+    to_call: Vec<Key>,
+}
+
+impl Drop for SignalDispatch<'_> {
+    fn drop(&mut self) {
+        let mut signals = self.inner.signals.borrow_mut();
+        self.to_call.clear();
+        signals.to_call = mem::take(&mut self.to_call);
+        if signals.has_more() {
+            self.inner.doorbell.ring(SIGNAL);
+        }
+    }
+}
+
+/// A signal handler that is running. Puts it back, also when it panics.
+struct SignalCall {
+    signal: Signal,
+    handler: Option<SignalHandler>,
+}
+
+impl Drop for SignalCall {
+    fn drop(&mut self) {
+        let Signal { inner, key, .. } = &self.signal;
+        let removed = {
+            let mut signals = inner.signals.borrow_mut();
+            signals.running = signals.running.saturating_sub(1);
+            match signals.entries.get_mut(*key) {
+                Some(entry) => {
+                    entry.handler = self.handler.take();
+                    let is_done = entry.flags.contains(SignalFlags::RESETHAND);
+                    is_done
+                        .then(|| signals.remove(inner.doorbell, *key))
+                        .flatten()
+                }
+                // Removed meanwhile; the handler goes when the borrow has ended.
+                None => None,
+            }
+        };
+        drop(removed);
+    }
+}
+
+impl Signal {
+    /// Which signal; `None` when the event was removed.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, SignalFlags, Signum};
+    ///
+    /// let context = Context::new()?;
+    /// let signal = context.add_signal(Signum::SIGHUP, SignalFlags::empty(), |_, _, _| ())?;
+    /// assert_eq!(signal.signum(), Some(Signum::SIGHUP));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn signum(&self) -> Option<Signum> {
+        let signals = self.inner.signals.borrow();
+        signals.entries.get(self.key).map(|entry| entry.signum)
+    }
+
+    /// Removes the event and its handler. In its own handler the handler goes when it returns.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, SignalFlags, Signum};
+    ///
+    /// let context = Context::new()?;
+    /// context
+    ///     .add_signal(Signum::SIGHUP, SignalFlags::empty(), |_, signal, _| signal.remove())?
+    ///     .detach();
+    /// # unsafe extern "C" { safe fn raise(signal: i32) -> i32; }
+    /// # raise(1);
+    /// context.run() // returns after the first SIGHUP
+    /// # }
+    /// ```
+    pub fn remove(&self) {
+        let removed = {
+            let mut signals = self.inner.signals.borrow_mut();
+            signals.remove(self.inner.doorbell, self.key)
+        };
+        drop(removed);
+    }
+
+    /// Leaves the event to the context: it lives until it [removes](Signal::remove) itself, or the
+    /// context goes or is re-initialised.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, SignalFlags, Signum};
+    ///
+    /// let context = Context::new()?;
+    /// context
+    ///     .add_signal(Signum::SIGTERM, SignalFlags::empty(), |context, _, _| context.stop())?
+    ///     .detach();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn detach(mut self) {
+        self.owns = false;
+    }
+
+    /// Whether the event is there still: not removed, and its context neither gone nor
+    /// re-initialised.
+    pub fn is_registered(&self) -> bool {
+        self.with_meta(|_| ()).is_some()
+    }
+
+    /// The number that [`set_tag`](Signal::set_tag) has set, 0 before.
+    #[doc(alias = "tevent_signal_get_tag")]
+    pub fn tag(&self) -> u64 {
+        self.with_meta(|meta| meta.tag).unwrap_or_default()
+    }
+
+    /// Gives the event a number, which means nothing to the loop.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, SignalFlags, Signum};
+    ///
+    /// let context = Context::new()?;
+    /// let signal = context.add_signal(Signum::SIGHUP, SignalFlags::empty(), |_, _, _| ())?;
+    /// signal.set_tag(7);
+    /// signal.set_name("reload");
+    /// assert_eq!((signal.tag(), signal.name()), (7, Some("reload".to_owned())));
+    /// assert!(signal.location().is_some() && signal.is_registered());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_signal_set_tag")]
+    pub fn set_tag(&self, tag: u64) {
+        self.with_meta(|meta| meta.tag = tag);
+    }
+
+    /// The name that [`set_name`](Signal::set_name) has set.
+    pub fn name(&self) -> Option<String> {
+        self.with_meta(|meta| meta.name()).flatten()
+    }
+
+    /// Gives the event a name, for whoever looks at the loop.
+    pub fn set_name(&self, name: &str) {
+        self.with_meta(|meta| meta.name = Some(name.into()));
+    }
+
+    /// Where the event was added; `None` when it was removed.
+    pub fn location(&self) -> Option<&'static Location<'static>> {
+        self.with_meta(|meta| meta.location)
+    }
+
+    fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
+        let mut signals = self.inner.signals.borrow_mut();
+        Some(look(&mut signals.entries.get_mut(self.key)?.meta))
+    }
+}
+
+impl Drop for Signal {
+    fn drop(&mut self) {
+        if self.owns {
+            self.remove();
+        }
+    }
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Signal")
+            .field("signum", &self.signum())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,410 @@
+//! How the outside gets a loop's attention: signal handlers, other threads, and `fork`.
+//!
+//! Every context claims a [`Doorbell`]. Whoever has something for it leaves that something where
+//! the context will look (a count, a queue), then [rings](Doorbell::ring) with a bit that says
+//! what. The loop reads [`Doorbell::attention`] before every handler, which is one load, and
+//! writes [`Doorbell::fall_asleep`] before it blocks; only a sleeping loop is woken by a system
+//! call, once.
+//!
+//! # Why nothing is missed
+//!
+//! The ringer sets its bit and *then* looks whether the loop sleeps; the loop says that it sleeps
+//! and *then* looks for bits. All four are sequentially consistent, so at least one of the two
+//! sees the other.
+//!
+//! # Why doorbells are never freed
+//!
+//! A signal handler walks the list of all doorbells at any moment, on any thread. So doorbells
+//! are static: a context that goes gives its doorbell back, for the next one to claim. What a
+//! handler must not touch any more (the descriptor number) is guarded by `users`: giving back
+//! clears `interest`, then waits until no handler is inside. The downside: a process that once had
+//! a thousand contexts at a time keeps a thousand small doorbells.
+
+use super::siginfo::{Pushed, SigInfo, SigInfoQueue};
+use super::wakeup;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed,
+    Ordering::SeqCst,
+};
+
+/// Signals have arrived.
+pub(crate) const SIGNAL: u32 = 1;
+/// Another thread has scheduled something.
+pub(crate) const REMOTE: u32 = 2;
+/// The process has forked, and this is the child: what the kernel knows of the context is its
+/// parent's.
+pub(crate) const FORK: u32 = 4;
+
+/// How many signal numbers there are: `SIGRTMAX` on Linux, and no system has more.
+pub(super) const SIGNALS: usize = 64;
+
+static FIRST: AtomicPtr<Doorbell> = AtomicPtr::new(ptr::null_mut());
+
+/// Where a context is reached from signal handlers, threads and `fork`.
+#[derive(Debug)]
+pub(crate) struct Doorbell {
+    /// Written once, before the doorbell is in the list.
+    next: Option<&'static Doorbell>,
+    claimed: AtomicBool,
+    attention: AtomicU32,
+    asleep: AtomicBool,
+    /// The number to write to for waking the loop.
+    wakeup: AtomicI32,
+    /// The kernel's id of the thread that the context belongs to.
+    owner: AtomicI32,
+    /// A bit for each signal that the context has handlers for; bit 0 is signal 1.
+    interest: AtomicU64,
+    /// How many signal handlers are between looking at `interest` and being done.
+    users: AtomicU32,
+    signals: OnceLock<Box<Arrivals>>,
+}
+
+/// The signals that came and were not taken yet. Exists once a context had a signal handler.
+#[derive(Debug)]
+struct Arrivals {
+    /// A bit for each signal with a count.
+    pending: AtomicU64,
+    /// A bit for each signal whose siginfo is wanted.
+    wants_info: AtomicU64,
+    /// A bit for each signal that a handler has blocked on the context's thread, the queue being
+    /// full.
+    blocked: AtomicU64,
+    counts: [AtomicU32; SIGNALS],
+    queues: [OnceLock<Box<SigInfoQueue>>; SIGNALS],
+    /// How many were sent on to the context's thread because the queue was full.
+    forwarded: [AtomicU32; SIGNALS],
+}
+
+/// What a signal handler has to do after it delivered to a doorbell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Delivered {
+    Done,
+    /// The queue is full: block the signal if this is the context's thread.
+    NowFull,
+    /// There was no room: send it on to the context's thread, and block it if this is that one.
+    Refused,
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+fn index(signal: i32) -> usize {
+    (signal - 1) as usize
+}
+
+/// All doorbells, claimed or not. Async-signal-safe.
+pub(super) fn all() -> impl Iterator<Item = &'static Doorbell> {
+    // SAFETY: what FIRST points to was leaked before it was published (release) and is never
+    // freed.
+    let first: Option<&'static Doorbell> = unsafe { FIRST.load(Ordering::Acquire).as_ref() };
+    std::iter::successors(first, |doorbell| doorbell.next)
+}
+
+impl Doorbell {
+    /// Claims a doorbell for a context of this thread that is woken through `wakeup`.
+    pub(crate) fn claim(wakeup: RawFd) -> &'static Doorbell {
+        let free = all().find(|doorbell| {
+            doorbell
+                .claimed
+                .compare_exchange(false, true, SeqCst, Relaxed)
+                .is_ok()
+        });
+        let doorbell = free.unwrap_or_else(Doorbell::publish);
+        doorbell.attention.store(0, SeqCst);
+        doorbell.owner.store(super::fork::thread_id(), SeqCst);
+        doorbell.wakeup.store(wakeup, SeqCst);
+        // Nobody is running the loop yet; whoever polls its descriptor is to be woken.
+        doorbell.asleep.store(true, SeqCst);
+        doorbell
+    }
+
+    fn publish() -> &'static Doorbell {
+        let doorbell = Box::leak(Box::new(Doorbell {
+            next: None,
+            claimed: AtomicBool::new(true),
+            attention: AtomicU32::new(0),
+            asleep: AtomicBool::new(false),
+            wakeup: AtomicI32::new(-1),
+            owner: AtomicI32::new(0),
+            interest: AtomicU64::new(0),
+            users: AtomicU32::new(0),
+            signals: OnceLock::new(),
+        }));
+        let mut first = FIRST.load(Ordering::Acquire);
+        loop {
+            // SAFETY: as in `all`.
+            doorbell.next = unsafe { first.as_ref() };
+            match FIRST.compare_exchange(first, doorbell, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return doorbell,
+                Err(current) => first = current,
+            }
+        }
+    }
+
+    /// Gives the doorbell back. Afterwards no signal handler touches the wake-up descriptor, so
+    /// it may be closed. The caller has made sure of the same for its remote handles.
+    pub(crate) fn release(&'static self) {
+        self.interest.store(0, SeqCst);
+        self.wait_for_users();
+        self.wakeup.store(-1, SeqCst);
+        self.asleep.store(false, SeqCst);
+        self.forget_arrivals();
+        self.claimed.store(false, SeqCst);
+    }
+
+    /// What asks for attention: [`SIGNAL`], [`REMOTE`], [`FORK`].
+    #[inline]
+    pub(crate) fn attention(&self) -> u32 {
+        self.attention.load(Ordering::Acquire)
+    }
+
+    /// Says that what `bits` announced is about to be looked at.
+    pub(crate) fn attend(&self, bits: u32) {
+        self.attention.fetch_and(!bits, SeqCst);
+    }
+
+    /// Gets the loop's attention, waking it if it sleeps. Async-signal-safe.
+    pub(crate) fn ring(&self, bits: u32) {
+        self.attention.fetch_or(bits, SeqCst);
+        if self.asleep.swap(false, SeqCst) {
+            wakeup::signal(self.wakeup.load(SeqCst));
+        }
+    }
+
+    /// Announces that the loop is about to block. Returns false when something asks for
+    /// attention already, so that it must not.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, SeqCst);
+        self.attention.load(SeqCst) == 0
+    }
+
+    /// Says that the loop looks by itself again.
+    pub(crate) fn stay_awake(&self) {
+        self.asleep.store(false, Relaxed);
+    }
+
+    /// The loop is left to somebody who polls its descriptor.
+    pub(crate) fn leave(&self) {
+        if !self.fall_asleep() {
+            // As if rung now: the descriptor has to be readable.
+            self.ring(0);
+        }
+    }
+
+    /// Starts to count a signal. The caller installs the handler.
+    pub(super) fn subscribe(&self, signal: i32) {
+        self.arrivals();
+        self.interest.fetch_or(bit(signal), SeqCst);
+    }
+
+    /// Starts or stops to queue the siginfo of a signal.
+    pub(crate) fn want_info(&self, signal: i32, wanted: bool) {
+        let arrivals = self.arrivals();
+        if wanted {
+            arrivals.queues[index(signal)].get_or_init(SigInfoQueue::new);
+            arrivals.wants_info.fetch_or(bit(signal), SeqCst);
+        } else {
+            arrivals.wants_info.fetch_and(!bit(signal), SeqCst);
+        }
+    }
+
+    /// Stops counting a signal, and forgets those that came.
+    pub(super) fn unsubscribe(&self, signal: i32) {
+        self.interest.fetch_and(!bit(signal), SeqCst);
+        self.wait_for_users();
+        if let Some(arrivals) = self.signals.get() {
+            arrivals.wants_info.fetch_and(!bit(signal), SeqCst);
+            arrivals.pending.fetch_and(!bit(signal), SeqCst);
+            arrivals.counts[index(signal)].store(0, SeqCst);
+            while self.take_info(signal).is_some() {}
+        }
+    }
+
+    pub(super) fn is_subscribed(&self, signal: i32) -> bool {
+        self.interest.load(SeqCst) & bit(signal) != 0
+    }
+
+    /// The signals that have come, one bit each; bit 0 is signal 1.
+    pub(crate) fn pending_signals(&self) -> u64 {
+        self.signals
+            .get()
+            .map_or(0, |arrivals| arrivals.pending.load(SeqCst))
+    }
+
+    /// Takes the count of a signal.
+    pub(crate) fn take_count(&self, signal: i32) -> u32 {
+        match self.signals.get() {
+            Some(arrivals) => {
+                // In this order: one that comes in between is counted, and is pending again.
+                arrivals.pending.fetch_and(!bit(signal), SeqCst);
+                arrivals.counts[index(signal)].swap(0, SeqCst)
+            }
+            None => 0,
+        }
+    }
+
+    /// Takes the oldest queued siginfo of a signal.
+    pub(crate) fn take_info(&self, signal: i32) -> Option<SigInfo> {
+        self.signals.get()?.queues[index(signal)].get()?.pop()
+    }
+
+    /// Whether a handler blocked this signal on the context's thread because the queue was full;
+    /// the caller unblocks it.
+    pub(super) fn take_blocked(&self, signal: i32) -> bool {
+        self.signals.get().is_some_and(|arrivals| {
+            arrivals.blocked.fetch_and(!bit(signal), SeqCst) & bit(signal) != 0
+        })
+    }
+
+    pub(super) fn set_blocked(&self, signal: i32) {
+        self.arrivals().blocked.fetch_or(bit(signal), SeqCst);
+    }
+
+    pub(super) fn owner(&self) -> i32 {
+        self.owner.load(SeqCst)
+    }
+
+    /// Counts a signal for this context, if it wants it, and wakes the loop. Async-signal-safe.
+    pub(super) fn deliver(&self, signal: i32, info: &libc::siginfo_t) -> Delivered {
+        if !self.is_subscribed(signal) {
+            return Delivered::Done;
+        }
+        self.with_arrivals(signal, |arrivals| {
+            arrivals.counts[index(signal)].fetch_add(1, SeqCst);
+            let delivered = arrivals.queue(signal, info);
+            arrivals.pending.fetch_or(bit(signal), SeqCst);
+            delivered
+        })
+    }
+
+    /// Whether a signal was sent on to this context's thread and has not arrived there yet.
+    /// Async-signal-safe.
+    pub(super) fn expects_forwarded(&self, signal: i32) -> bool {
+        self.signals
+            .get()
+            .is_some_and(|arrivals| arrivals.forwarded[index(signal)].load(SeqCst) != 0)
+    }
+
+    /// Queues a signal that was sent on to this context because its queue was full; `None` when
+    /// none is expected. Async-signal-safe.
+    pub(super) fn deliver_forwarded(
+        &self,
+        signal: i32,
+        info: &libc::siginfo_t,
+    ) -> Option<Delivered> {
+        let forwarded = &self.signals.get()?.forwarded[index(signal)];
+        forwarded
+            .fetch_update(SeqCst, SeqCst, |count| count.checked_sub(1))
+            .ok()?;
+        Some(self.with_arrivals(signal, |arrivals| {
+            // It was counted when it came first.
+            let delivered = arrivals.queue(signal, info);
+            arrivals.pending.fetch_or(bit(signal), SeqCst);
+            delivered
+        }))
+    }
+
+    /// One more, or one less, is on its way from another handler.
+    pub(super) fn count_forwarded(&self, signal: i32, sent: bool) {
+        let forwarded = &self.arrivals().forwarded[index(signal)];
+        if sent {
+            forwarded.fetch_add(1, SeqCst);
+        } else {
+            forwarded.fetch_sub(1, SeqCst);
+        }
+    }
+
+    fn with_arrivals(&self, signal: i32, record: impl FnOnce(&Arrivals) -> Delivered) -> Delivered {
+        self.users.fetch_add(1, SeqCst);
+        let mut delivered = Delivered::Done;
+        // Looked at again, as a user: from here on `release` waits for us.
+        if let Some(arrivals) = self.signals.get().filter(|_| self.is_subscribed(signal)) {
+            delivered = record(arrivals);
+            self.ring(SIGNAL);
+        }
+        self.users.fetch_sub(1, SeqCst);
+        delivered
+    }
+
+    fn wait_for_users(&self) {
+        // Handlers are short and no new one gets in, so this is a matter of instants even when
+        // one was preempted. Ours is no user: a handler on this thread ends before we go on.
+        while self.users.load(SeqCst) != 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    fn arrivals(&self) -> &Arrivals {
+        self.signals.get_or_init(|| {
+            Box::new(Arrivals {
+                pending: AtomicU64::new(0),
+                wants_info: AtomicU64::new(0),
+                blocked: AtomicU64::new(0),
+                counts: [const { AtomicU32::new(0) }; SIGNALS],
+                queues: [const { OnceLock::new() }; SIGNALS],
+                forwarded: [const { AtomicU32::new(0) }; SIGNALS],
+            })
+        })
+    }
+
+    fn forget_arrivals(&self) {
+        let Some(arrivals) = self.signals.get() else {
+            return;
+        };
+        arrivals.pending.store(0, SeqCst);
+        arrivals.wants_info.store(0, SeqCst);
+        for (count, forwarded) in arrivals.counts.iter().zip(&arrivals.forwarded) {
+            count.store(0, SeqCst);
+            forwarded.store(0, SeqCst);
+        }
+        for queue in arrivals.queues.iter().filter_map(OnceLock::get) {
+            queue.reset();
+        }
+    }
+
+    /// In a forked child, called by `pthread_atfork`: the child's only thread is the one that
+    /// forked, no handler is at work, and signals are blocked. Async-signal-safe.
+    pub(super) fn enter_child(&self, forking_thread: i32) {
+        self.users.store(0, SeqCst);
+        // The wake-up descriptor is shared with the parent until the context reopens it.
+        self.asleep.store(false, SeqCst);
+        // What came before the fork was sent to the parent, which has its own copy of it.
+        // `wants_info` stays: the events are kept.
+        let wants_info = self
+            .signals
+            .get()
+            .map(|arrivals| arrivals.wants_info.load(SeqCst));
+        self.forget_arrivals();
+        if let (Some(arrivals), Some(wants_info)) = (self.signals.get(), wants_info) {
+            arrivals.wants_info.store(wants_info, SeqCst);
+        }
+        self.attention.fetch_and(!SIGNAL, SeqCst);
+        self.attention.fetch_or(FORK, SeqCst);
+        if self.owner() == forking_thread {
+            self.owner.store(super::fork::thread_id(), SeqCst);
+        } else {
+            // Its thread, and with it its context, doesn't exist here.
+            self.interest.store(0, SeqCst);
+        }
+    }
+}
+
+impl Arrivals {
+    fn queue(&self, signal: i32, info: &libc::siginfo_t) -> Delivered {
+        if self.wants_info.load(SeqCst) & bit(signal) == 0 {
+            return Delivered::Done;
+        }
+        let Some(queue) = self.queues[index(signal)].get() else {
+            return Delivered::Done;
+        };
+        match queue.push(SigInfo::from_raw(*info)) {
+            Pushed::Stored => Delivered::Done,
+            Pushed::StoredLast => Delivered::NowFull,
+            Pushed::NoRoom => Delivered::Refused,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `fork(2)`: noticing it, and doing it safely.
+//!
+//! [`watch`] registers with `pthread_atfork`, so that a fork that anybody makes is noticed in the
+//! child, and marks every doorbell there. A child made by a bare `clone(2)` system call is not
+//! noticed; such a child may only `exec`.
+
+use super::{check, doorbell, signal};
+use std::fs;
+use std::io;
+use std::sync::OnceLock;
+
+/// Makes forks noticed from now on.
+pub(crate) fn watch() -> io::Result<()> {
+    static REGISTERED: OnceLock<i32> = OnceLock::new();
+    // SAFETY: the three functions live as long as the process.
+    let error = *REGISTERED
+        .get_or_init(|| unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) });
+    match error {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Signals are blocked while a fork is under way: one that reaches the child before it has
+/// forgotten those of its parent would be forgotten with them.
+extern "C" fn prepare() {
+    let mask = signal::lock();
+    // SAFETY: we hold the lock until `parent` or `child`.
+    let registry = unsafe { signal::registry() };
+    registry.forking = Some(signal::Forking {
+        mask,
+        thread: thread_id(),
+    });
+}
+
+extern "C" fn parent() {
+    // SAFETY: `prepare` has taken the lock, on this thread.
+    if let Some(forking) = unsafe { signal::registry() }.forking.take() {
+        signal::unlock(&forking.mask);
+    }
+}
+
+extern "C" fn child() {
+    // SAFETY: `prepare` has taken the lock, on the thread that this one is the copy of.
+    if let Some(forking) = unsafe { signal::registry() }.forking.take() {
+        for doorbell in doorbell::all() {
+            doorbell.enter_child(forking.thread);
+        }
+        signal::unlock(&forking.mask);
+    }
+}
+
+/// Forks; the process has no other thread. Returns the child's id to the parent, `None` to the
+/// child.
+pub(crate) fn fork() -> io::Result<Option<u32>> {
+    if has_other_threads()? {
+        return Err(io::Error::other(
+            "fork in a process with several threads: the child could use next to nothing",
+        ));
+    }
+    // SAFETY: this is the only thread, so the child's memory is consistent and no lock in it is
+    // held by a thread that doesn't exist there.
+    let pid = check("fork", unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid as u32))
+}
+
+/// Counts this process's threads by `/proc`, or where there is none asks the kernel by a call that
+/// succeeds in single-threaded processes only.
+#[cfg(target_os = "linux")]
+fn has_other_threads() -> io::Result<bool> {
+    if let Ok(tasks) = fs::read_dir("/proc/self/task") {
+        return Ok(tasks.take(2).count() != 1);
+    }
+    // SAFETY: no memory is involved; the call changes nothing.
+    match check("unshare", unsafe { libc::unshare(libc::CLONE_THREAD) }) {
+        Ok(_) => Ok(false),
+        Err(error) if crate::error::errno(&error) == Some(libc::EINVAL) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_other_threads() -> io::Result<bool> {
+    let _ = fs::read_dir::<&str>;
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system doesn't tell how many threads a process has",
+    ))
+}
+
+/// The kernel's id of this thread. Async-signal-safe.
+#[cfg(target_os = "linux")]
+pub(super) fn thread_id() -> i32 {
+    // SAFETY: the call has no precondition.
+    unsafe { libc::gettid() }
+}
+
+/// Only compared with itself, so the low bits of the thread's handle do where there is no number.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn thread_id() -> i32 {
+    // SAFETY: the call has no precondition.
+    unsafe { libc::pthread_self() as usize as i32 }
+}

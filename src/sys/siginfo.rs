@@ -1,0 +1,281 @@
+//! What the kernel tells about one signal, and the queue in which it waits for the loop.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// What the kernel tells about one signal (`siginfo_t` of `sigaction(2)`).
+///
+/// ```
+/// use tevent::{Context, SignalFlags, Signum};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let context = Context::new()?;
+/// let _signal = context.add_signal(Signum::SIGUSR1, SignalFlags::SIGINFO, |context, _, info| {
+///     let siginfo = info.siginfo.expect("asked for");
+///     assert_eq!(siginfo.sender_pid(), Some(std::process::id()));
+///     context.stop();
+/// })?;
+/// # unsafe extern "C" { safe fn raise(signal: i32) -> i32; }
+/// raise(Signum::SIGUSR1.number());
+/// context.run()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy)]
+pub struct SigInfo(libc::siginfo_t);
+
+// `siginfo_t` holds a pointer that nobody follows here.
+// SAFETY: the structure is plain data that the kernel copied to us.
+unsafe impl Send for SigInfo {}
+// SAFETY: as above; nothing in it can be changed through a shared reference.
+unsafe impl Sync for SigInfo {}
+
+impl SigInfo {
+    /// The number of the signal.
+    pub fn number(&self) -> i32 {
+        self.0.si_signo
+    }
+
+    /// Why the signal was sent (`si_code`), such as `SI_USER` or `CLD_EXITED`.
+    #[doc(alias = "si_code")]
+    pub fn code(&self) -> i32 {
+        self.0.si_code
+    }
+
+    /// The process that sent the signal, or the child it is about; `None` when neither a process
+    /// nor a child is behind it.
+    #[doc(alias = "si_pid")]
+    pub fn sender_pid(&self) -> Option<u32> {
+        // SAFETY: the kernel filled in these fields for these codes.
+        self.is_from_process()
+            .then(|| unsafe { self.0.si_pid() } as u32)
+    }
+
+    /// The real user id of that process.
+    #[doc(alias = "si_uid")]
+    pub fn sender_uid(&self) -> Option<u32> {
+        // SAFETY: as for `sender_pid`.
+        self.is_from_process().then(|| unsafe { self.0.si_uid() })
+    }
+
+    /// For `SIGCHLD`: the exit code of the child, or the signal that ended, stopped or continued
+    /// it.
+    #[doc(alias = "si_status")]
+    pub fn child_status(&self) -> Option<i32> {
+        // SAFETY: a positive code of SIGCHLD is one of CLD_*, with which the kernel fills it in.
+        (self.0.si_signo == libc::SIGCHLD && self.0.si_code > 0)
+            .then(|| unsafe { self.0.si_status() })
+    }
+
+    /// The value that was sent along by `sigqueue(3)`, as an integer as wide as a pointer.
+    #[doc(alias = "si_value")]
+    pub fn value(&self) -> Option<usize> {
+        // SAFETY: sigqueue() fills it in under this code. It is read as a number only.
+        (self.0.si_code == libc::SI_QUEUE).then(|| unsafe { self.0.si_value() }.sival_ptr as usize)
+    }
+
+    fn is_from_process(&self) -> bool {
+        // SI_USER is 0; the codes that processes send with are not above it. A timer's isn't
+        // among them.
+        let sent = self.0.si_code <= 0 && self.0.si_code != libc::SI_TIMER;
+        sent || self.0.si_signo == libc::SIGCHLD
+    }
+
+    /// Copies what the kernel handed to a signal handler.
+    pub(super) fn from_raw(raw: libc::siginfo_t) -> SigInfo {
+        SigInfo(raw)
+    }
+}
+
+impl fmt::Debug for SigInfo {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SigInfo")
+            .field("number", &self.number())
+            .field("code", &self.code())
+            .field("sender_pid", &self.sender_pid())
+            .field("sender_uid", &self.sender_uid())
+            .field("child_status", &self.child_status())
+            .field("value", &self.value())
+            .finish()
+    }
+}
+
+/// How many signals of one number wait for the loop before the signal is blocked.
+///
+/// As in tevent (`TEVENT_SA_INFO_QUEUE_COUNT`).
+pub(crate) const CAPACITY: usize = 256;
+
+struct Place {
+    info: UnsafeCell<MaybeUninit<SigInfo>>,
+    /// Set by the producer when `info` is complete, cleared by the consumer when it was read.
+    full: AtomicBool,
+}
+
+/// A bounded queue from signal handlers, on any threads and interrupting each other, to one loop.
+///
+/// `head` counts the places taken by producers, `tail` those given back by the consumer;
+/// `head - tail` never exceeds [`CAPACITY`].
+pub(crate) struct SigInfoQueue {
+    places: [Place; CAPACITY],
+    head: AtomicUsize,
+    tail: AtomicUsize,
+}
+
+// SAFETY: a place belongs to the producer that advanced `head` over it until that producer sets
+// `full` (release), then to the single consumer until it advances `tail` over it (release).
+unsafe impl Sync for SigInfoQueue {}
+// SAFETY: it holds plain data.
+unsafe impl Send for SigInfoQueue {}
+
+impl fmt::Debug for SigInfoQueue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SigInfoQueue")
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a signal that was to be queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pushed {
+    Stored,
+    /// It took the last place.
+    StoredLast,
+    NoRoom,
+}
+
+impl SigInfoQueue {
+    pub(super) fn new() -> Box<SigInfoQueue> {
+        Box::new(SigInfoQueue {
+            places: [const {
+                Place {
+                    info: UnsafeCell::new(MaybeUninit::uninit()),
+                    full: AtomicBool::new(false),
+                }
+            }; CAPACITY],
+            head: AtomicUsize::new(0),
+            tail: AtomicUsize::new(0),
+        })
+    }
+
+    /// Async-signal-safe: never blocks, never allocates.
+    pub(super) fn push(&self, info: SigInfo) -> Pushed {
+        let mut head = self.head.load(Ordering::Relaxed);
+        let taken = loop {
+            let taken = head.wrapping_sub(self.tail.load(Ordering::Acquire));
+            if taken >= CAPACITY {
+                return Pushed::NoRoom;
+            }
+            match self.head.compare_exchange_weak(
+                head,
+                head.wrapping_add(1),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break taken + 1,
+                Err(current) => head = current,
+            }
+        };
+        let place = &self.places[head % CAPACITY];
+        // SAFETY: this producer alone advanced `head` over the place, and the consumer keeps off
+        // it until `full` is set.
+        unsafe { (*place.info.get()).write(info) };
+        place.full.store(true, Ordering::Release);
+        if taken == CAPACITY {
+            Pushed::StoredLast
+        } else {
+            Pushed::Stored
+        }
+    }
+
+    /// Takes the oldest one. Only the thread of the loop may call this.
+    pub(super) fn pop(&self) -> Option<SigInfo> {
+        let tail = self.tail.load(Ordering::Relaxed);
+        let place = &self.places[tail % CAPACITY];
+        if !place.full.load(Ordering::Acquire) {
+            // Empty, or its producer was interrupted half-way and will ring when it is done.
+            return None;
+        }
+        // SAFETY: `full` says that its producer has written it and is done with it.
+        let info = unsafe { (*place.info.get()).assume_init() };
+        place.full.store(false, Ordering::Relaxed);
+        self.tail.store(tail.wrapping_add(1), Ordering::Release);
+        Some(info)
+    }
+
+    /// Empties the queue while no producer is at work: in a forked child's only thread.
+    pub(super) fn reset(&self) {
+        for place in &self.places {
+            place.full.store(false, Ordering::Relaxed);
+        }
+        self.tail
+            .store(self.head.load(Ordering::Relaxed), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(number: i32) -> SigInfo {
+        // SAFETY: all zeroes is a valid siginfo_t.
+        let mut raw: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        raw.si_signo = number;
+        SigInfo(raw)
+    }
+
+    #[test]
+    fn is_first_in_first_out_and_says_when_it_is_full() {
+        let queue = SigInfoQueue::new();
+        for round in 0..3 {
+            assert!(queue.pop().is_none());
+            for number in 1..CAPACITY as i32 {
+                assert_eq!(queue.push(info(number + round)), Pushed::Stored);
+            }
+            assert_eq!(queue.push(info(1000)), Pushed::StoredLast);
+            assert_eq!(queue.push(info(1001)), Pushed::NoRoom);
+            for number in 1..CAPACITY as i32 {
+                assert_eq!(queue.pop().unwrap().number(), number + round);
+            }
+            assert_eq!(queue.pop().unwrap().number(), 1000);
+        }
+        queue.push(info(1));
+        queue.reset();
+        assert!(queue.pop().is_none());
+    }
+
+    #[test]
+    fn loses_nothing_between_threads() {
+        let queue = &*Box::leak(SigInfoQueue::new());
+        let producers: Vec<_> = (0..3)
+            .map(|_| {
+                std::thread::spawn(|| {
+                    for number in 0..10_000 {
+                        while queue.push(info(number)) == Pushed::NoRoom {
+                            std::thread::yield_now();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut sum = 0u64;
+        let mut count = 0;
+        while count < 30_000 {
+            match queue.pop() {
+                Some(info) => {
+                    sum += info.number() as u64;
+                    count += 1;
+                }
+                None => std::thread::yield_now(),
+            }
+        }
+        for producer in producers {
+            producer.join().unwrap();
+        }
+        assert_eq!(sum, 3 * (0..10_000u64).sum::<u64>());
+        assert!(queue.pop().is_none());
+    }
+}

@@ -1,0 +1,392 @@
+//! Timers.
+
+use crate::context::{Context, Inner, Meta};
+use crate::key::Key;
+use std::fmt;
+use std::panic::Location;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+type TimerHandler = Box<dyn FnMut(&Context, &Timer)>;
+
+/// What the queue keeps for a timer.
+pub(crate) struct TimerEntry {
+    /// Missing while it runs.
+    handler: Option<TimerHandler>,
+    meta: Meta,
+    /// Nobody has a handle: when it isn't armed any more, nobody can arm it.
+    detached: bool,
+}
+
+/// A timer, made by [`Context::add_timer`].
+///
+/// It fires once for each time it is armed, never before its deadline. Its handler, or whoever has
+/// the handle, can arm it again, which allocates nothing. Dropping the handle removes it;
+/// [`detach`](Timer::detach) leaves it to the context until it has fired.
+///
+/// A repeating timer without drift:
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use std::time::Duration;
+/// use tevent::Context;
+///
+/// let context = Context::new()?;
+/// let mut rounds = 0;
+/// let period = Duration::from_millis(1);
+/// let _timer = context.add_timer_after(period, move |_, timer| {
+///     rounds += 1;
+///     if rounds < 3 {
+///         timer.set_deadline(timer.last_deadline().expect("it has fired") + period);
+///     }
+/// });
+/// context.run()
+/// # }
+/// ```
+#[doc(alias = "tevent_timer")]
+pub struct Timer {
+    inner: Rc<Inner>,
+    key: Key,
+    owns: bool,
+}
+
+impl Context {
+    /// Calls `handler` when the monotonic clock has reached `deadline` (see [`Context::now`]). A
+    /// deadline in the past is due in the next turn. Of several due timers the one with the
+    /// earliest deadline goes first, among equals the one that was armed first.
+    ///
+    /// # Panics
+    ///
+    /// When there are 2³² - 1 timers already.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let _timer = context.add_timer(context.now(), |_, _| println!("at once"));
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_add_timer")]
+    #[track_caller]
+    pub fn add_timer(
+        &self,
+        deadline: Instant,
+        handler: impl FnMut(&Context, &Timer) + 'static,
+    ) -> Timer {
+        let deadline = self.inner.clock.nanoseconds(deadline);
+        self.add_timer_at(deadline, Box::new(handler), Meta::here())
+    }
+
+    /// Calls `handler` when `delay` has passed. A delay of more than 584 years is taken for
+    /// 584 years.
+    ///
+    /// # Panics
+    ///
+    /// When there are 2³² - 1 timers already.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let _timer = context.add_timer_after(Duration::from_millis(5), |_, _| println!("tick"));
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_add_timer")]
+    #[doc(alias = "tevent_timeval_current_ofs")]
+    #[track_caller]
+    pub fn add_timer_after(
+        &self,
+        delay: Duration,
+        handler: impl FnMut(&Context, &Timer) + 'static,
+    ) -> Timer {
+        let deadline = self.inner.clock.after(delay);
+        self.add_timer_at(deadline, Box::new(handler), Meta::here())
+    }
+
+    fn add_timer_at(&self, deadline: u64, handler: TimerHandler, meta: Meta) -> Timer {
+        let mut timers = self.inner.timers.borrow_mut();
+        let key = timers.insert(TimerEntry {
+            handler: Some(handler),
+            meta,
+            detached: false,
+        });
+        timers.arm(key, deadline);
+        Timer {
+            inner: Rc::clone(&self.inner),
+            key,
+            owns: true,
+        }
+    }
+
+    /// Calls the first timer that is due at `now`, if there is one.
+    pub(crate) fn run_due_timer(&self, now: u64) -> bool {
+        let inner = &*self.inner;
+        let (key, handler) = {
+            let mut timers = inner.timers.borrow_mut();
+            let Some(key) = timers.pop_due(now) else {
+                return false;
+            };
+            let handler = timers.get_mut(key).and_then(|entry| entry.handler.take());
+            (key, handler)
+        };
+        inner.lengthen_streak();
+        let mut call = TimerCall {
+            timer: Timer {
+                inner: Rc::clone(&self.inner),
+                key,
+                owns: false,
+            },
+            handler,
+            outer: inner.state.running_timer.replace(Some(key)),
+        };
+        if let Some(handler) = &mut call.handler {
+            handler(self, &call.timer);
+        }
+        true
+    }
+}
+
+/// A timer's handler that is running. Puts it back, also when it panics.
+struct TimerCall {
+    timer: Timer,
+    handler: Option<TimerHandler>,
+    outer: Option<Key>,
+}
+
+impl Drop for TimerCall {
+    fn drop(&mut self) {
+        let Timer { inner, key, .. } = &self.timer;
+        inner.state.running_timer.set(self.outer);
+        let unreachable = {
+            let mut timers = inner.timers.borrow_mut();
+            timers.resume(*key);
+            let armed = timers.deadline(*key).is_some();
+            match timers.get_mut(*key) {
+                Some(entry) => {
+                    entry.handler = self.handler.take();
+                    let unreachable = entry.detached && !armed;
+                    unreachable.then(|| timers.remove(*key)).flatten()
+                }
+                // Removed meanwhile; the handler goes when the borrow has ended.
+                None => None,
+            }
+        };
+        drop(unreachable);
+    }
+}
+
+impl Timer {
+    /// When the timer fires; `None` if it isn't armed.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let deadline = context.now();
+    /// let timer = context.add_timer(deadline, |_, _| ());
+    /// assert_eq!(timer.deadline(), Some(deadline));
+    /// context.run()?;
+    /// assert_eq!(timer.deadline(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadline = self.inner.timers.borrow().deadline(self.key)?;
+        Some(self.inner.clock.instant(deadline))
+    }
+
+    /// The deadline that the timer was armed with last, also when it has fired since; `None` when
+    /// the timer was removed.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let deadline = context.now();
+    /// let timer = context.add_timer(deadline, |_, _| ());
+    /// context.run()?;
+    /// assert_eq!(timer.last_deadline(), Some(deadline));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn last_deadline(&self) -> Option<Instant> {
+        let deadline = self.inner.timers.borrow().last_deadline(self.key)?;
+        Some(self.inner.clock.instant(deadline))
+    }
+
+    /// Arms the timer, or moves it if it is armed, behind others with the same deadline. To push
+    /// a deadline back costs next to nothing, however many timers there are.
+    ///
+    /// Returns false when the timer was removed, or its context is gone.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let idle = context.add_timer_after(Duration::from_secs(60), |_, _| println!("idle"));
+    /// // On every request:
+    /// assert!(idle.set_deadline(context.now() + Duration::from_secs(60)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_update_timer")]
+    #[inline]
+    pub fn set_deadline(&self, deadline: Instant) -> bool {
+        let deadline = self.inner.clock.nanoseconds(deadline);
+        self.inner.timers.borrow_mut().arm(self.key, deadline)
+    }
+
+    /// Arms the timer for when `delay` has passed. See [`set_deadline`](Timer::set_deadline).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let timer = context.add_timer_after(Duration::ZERO, |_, _| ());
+    /// timer.set_after(Duration::from_secs(60));
+    /// assert!(timer.deadline() > Some(context.now()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_after(&self, delay: Duration) -> bool {
+        let deadline = self.inner.clock.after(delay);
+        self.inner.timers.borrow_mut().arm(self.key, deadline)
+    }
+
+    /// Keeps the timer from firing until it is armed again.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let timer = context.add_timer(context.now(), |_, _| unreachable!());
+    /// timer.disarm();
+    /// context.run()
+    /// # }
+    /// ```
+    #[inline]
+    pub fn disarm(&self) {
+        self.inner.timers.borrow_mut().disarm(self.key);
+    }
+
+    /// Removes the timer and its handler. In its own handler the handler goes when it returns.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let timer = context.add_timer(context.now(), |_, timer| timer.remove());
+    /// context.run()?;
+    /// assert!(!timer.set_deadline(context.now()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn remove(&self) {
+        let removed = self.inner.timers.borrow_mut().remove(self.key);
+        drop(removed);
+    }
+
+    /// Leaves the timer to the context, until it has fired (and its handler has not armed it
+    /// again), has removed itself, or the context goes or is re-initialised.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// context.add_timer(context.now(), |_, _| println!("once")).detach();
+    /// context.run()
+    /// # }
+    /// ```
+    pub fn detach(mut self) {
+        self.owns = false;
+        let removed = {
+            let mut timers = self.inner.timers.borrow_mut();
+            let armed = timers.deadline(self.key).is_some();
+            match timers.get_mut(self.key) {
+                Some(entry) => {
+                    entry.detached = true;
+                    // Its own handler may arm it yet.
+                    let unreachable = !armed && entry.handler.is_some();
+                    unreachable.then(|| timers.remove(self.key)).flatten()
+                }
+                None => None,
+            }
+        };
+        drop(removed);
+    }
+
+    /// Whether the timer is there still, armed or not: not removed, and its context neither gone
+    /// nor re-initialised.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let timer = context.add_timer(context.now(), |_, _| ());
+    /// assert!(timer.is_registered());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_registered(&self) -> bool {
+        self.with_meta(|_| ()).is_some()
+    }
+
+    /// The number that [`set_tag`](Timer::set_tag) has set, 0 before.
+    #[doc(alias = "tevent_timer_get_tag")]
+    pub fn tag(&self) -> u64 {
+        self.with_meta(|meta| meta.tag).unwrap_or_default()
+    }
+
+    /// Gives the timer a number, which means nothing to the loop.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let timer = context.add_timer(context.now(), |_, _| ());
+    /// timer.set_tag(7);
+    /// timer.set_name("idle");
+    /// assert_eq!((timer.tag(), timer.name()), (7, Some("idle".to_owned())));
+    /// assert!(timer.location().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_timer_set_tag")]
+    pub fn set_tag(&self, tag: u64) {
+        self.with_meta(|meta| meta.tag = tag);
+    }
+
+    /// The name that [`set_name`](Timer::set_name) has set.
+    pub fn name(&self) -> Option<String> {
+        self.with_meta(|meta| meta.name()).flatten()
+    }
+
+    /// Gives the timer a name, for whoever looks at the loop.
+    pub fn set_name(&self, name: &str) {
+        self.with_meta(|meta| meta.name = Some(name.into()));
+    }
+
+    /// Where the timer was added; `None` when it was removed.
+    pub fn location(&self) -> Option<&'static Location<'static>> {
+        self.with_meta(|meta| meta.location)
+    }
+
+    fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
+        let mut timers = self.inner.timers.borrow_mut();
+        Some(look(&mut timers.get_mut(self.key)?.meta))
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if self.owns {
+            self.remove();
+        }
+    }
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Timer")
+            .field("deadline", &self.deadline())
+            .finish_non_exhaustive()
+    }
+}
