@@ -1,0 +1,292 @@
+//! The parent process: listening sockets, children, signals.
+//!
+//! Every listening socket is a descriptor event with a close callback. Its handler accepts a
+//! client and forks. The child re-initialises the context, which closes all that was the parent's,
+//! and adds its one client; then the handler returns, and the loop that called it goes on in the
+//! child with the client's events alone. (Returning, rather than running a loop inside the
+//! handler, lets go of the one listening socket that the handler still holds.) The parent closes
+//! its copy of the connection, counts the child, and reaps it when SIGCHLD has come.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use smbd::args::Options;
+use smbd::config::Config;
+use tevent::{Context, Fd, FdFlags, Fork, SignalFlags, Signum, Timer};
+
+use crate::client;
+use crate::sockets;
+
+/// How long accepting rests when the process or the system is out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long children have to end after they were told to, before they are killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Makes the configuration that later clients get.
+pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Box<dyn std::error::Error>>>;
+
+/// The server as the parent sees it. In a child it is only a memory of the parent.
+pub(crate) struct Daemon {
+    options: Options,
+    config: RefCell<Arc<Config>>,
+    reload: Reload,
+    listeners: RefCell<Vec<Fd<TcpListener>>>,
+    /// The children by process id, with the addresses of their clients.
+    children: RefCell<BTreeMap<u32, String>>,
+    stopping: Cell<bool>,
+    stop_timer: RefCell<Option<Timer>>,
+}
+
+impl Daemon {
+    pub(crate) fn new(options: Options, config: Config, reload: Reload) -> Rc<Daemon> {
+        Rc::new(Daemon {
+            options,
+            config: RefCell::new(Arc::new(config)),
+            reload,
+            listeners: RefCell::default(),
+            children: RefCell::default(),
+            stopping: Cell::new(false),
+            stop_timer: RefCell::default(),
+        })
+    }
+
+    /// Opens the listening sockets, and returns the addresses they got. One that can't be opened
+    /// is reported and left out.
+    ///
+    /// # Errors
+    ///
+    /// The last reason, when none could be opened.
+    pub(crate) fn listen(self: &Rc<Self>, context: &Context) -> io::Result<Vec<SocketAddr>> {
+        let mut addresses = Vec::new();
+        let mut failure = None;
+        for &address in &self.options.listen {
+            match self.listen_on(context, address) {
+                Ok(address) => addresses.push(address),
+                Err(e) => {
+                    log::error!("can't listen on {address}: {e}");
+                    failure = Some(e);
+                }
+            }
+        }
+        match failure {
+            Some(e) if addresses.is_empty() => Err(e),
+            _ => Ok(addresses),
+        }
+    }
+
+    fn listen_on(
+        self: &Rc<Self>,
+        context: &Context,
+        address: SocketAddr,
+    ) -> io::Result<SocketAddr> {
+        let listener = sockets::listen(address, &self.options.socket_options)?;
+        let address = listener.local_addr()?;
+        let daemon = Rc::clone(self);
+        let mut pause = None;
+        let event = context.add_fd(listener, FdFlags::READ, move |context, event, _| {
+            daemon.accept(context, event, &mut pause);
+        })?;
+        event.set_name("listener");
+        event.on_close(move |_socket| log::debug!("listening socket on {address} closed"));
+        self.listeners.borrow_mut().push(event);
+        Ok(address)
+    }
+
+    /// A connection waits on a listening socket. `pause` is the timer that ends a pause.
+    fn accept(
+        self: &Rc<Self>,
+        context: &Context,
+        event: &Fd<TcpListener>,
+        pause: &mut Option<Timer>,
+    ) {
+        match event.get_ref().accept() {
+            Ok((stream, address)) => self.connected(context, stream, address.to_string()),
+            Err(e) => match Errno::from_io_error(&e) {
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    // The connection stays in the queue, so the event would come again at once.
+                    log::error!("accept: {e}; pausing");
+                    event.set_readable(false);
+                    self.resume_later(context, pause);
+                }
+                _ if e.kind() == ErrorKind::WouldBlock => {}
+                // The client was gone before it was accepted, or the network hiccuped.
+                _ => log::debug!("accept: {e}"),
+            },
+        }
+    }
+
+    /// Lets all listening sockets accept again after a while.
+    fn resume_later(self: &Rc<Self>, context: &Context, pause: &mut Option<Timer>) {
+        let timer = pause.get_or_insert_with(|| {
+            let daemon = Rc::downgrade(self);
+            context.add_timer_after(ACCEPT_PAUSE, move |_, _| {
+                if let Some(daemon) = daemon.upgrade() {
+                    for listener in daemon.listeners.borrow().iter() {
+                        listener.set_readable(true);
+                    }
+                }
+            })
+        });
+        timer.set_after(ACCEPT_PAUSE);
+    }
+
+    fn connected(self: &Rc<Self>, context: &Context, stream: TcpStream, peer: String) {
+        let clients = self.children.borrow().len();
+        if clients >= self.options.max_clients {
+            log::warn!("{peer}: refused, there are {clients} clients");
+            return;
+        }
+        if let Err(e) = sockets::prepare(&stream, &self.options.socket_options) {
+            log::warn!("{peer}: {e}");
+            return;
+        }
+        log::info!("{peer}: connected");
+        if self.options.interactive {
+            // One client, in this process.
+            self.close_listeners();
+            self.serve(context, stream, peer);
+            return;
+        }
+        match context.fork() {
+            Ok(Fork::Parent(child)) => {
+                // Our copy of the connection closes here.
+                self.children.borrow_mut().insert(child, peer);
+            }
+            Ok(Fork::Child) => {
+                self.close_listeners();
+                self.children.borrow_mut().clear();
+                match context.reinitialise() {
+                    Ok(()) => self.serve(context, stream, peer),
+                    Err(e) => log::error!("{peer}: re-initialising: {e}"),
+                }
+            }
+            Err(e) => log::error!("{peer}: refused, fork: {e}"),
+        }
+    }
+
+    fn serve(&self, context: &Context, stream: TcpStream, peer: String) {
+        let config = Arc::clone(&self.config.borrow());
+        let idle_timeout = self.options.idle_timeout;
+        if let Err(e) = client::serve(context, stream, peer, config, idle_timeout) {
+            log::error!("can't serve: {e}");
+            context.stop();
+        }
+    }
+
+    /// Takes the listening sockets off the loop. Their close callbacks close them; that of the
+    /// one whose handler is running, when it returns.
+    fn close_listeners(&self) {
+        let listeners = self.listeners.take();
+        drop(listeners);
+    }
+
+    /// Adds the signal handlers.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses.
+    pub(crate) fn handle_signals(self: &Rc<Self>, context: &Context) -> io::Result<()> {
+        let daemon = Rc::clone(self);
+        context
+            .add_signal(
+                Signum::SIGCHLD,
+                SignalFlags::RESTART | SignalFlags::NOCLDSTOP,
+                move |context, _, _| daemon.reap(context),
+            )?
+            .detach();
+        for signum in [Signum::SIGTERM, Signum::SIGINT] {
+            let daemon = Rc::clone(self);
+            context
+                .add_signal(signum, SignalFlags::RESTART, move |context, _, info| {
+                    log::info!("{}: stopping", info.signum);
+                    daemon.stop(context);
+                })?
+                .detach();
+        }
+        let daemon = Rc::clone(self);
+        context
+            .add_signal(Signum::SIGHUP, SignalFlags::RESTART, move |_, _, _| {
+                daemon.reopen_configuration();
+            })?
+            .detach();
+        Ok(())
+    }
+
+    /// Reaps the children that have ended. Only our own: nobody else's are waited for.
+    fn reap(&self, context: &Context) {
+        let mut children = self.children.borrow_mut();
+        children.retain(|&child, peer| {
+            let Some(pid) = pid(child) else { return false };
+            match waitpid(Some(pid), WaitOptions::NOHANG) {
+                Ok(None) | Err(Errno::INTR) => true,
+                Ok(Some((_, status))) => {
+                    match (status.exit_status(), status.terminating_signal()) {
+                        (Some(0), _) => log::debug!("{peer}: process {child} has ended"),
+                        (Some(code), _) => {
+                            log::error!("{peer}: process {child} exited with {code}")
+                        }
+                        (_, signal) => {
+                            log::error!("{peer}: process {child} died: signal {signal:?}")
+                        }
+                    }
+                    false
+                }
+                Err(e) => {
+                    log::error!("{peer}: waiting for process {child}: {e}");
+                    false
+                }
+            }
+        });
+        if self.stopping.get() && children.is_empty() {
+            context.stop();
+        }
+    }
+
+    /// Closes the listening sockets, tells the children, and ends the loop when they are gone.
+    fn stop(self: &Rc<Self>, context: &Context) {
+        self.close_listeners();
+        let already = self.stopping.replace(true);
+        self.kill_children(if already { Signal::KILL } else { Signal::TERM });
+        if self.children.borrow().is_empty() {
+            context.stop();
+        } else if !already {
+            let daemon = Rc::downgrade(self);
+            let timer = context.add_timer_after(STOP_TIMEOUT, move |_, _| {
+                if let Some(daemon) = daemon.upgrade() {
+                    daemon.kill_children(Signal::KILL);
+                }
+            });
+            *self.stop_timer.borrow_mut() = Some(timer);
+        }
+    }
+
+    fn kill_children(&self, signal: Signal) {
+        for (&child, peer) in self.children.borrow().iter() {
+            if let Some(Err(e)) = pid(child).map(|pid| kill_process(pid, signal)) {
+                log::warn!("{peer}: process {child}: {e}");
+            }
+        }
+    }
+
+    /// Clients that come from now on find the shares as they are now.
+    fn reopen_configuration(&self) {
+        match (self.reload)() {
+            Ok(config) => {
+                *self.config.borrow_mut() = Arc::new(config);
+                log::info!("configuration reopened");
+            }
+            Err(e) => log::error!("configuration kept as it was: {e}"),
+        }
+    }
+}
+
+fn pid(child: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(child).ok()?)
+}

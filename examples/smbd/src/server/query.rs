@@ -1,0 +1,251 @@
+//! QUERY_DIRECTORY, QUERY_INFO, SET_INFO, CHANGE_NOTIFY
+//! ([MS-SMB2] 3.3.5.18–3.3.5.21).
+
+use super::Connection;
+use super::error::{Outcome, Refusal};
+use super::open::{DiskOpen, Object};
+use super::reply::Reply;
+use super::request::Request;
+use crate::rpc;
+use crate::share::directory::{EntryClass, Enumeration};
+use crate::share::metadata::Kind;
+use crate::share::wildcard::Pattern;
+use crate::share::{info, security, volume};
+use crate::wire::create::{access, options};
+use crate::wire::query::{self, QueryDirectory, QueryInfo, SetInfo};
+use crate::wire::status::Status;
+use crate::wire::{Malformed, Put, Reader, text};
+
+/// Output is bounded by the largest information there is, not by what a client
+/// offers to take.
+const MAX_DIRECTORY_OUTPUT: usize = 1024 * 1024;
+
+impl Connection {
+    /// QUERY_DIRECTORY
+    pub(super) fn query_directory(
+        &mut self,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Outcome {
+        let query = QueryDirectory::parse(request.message)?;
+        let room = query.output_length as usize;
+        request.check_payload(room)?;
+        let id = request.file(query.file_id);
+        reply.file_id = Some(id);
+        let session = self.session(request.session_id)?;
+        let disk = session
+            .open(request.tree_id, id)?
+            .disk()
+            .map_err(|_| Status::INVALID_PARAMETER)?;
+        if disk.node.metadata.kind != Kind::Directory {
+            return Err(Status::INVALID_PARAMETER.into());
+        }
+        disk.check_access(access::FILE_READ_DATA)?; // FILE_LIST_DIRECTORY
+        let class = EntryClass::from_number(query.class).ok_or(Status::INVALID_INFO_CLASS)?;
+        let room = room.min(MAX_DIRECTORY_OUTPUT);
+        reply.check_room(room)?;
+
+        let DiskOpen {
+            share,
+            node,
+            enumeration,
+            ..
+        } = disk;
+        let pattern = || {
+            let pattern = text::from_utf16le(query.pattern)
+                .map_err(|Malformed| Status::OBJECT_NAME_INVALID)?;
+            Pattern::new(&pattern)
+        };
+        let restart = query.flags & (query::RESTART_SCANS | query::REOPEN) != 0;
+        let enumeration = match enumeration {
+            Some(enumeration) => {
+                if restart {
+                    // Without a pattern the old one stays ([MS-FSA] 2.1.5.6.3).
+                    let new = (!query.pattern.is_empty()).then(pattern).transpose()?;
+                    enumeration.restart(new);
+                }
+                enumeration
+            }
+            none => none.insert(Enumeration::new(node, pattern()?)?),
+        };
+        let mark = query::start_output(reply.out);
+        let single = query.flags & query::RETURN_SINGLE_ENTRY != 0;
+        enumeration.fill(share, node, class, single, room, reply.out)?;
+        query::finish_output(reply.out, mark);
+        Ok(Status::SUCCESS)
+    }
+
+    /// CHANGE_NOTIFY: not supported, which 3.3.5.19 provides for. Clients ask
+    /// again for the directory instead of waiting.
+    pub(super) fn change_notify(
+        &mut self,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Outcome {
+        let (id, output_length) = query::parse_change_notify(request.message)?;
+        request.check_payload(output_length as usize)?;
+        let id = request.file(id);
+        reply.file_id = Some(id);
+        let session = self.session(request.session_id)?;
+        let disk = session.open(request.tree_id, id)?.disk()?;
+        if disk.node.metadata.kind != Kind::Directory {
+            return Err(Status::INVALID_PARAMETER.into());
+        }
+        disk.check_access(access::FILE_READ_DATA)?;
+        Err(Status::NOT_SUPPORTED.into())
+    }
+
+    /// QUERY_INFO
+    pub(super) fn query_info(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+        let query = QueryInfo::parse(request.message)?;
+        let room = query.output_length as usize;
+        request.check_payload(room.max(query.input_length as usize))?;
+        let id = request.file(query.file_id);
+        reply.file_id = Some(id);
+        let session = self.session(request.session_id)?;
+        let open = session.open(request.tree_id, id)?;
+
+        let mark = query::start_output(reply.out);
+        match &mut open.object {
+            Object::Pipe(_) if query.info_type == query::INFO_FILE => {
+                put_pipe_info(query.class, room, reply.out)?;
+            }
+            Object::Pipe(_) => return Err(Status::NOT_SUPPORTED.into()),
+            Object::Disk(disk) => put_disk_info(disk, &query, room, reply.out)?,
+        }
+        // What is longer than its fixed part may be cut ([MS-FSA] 2.1.5.12).
+        let status = if reply.out.len() - mark > room {
+            reply.out.truncate(mark + room);
+            Status::BUFFER_OVERFLOW
+        } else {
+            Status::SUCCESS
+        };
+        query::finish_output(reply.out, mark);
+        Ok(status)
+    }
+
+    /// SET_INFO
+    pub(super) fn set_info(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+        let set = SetInfo::parse(request.message)?;
+        request.check_payload(set.data.len())?;
+        let id = request.file(set.file_id);
+        reply.file_id = Some(id);
+        let session = self.session(request.session_id)?;
+        let open = session.open(request.tree_id, id)?;
+        match (&mut open.object, set.info_type, set.class) {
+            // FilePipeInformation: this is a message pipe and does not block.
+            (Object::Pipe(_), query::INFO_FILE, 23) => {
+                const FILE_PIPE_MESSAGE_MODE: u32 = 1;
+                let mut r = Reader::new(set.data);
+                let read_mode = r.u32()?;
+                let completion_mode = r.u32()?;
+                if read_mode != FILE_PIPE_MESSAGE_MODE || completion_mode > 1 {
+                    return Err(Status::INVALID_READ_MODE.into());
+                }
+            }
+            (Object::Pipe(_), ..) => return Err(Status::NOT_SUPPORTED.into()),
+            // FilePositionInformation is of the open, not of the file.
+            (Object::Disk(disk), query::INFO_FILE, 14) => {
+                let position = Reader::new(set.data)
+                    .u64()
+                    .map_err(|Malformed| Status::INFO_LENGTH_MISMATCH)?;
+                if i64::try_from(position).is_err() {
+                    return Err(Status::INVALID_PARAMETER.into());
+                }
+                disk.state.position = position;
+            }
+            // So is FileModeInformation.
+            (Object::Disk(disk), query::INFO_FILE, 16) => {
+                let mode = Reader::new(set.data)
+                    .u32()
+                    .map_err(|Malformed| Status::INFO_LENGTH_MISMATCH)?;
+                if mode & !options::FILE_MODE != 0 {
+                    return Err(Status::INVALID_PARAMETER.into());
+                }
+                disk.state.mode = mode;
+            }
+            (Object::Disk(_), query::INFO_QUOTA, _) => return Err(Status::NOT_SUPPORTED.into()),
+            (Object::Disk(_), info_type, class) if changes_something(info_type, class) => {
+                return Err(Status::ACCESS_DENIED.into());
+            }
+            (Object::Disk(_), query::INFO_FILE | query::INFO_FILESYSTEM, _) => {
+                return Err(Status::INVALID_INFO_CLASS.into());
+            }
+            (Object::Disk(_), ..) => return Err(Status::INVALID_PARAMETER.into()),
+        }
+        query::put_set_info(reply.out);
+        Ok(Status::SUCCESS)
+    }
+}
+
+fn put_disk_info(
+    disk: &mut DiskOpen,
+    query: &QueryInfo,
+    room: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    match query.info_type {
+        query::INFO_FILE => {
+            disk.refresh()?;
+            // Classes that tell more than the name takes FILE_READ_ATTRIBUTES for.
+            if matches!(query.class, 4 | 18 | 34 | 35) {
+                disk.check_access(access::FILE_READ_ATTRIBUTES)?;
+            }
+            info::put(query.class, &disk.node, &disk.state, room, out)?;
+            Ok(())
+        }
+        query::INFO_FILESYSTEM => Ok(volume::put(query.class, &disk.share, room, out)?),
+        query::INFO_SECURITY => {
+            disk.check_access(access::READ_CONTROL)?;
+            disk.refresh()?;
+            let descriptor = security::descriptor(&disk.node.metadata, query.additional);
+            if descriptor.len() > room {
+                return Err(Refusal::BufferTooSmall(descriptor.len() as u32));
+            }
+            out.put_bytes(&descriptor);
+            Ok(())
+        }
+        query::INFO_QUOTA => Err(Status::NOT_SUPPORTED.into()),
+        _ => Err(Status::INVALID_PARAMETER.into()),
+    }
+}
+
+/// Information on the pipe ([MS-FSCC] 2.4.40, 2.4.47).
+fn put_pipe_info(class: u8, room: usize, out: &mut Vec<u8>) -> Result<(), Status> {
+    let length = match class {
+        5 => 24,
+        23 => 8,
+        _ => return Err(Status::INVALID_INFO_CLASS),
+    };
+    if room < length {
+        return Err(Status::INFO_LENGTH_MISMATCH);
+    }
+    if class == 5 {
+        // FileStandardInformation
+        out.put_u64(rpc::MAX_FRAGMENT as u64);
+        out.put_u64(0);
+        out.put_u32(1);
+        out.put_bytes(&[1, 0, 0, 0]); // a pipe is gone when it is closed: DeletePending
+    } else {
+        // FilePipeInformation: message mode, queue operations
+        out.put_u32(1);
+        out.put_u32(0);
+    }
+    Ok(())
+}
+
+/// Whether a class of SET_INFO exists and would change a file or file system.
+fn changes_something(info_type: u8, class: u8) -> bool {
+    match info_type {
+        // Basic, Rename, Link, Disposition, Allocation, EndOfFile,
+        // FullEa, ValidDataLength, ShortName, DispositionEx, RenameEx, LinkEx
+        query::INFO_FILE => matches!(
+            class,
+            4 | 10 | 11 | 13 | 15 | 19 | 20 | 39 | 40 | 64 | 65 | 72
+        ),
+        // Label, Control, ObjectId
+        query::INFO_FILESYSTEM => matches!(class, 2 | 6 | 8),
+        query::INFO_SECURITY => true,
+        _ => false,
+    }
+}

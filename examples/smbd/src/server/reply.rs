@@ -1,0 +1,116 @@
+//! A reply frame in the making: one response, or those of a compound.
+
+use super::error::Refusal;
+use crate::transport::{self, FRAME_HEADER_LEN, MAX_REPLY_LEN};
+use crate::wire::Put;
+use crate::wire::file::FileId;
+use crate::wire::header::{HEADER_LEN, NEXT_COMMAND_OFFSET, ResponseHeader};
+use crate::wire::negotiate::Dialect;
+use crate::wire::status::Status;
+
+/// Left free for the errors that answer the rest of a compound, 80 bytes each.
+const RESERVE: usize = super::MAX_COMPOUND * 80;
+
+/// The responses to one message, behind room for the framing header.
+#[derive(Debug)]
+pub(super) struct Frame {
+    bytes: Vec<u8>,
+    /// Where the latest response begins.
+    latest: Option<usize>,
+}
+
+impl Frame {
+    pub(super) fn new() -> Self {
+        Frame {
+            bytes: transport::start_frame(),
+            latest: None,
+        }
+    }
+
+    /// Begins a response. Its header is entered by [`Frame::finish_response`].
+    pub(super) fn start_response(&mut self, session_id: u64, tree_id: u32) -> Reply<'_> {
+        if let Some(previous) = self.latest {
+            self.bytes.align(FRAME_HEADER_LEN, 8);
+            let distance = self.bytes.len() - previous;
+            self.bytes
+                .patch_u32(previous + NEXT_COMMAND_OFFSET, distance as u32);
+        }
+        self.latest = Some(self.bytes.len());
+        self.bytes.put_zeros(HEADER_LEN);
+        Reply {
+            session_id,
+            tree_id,
+            file_id: None,
+            out: &mut self.bytes,
+        }
+    }
+
+    /// Replaces the body of the latest response by an error's.
+    pub(super) fn put_error(&mut self, refusal: Refusal, dialect: Option<Dialect>) {
+        let Some(start) = self.latest else { return };
+        self.bytes.truncate(start + HEADER_LEN);
+        let out = &mut self.bytes;
+        out.put_u16(9);
+        match refusal {
+            Refusal::BufferTooSmall(needed) if dialect == Some(Dialect::Smb311) => {
+                // As an error context ([MS-SMB2] 2.2.2.1) of SMB2_ERROR_ID_DEFAULT.
+                out.put_bytes(&[1, 0]);
+                out.put_u32(12);
+                out.put_u32(4);
+                out.put_u32(0);
+                out.put_u32(needed);
+            }
+            Refusal::BufferTooSmall(needed) => {
+                out.put_bytes(&[0, 0]);
+                out.put_u32(4);
+                out.put_u32(needed);
+            }
+            Refusal::Status(_) | Refusal::Disconnect(_) => {
+                out.put_bytes(&[0, 0]);
+                out.put_u32(0);
+                out.put_u8(0); // there has to be one byte of ErrorData
+            }
+        }
+    }
+
+    /// Enters the header of the latest response.
+    pub(super) fn finish_response(&mut self, header: &ResponseHeader) {
+        if let Some(start) = self.latest {
+            self.bytes[start..start + HEADER_LEN].copy_from_slice(&header.to_bytes());
+        }
+    }
+
+    /// The finished frame, `None` if nothing has been put into it.
+    pub(super) fn finish(mut self) -> Option<Vec<u8>> {
+        self.latest?;
+        transport::finish_frame(&mut self.bytes);
+        Some(self.bytes)
+    }
+}
+
+/// Where a handler puts its response.
+#[derive(Debug)]
+pub(super) struct Reply<'a> {
+    /// For the header; SESSION_SETUP changes it.
+    pub(super) session_id: u64,
+    /// For the header; TREE_CONNECT changes it.
+    pub(super) tree_id: u32,
+    /// The file the request was about, for related requests that follow.
+    pub(super) file_id: Option<FileId>,
+    /// The frame; the body is appended.
+    pub(super) out: &'a mut Vec<u8>,
+}
+
+impl Reply<'_> {
+    /// Makes sure that `length` more bytes fit into the frame.
+    ///
+    /// Each response is bounded by the negotiated maximum, but a compound can
+    /// ask for several that together exceed what a frame can be.
+    pub(super) fn check_room(&self, length: usize) -> Result<(), Status> {
+        if self.out.len() + length + RESERVE <= MAX_REPLY_LEN {
+            Ok(())
+        } else {
+            Err(Status::INSUFFICIENT_RESOURCES)
+        }
+    }
+}

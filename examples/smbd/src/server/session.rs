@@ -1,0 +1,157 @@
+//! Sessions with their tree connects and opens, and the requests that make
+//! and end sessions ([MS-SMB2] 3.3.5.5, 3.3.5.6).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Connection;
+use super::error::{Outcome, Refusal};
+use super::open::Open;
+use super::reply::Reply;
+use super::request::Request;
+use crate::auth::{Acceptor, Identity, Logon, Step};
+use crate::share::Share;
+use crate::wire::file::FileId;
+use crate::wire::session::{self, SessionSetup};
+use crate::wire::status::Status;
+
+/// The most sessions of one connection; a terminal server's clients share one.
+const MAX_SESSIONS: usize = 64;
+
+/// What a tree connect leads to.
+#[derive(Debug, Clone)]
+pub(super) enum Tree {
+    /// Named pipes.
+    Ipc,
+    /// A directory.
+    Disk(Arc<Share>),
+}
+
+/// One user's session.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    /// Who it is, once that is settled.
+    logon: Option<Logon>,
+    /// An authentication under way, the first or a renewal.
+    acceptor: Option<Acceptor>,
+    pub(super) trees: HashMap<u32, Tree>,
+    pub(super) opens: HashMap<u64, Open>,
+    /// The ids given last; they are not used again.
+    pub(super) last_tree_id: u32,
+    pub(super) last_file_id: u64,
+}
+
+impl Session {
+    /// The tree connect of a request.
+    pub(super) fn tree(&self, tree_id: u32) -> Result<&Tree, Status> {
+        self.trees.get(&tree_id).ok_or(Status::NETWORK_NAME_DELETED)
+    }
+
+    /// The open of a request, which has to belong to the request's tree.
+    pub(super) fn open(&mut self, tree_id: u32, id: FileId) -> Result<&mut Open, Status> {
+        self.tree(tree_id)?;
+        self.opens
+            .get_mut(&id.volatile)
+            .filter(|open| id.persistent == id.volatile && open.tree_id == tree_id)
+            .ok_or(Status::FILE_CLOSED)
+    }
+}
+
+impl Connection {
+    /// The session of a request, authenticated.
+    pub(super) fn session(&mut self, session_id: u64) -> Result<&mut Session, Status> {
+        self.sessions
+            .get_mut(&session_id)
+            .filter(|session| session.logon.is_some())
+            .ok_or(Status::USER_SESSION_DELETED)
+    }
+
+    /// SESSION_SETUP.
+    ///
+    /// `PreviousSessionId` is not acted upon: it names a session of another
+    /// connection, which ends when that connection does.
+    pub(super) fn session_setup(
+        &mut self,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Outcome {
+        let setup = SessionSetup::parse(request.message)?;
+        if setup.flags & session::REQUEST_FLAG_BINDING != 0 {
+            // Multichannel is not among the capabilities.
+            return Err(Status::REQUEST_NOT_ACCEPTED.into());
+        }
+        let id = match request.session_id {
+            0 => self.new_session()?,
+            id if self.sessions.contains_key(&id) => id,
+            _ => return Err(Status::USER_SESSION_DELETED.into()),
+        };
+        reply.session_id = id;
+        match self.authenticate(id, setup.security_buffer) {
+            Ok(Step::Continue(token)) => {
+                session::put_session_setup(reply.out, 0, &token);
+                Ok(Status::MORE_PROCESSING_REQUIRED)
+            }
+            Ok(Step::Done(token, logon)) => {
+                log::info!("{}: session {id:#x} of {}", self.peer, logon.identity);
+                let session_flags = match logon.identity {
+                    Identity::Anonymous => session::SESSION_FLAG_IS_NULL,
+                    Identity::Guest(_) => session::SESSION_FLAG_IS_GUEST,
+                };
+                session::put_session_setup(reply.out, session_flags, &token);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.logon = Some(logon);
+                }
+                Ok(Status::SUCCESS)
+            }
+            Err(refusal) => {
+                // A failed renewal ends the session as well: its user has
+                // just proved to be somebody else.
+                self.sessions.remove(&id);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn new_session(&mut self) -> Result<u64, Status> {
+        if self.sessions.len() >= MAX_SESSIONS {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        }
+        loop {
+            // Not to be guessed: on other connections it might be tried.
+            let id = getrandom::u64().map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
+            if id != 0 && id != u64::MAX && !self.sessions.contains_key(&id) {
+                self.sessions.insert(id, Session::default());
+                return Ok(id);
+            }
+        }
+    }
+
+    fn authenticate(&mut self, id: u64, token: &[u8]) -> Result<Step, Refusal> {
+        let mut challenge = [0; 8];
+        getrandom::fill(&mut challenge).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
+        let session = self
+            .sessions
+            .get_mut(&id)
+            .ok_or(Status::USER_SESSION_DELETED)?;
+        let mut acceptor = session.acceptor.take().unwrap_or_default();
+        let step = acceptor
+            .step(token, self.config.server_name(), challenge)
+            .map_err(|error| {
+                log::info!("{}: {error}", self.peer);
+                error.status()
+            })?;
+        if let Step::Continue(_) = step {
+            session.acceptor = Some(acceptor);
+        }
+        Ok(step)
+    }
+
+    /// LOGOFF
+    pub(super) fn logoff(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+        session::parse_empty(request.message)?;
+        self.session(request.session_id)?;
+        self.sessions.remove(&request.session_id);
+        session::put_empty(reply.out);
+        Ok(Status::SUCCESS)
+    }
+}

@@ -1,0 +1,81 @@
+//! TREE_CONNECT and TREE_DISCONNECT ([MS-SMB2] 3.3.5.7, 3.3.5.8).
+
+use std::sync::Arc;
+
+use super::Connection;
+use super::error::Outcome;
+use super::reply::Reply;
+use super::request::Request;
+use super::session::Tree;
+use crate::config::IPC_SHARE;
+use crate::wire::create::access;
+use crate::wire::session::{self, ShareType};
+use crate::wire::status::Status;
+use crate::wire::text;
+
+const MAX_TREES: usize = 1024;
+
+/// The most access a share gives. Reading is all there is.
+pub(super) const MAXIMAL_DISK_ACCESS: u32 =
+    access::FILE_GENERIC_READ | access::FILE_GENERIC_EXECUTE;
+/// A pipe is written to and read from.
+pub(super) const MAXIMAL_PIPE_ACCESS: u32 = access::FILE_GENERIC_READ | access::FILE_GENERIC_WRITE;
+
+impl Connection {
+    /// TREE_CONNECT
+    pub(super) fn tree_connect(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+        let path = session::parse_tree_connect(request.message)?;
+        let config = Arc::clone(&self.config);
+        let session = self.session(request.session_id)?;
+        let name = path
+            .strip_prefix(r"\\")
+            .and_then(|path| path.split_once('\\'))
+            .map(|(_server, share)| share)
+            .filter(|share| !share.is_empty())
+            .ok_or(Status::INVALID_PARAMETER)?;
+        let tree = if text::same_name(name, IPC_SHARE) {
+            Tree::Ipc
+        } else {
+            let share = config.share(name).ok_or(Status::BAD_NETWORK_NAME)?;
+            Tree::Disk(Arc::clone(share))
+        };
+        if session.trees.len() >= MAX_TREES {
+            return Err(Status::INSUFFICIENT_RESOURCES.into());
+        }
+        let (share_type, maximal_access) = match tree {
+            Tree::Ipc => (ShareType::Pipe, MAXIMAL_PIPE_ACCESS),
+            Tree::Disk(_) => (ShareType::Disk, MAXIMAL_DISK_ACCESS),
+        };
+        // Four thousand million tree connects later the ids begin again.
+        let id = loop {
+            session.last_tree_id = session.last_tree_id.wrapping_add(1);
+            let id = session.last_tree_id;
+            if id != 0 && id != u32::MAX && !session.trees.contains_key(&id) {
+                break id;
+            }
+        };
+        session.trees.insert(id, tree);
+        reply.tree_id = id;
+        session::put_tree_connect(reply.out, share_type, maximal_access);
+        Ok(Status::SUCCESS)
+    }
+
+    /// TREE_DISCONNECT
+    pub(super) fn tree_disconnect(
+        &mut self,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Outcome {
+        session::parse_empty(request.message)?;
+        let session = self.session(request.session_id)?;
+        session
+            .trees
+            .remove(&request.tree_id)
+            .ok_or(Status::NETWORK_NAME_DELETED)?;
+        session
+            .opens
+            .retain(|_, open| open.tree_id != request.tree_id);
+        session::put_empty(reply.out);
+        Ok(Status::SUCCESS)
+    }
+}

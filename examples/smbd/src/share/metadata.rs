@@ -1,0 +1,163 @@
+//! What the file system knows of a file, in the protocol's terms.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+
+use crate::wire::create::Attributes;
+use crate::wire::time;
+
+/// `FILE_ATTRIBUTE_*` ([MS-FSCC] 2.6).
+#[allow(missing_docs)] // the names are the specification's
+pub mod attribute {
+    pub const READONLY: u32 = 0x0000_0001;
+    pub const HIDDEN: u32 = 0x0000_0002;
+    pub const SYSTEM: u32 = 0x0000_0004;
+    pub const DIRECTORY: u32 = 0x0000_0010;
+    pub const NORMAL: u32 = 0x0000_0080;
+}
+
+/// What kind of thing a name leads to, symbolic links followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A fifo, socket or device. It can be looked at but never opened for
+    /// data: that might block, or do whatever the device does when opened.
+    Special,
+}
+
+/// A snapshot of a file's metadata.
+#[derive(Debug, Clone, Copy)]
+pub struct Metadata {
+    /// What it is.
+    pub kind: Kind,
+    /// Permissions, as in `st_mode`.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Number of names.
+    pub links: u32,
+    /// The inode number, which is the FileId clients see.
+    pub inode: u64,
+    /// Major and minor number of the file system's device.
+    pub device: (u32, u32),
+    creation_time: u64,
+    last_access_time: u64,
+    last_write_time: u64,
+    change_time: u64,
+    size: u64,
+    allocated: u64,
+}
+
+impl Metadata {
+    /// The metadata of an open file.
+    ///
+    /// # Errors
+    ///
+    /// What `statx` fails with.
+    pub fn of(fd: impl AsFd) -> Result<Metadata, Errno> {
+        let statx = rustix::fs::statx(
+            fd,
+            c"",
+            AtFlags::EMPTY_PATH,
+            StatxFlags::BASIC_STATS | StatxFlags::BTIME,
+        )?;
+        Ok(Metadata::from_statx(&statx))
+    }
+
+    /// The metadata of `name` in a directory, or `None` if it is a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// What `statx` fails with.
+    pub fn at(directory: impl AsFd, name: &std::ffi::CStr) -> Result<Option<Metadata>, Errno> {
+        let statx = rustix::fs::statx(
+            directory,
+            name,
+            AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
+            StatxFlags::BASIC_STATS | StatxFlags::BTIME,
+        )?;
+        let link = FileType::from_raw_mode(u32::from(statx.stx_mode)) == FileType::Symlink;
+        Ok((!link).then(|| Metadata::from_statx(&statx)))
+    }
+
+    fn from_statx(statx: &Statx) -> Metadata {
+        let filetime = |t: StatxTimestamp| time::filetime(t.tv_sec, t.tv_nsec);
+        let kind = match FileType::from_raw_mode(u32::from(statx.stx_mode)) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Directory,
+            _ => Kind::Special,
+        };
+        let modified = filetime(statx.stx_mtime);
+        let changed = filetime(statx.stx_ctime);
+        let born = if statx.stx_mask & StatxFlags::BTIME.bits() != 0 {
+            filetime(statx.stx_btime)
+        } else {
+            // The earliest known instant is closest to the truth.
+            modified.min(changed)
+        };
+        Metadata {
+            kind,
+            mode: statx.stx_mode & 0o7777,
+            uid: statx.stx_uid,
+            gid: statx.stx_gid,
+            links: statx.stx_nlink,
+            inode: statx.stx_ino,
+            device: (statx.stx_dev_major, statx.stx_dev_minor),
+            creation_time: born,
+            last_access_time: filetime(statx.stx_atime),
+            last_write_time: modified,
+            change_time: changed,
+            size: statx.stx_size,
+            allocated: statx.stx_blocks.saturating_mul(512),
+        }
+    }
+
+    /// Whether both are of the same file.
+    pub fn same_file(&self, other: &Metadata) -> bool {
+        (self.inode, self.device) == (other.inode, other.device)
+    }
+
+    /// As CREATE and CLOSE responses and directory entries carry it. The name
+    /// counts, too: a leading period hides a file.
+    pub fn attributes(&self, name: &[u8]) -> Attributes {
+        let mut file_attributes = match self.kind {
+            Kind::Directory => attribute::DIRECTORY,
+            Kind::File if self.mode & 0o222 == 0 => attribute::READONLY,
+            Kind::File => 0,
+            Kind::Special => attribute::SYSTEM,
+        };
+        if name.starts_with(b".") && name != b"." && name != b".." {
+            file_attributes |= attribute::HIDDEN;
+        }
+        if file_attributes == 0 {
+            file_attributes = attribute::NORMAL;
+        }
+        let is_file = self.kind == Kind::File;
+        Attributes {
+            creation_time: self.creation_time,
+            last_access_time: self.last_access_time,
+            last_write_time: self.last_write_time,
+            change_time: self.change_time,
+            // What a directory occupies is no business of clients.
+            allocation_size: if is_file { self.allocated } else { 0 },
+            end_of_file: self.end_of_file(),
+            file_attributes,
+        }
+    }
+
+    /// The length of a file's data, 0 of everything else.
+    pub fn end_of_file(&self) -> u64 {
+        if self.kind == Kind::File {
+            self.size
+        } else {
+            0
+        }
+    }
+}

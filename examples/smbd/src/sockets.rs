@@ -1,0 +1,89 @@
+//! Listening sockets, and what is set on sockets.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use smbd::args::socket_options::SocketOption;
+
+/// How many connections may wait for the accept handler.
+const BACKLOG: i32 = 128;
+
+/// Opens a non-blocking listening socket.
+///
+/// It may be opened while connections of an earlier server on the same address
+/// linger, and probes silent clients; accepted sockets inherit the latter.
+///
+/// # Errors
+///
+/// The address cannot be listened on, or the system does not know one of the options.
+pub(crate) fn listen(address: SocketAddr, options: &[SocketOption]) -> io::Result<TcpListener> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = net::socket_with(
+        family,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        Some(ipproto::TCP),
+    )?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    if address.is_ipv6() {
+        // Else `[::]` would take the port of `0.0.0.0` too, and one of them would fail.
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    set_options(&socket, options)?;
+    net::bind(&socket, &address)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// Makes an accepted socket non-blocking and sets its options.
+///
+/// # Errors
+///
+/// The connection is gone already.
+pub(crate) fn prepare(stream: &TcpStream, options: &[SocketOption]) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    set_options(stream, options)
+}
+
+fn set_options(socket: &impl AsFd, options: &[SocketOption]) -> io::Result<()> {
+    for option in options {
+        set_option(socket.as_fd(), option)
+            .map_err(|e| io::Error::new(e.kind(), format!("{option:?}: {e}")))?;
+    }
+    Ok(())
+}
+
+fn set_option(socket: impl AsFd, option: &SocketOption) -> rustix::io::Result<()> {
+    // RFC 1349, as <netinet/ip.h> names them.
+    const IPTOS_LOWDELAY: u8 = 0x10;
+    const IPTOS_THROUGHPUT: u8 = 0x08;
+    match *option {
+        SocketOption::KeepAlive(on) => sockopt::set_socket_keepalive(socket, on),
+        SocketOption::ReuseAddr(on) => sockopt::set_socket_reuseaddr(socket, on),
+        SocketOption::ReusePort(on) => sockopt::set_socket_reuseport(socket, on),
+        SocketOption::Broadcast(on) => sockopt::set_socket_broadcast(socket, on),
+        SocketOption::TcpNoDelay(on) => sockopt::set_tcp_nodelay(socket, on),
+        SocketOption::TcpQuickAck(on) => sockopt::set_tcp_quickack(socket, on),
+        SocketOption::SendBuffer(bytes) => {
+            sockopt::set_socket_send_buffer_size(socket, bytes as usize)
+        }
+        SocketOption::ReceiveBuffer(bytes) => {
+            sockopt::set_socket_recv_buffer_size(socket, bytes as usize)
+        }
+        SocketOption::TcpKeepIdle(time) => sockopt::set_tcp_keepidle(socket, time),
+        SocketOption::TcpKeepInterval(time) => sockopt::set_tcp_keepintvl(socket, time),
+        SocketOption::TcpKeepCount(probes) => sockopt::set_tcp_keepcnt(socket, probes),
+        SocketOption::TcpUserTimeout(time) => {
+            let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+            sockopt::set_tcp_user_timeout(socket, milliseconds)
+        }
+        SocketOption::IpTosLowDelay => sockopt::set_ip_tos(socket, IPTOS_LOWDELAY),
+        SocketOption::IpTosThroughput => sockopt::set_ip_tos(socket, IPTOS_THROUGHPUT),
+    }
+}

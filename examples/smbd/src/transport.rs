@@ -1,0 +1,274 @@
+//! Direct-TCP framing ([MS-SMB2] 2.1): a zero byte, a 24-bit big-endian
+//! length, and that many bytes of message.
+//!
+//! [`FrameReader`] is the receiving side, without a socket: whoever reads one
+//! reads straight into [`FrameReader::spare`], says how much came with
+//! [`FrameReader::filled`], and takes the complete messages from
+//! [`FrameReader::next_message`], which lends them from the same buffer.
+//!
+//! The buffer grows with the bytes that arrive, at most to double of them, so
+//! announcing a large message costs the announcer as much as it costs us. It
+//! is kept for the messages to come; [`FrameReader::release`] gives it back
+//! when a connection falls silent. The downside is one move of the unfinished
+//! tail whenever a message straddles the end of the buffer: at most one move
+//! per message.
+
+use crate::wire::header::{HEADER_LEN, PROTOCOL_SMB1};
+
+/// Length of the framing header.
+pub const FRAME_HEADER_LEN: usize = 4;
+
+/// The longest message that is accepted: the largest WRITE (8 MiB) and room
+/// for its headers and for small requests compounded with it.
+pub const MAX_MESSAGE_LEN: usize = 8 * 1024 * 1024 + 64 * 1024;
+
+/// The longest message the 24-bit length can express, the bound for replies.
+pub const MAX_REPLY_LEN: usize = 0xFF_FFFF;
+
+/// The shortest SMB1 NEGOTIATE: header, WordCount, ByteCount.
+const MIN_SMB1_LEN: usize = 35;
+
+/// What the buffer begins with; a typical request is a few hundred bytes.
+const INITIAL_LEN: usize = 16 * 1024;
+
+/// Less spare room than this makes for wastefully short reads.
+const MIN_SPARE: usize = 4 * 1024;
+
+/// What is wrong with a frame. The stream cannot be resynchronised after any of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameError {
+    /// A NetBIOS session request (0x81): a client of port 139.
+    NetbiosSessionRequest,
+    /// The first byte is no packet type known here.
+    UnknownType(u8),
+    /// The announced length is beyond [`MAX_MESSAGE_LEN`].
+    TooLong(usize),
+    /// The announced length has no room for an SMB2 header.
+    TooShort(usize),
+}
+
+impl std::fmt::Display for FrameError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FrameError::NetbiosSessionRequest => {
+                f.write_str("NetBIOS session request on a direct-TCP port")
+            }
+            FrameError::UnknownType(byte) => {
+                write!(f, "frame begins with {byte:#04x}: not SMB over direct TCP")
+            }
+            FrameError::TooLong(length) => write!(
+                f,
+                "frame announces {length} bytes, more than the {MAX_MESSAGE_LEN} allowed"
+            ),
+            FrameError::TooShort(length) => {
+                write!(f, "frame of {length} bytes has no room for an SMB header")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// Cuts a byte stream into messages.
+///
+/// Invariant: `start <= end <= buffer.len()`; `start..end` has been received
+/// and not been handed out.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    /// Initialised throughout; everything behind `end` is spare.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+/// What stands at the beginning of the unread bytes.
+enum Next {
+    /// Not enough bytes to say.
+    Unknown,
+    /// A keepalive, complete.
+    Keepalive,
+    /// A message of this length, header excluded, perhaps incomplete.
+    Message(usize),
+}
+
+impl FrameReader {
+    /// A reader without a buffer; the first [`spare`](Self::spare) allocates it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Room for the next bytes of the stream, never empty.
+    ///
+    /// Take the messages out before asking for more room, else the buffer
+    /// grows beyond what one message needs.
+    pub fn spare(&mut self) -> &mut [u8] {
+        if self.buffer.len() - self.end < self.wanted() {
+            if self.start > 0 {
+                self.buffer.copy_within(self.start..self.end, 0);
+                self.end -= self.start;
+                self.start = 0;
+            }
+            if self.buffer.len() - self.end < self.wanted() {
+                let doubled = (self.buffer.len() * 2).max(INITIAL_LEN);
+                let useful = self.end + self.wanted();
+                self.buffer.resize(doubled.min(self.limit()).max(useful), 0);
+            }
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Notes that the first `n` bytes of [`spare`](Self::spare) have been filled.
+    ///
+    /// # Panics
+    ///
+    /// If `n` is more than the spare room.
+    pub fn filled(&mut self, n: usize) {
+        assert!(
+            n <= self.buffer.len() - self.end,
+            "filled beyond the spare room"
+        );
+        self.end += n;
+    }
+
+    /// Lends the next complete message, without its framing header, or `None`
+    /// when more bytes are needed. Keepalives are passed over.
+    ///
+    /// # Errors
+    ///
+    /// See [`FrameError`]; the connection is to be dropped.
+    pub fn next_message(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        let length = loop {
+            match self.peek()? {
+                Next::Unknown => return Ok(None),
+                Next::Keepalive => self.start += FRAME_HEADER_LEN,
+                Next::Message(length) => break length,
+            }
+        };
+        let from = self.start + FRAME_HEADER_LEN;
+        let to = from + length;
+        if to > self.end {
+            return Ok(None);
+        }
+        self.start = to;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+        Ok(Some(&self.buffer[from..to]))
+    }
+
+    /// Whether a message has begun but not ended: such a peer is not idle but stuck.
+    pub fn is_mid_message(&self) -> bool {
+        self.start < self.end
+    }
+
+    /// Gives back the buffer if nothing is in it.
+    pub fn release(&mut self) {
+        if !self.is_mid_message() {
+            *self = Self::default();
+        }
+    }
+
+    /// Bytes of spare room below which the buffer has to be tidied or grown.
+    fn wanted(&self) -> usize {
+        match self.peek() {
+            // Near the end of a large message no more room than its rest is needed.
+            Ok(Next::Message(length)) => (FRAME_HEADER_LEN + length)
+                .saturating_sub(self.end - self.start)
+                .clamp(1, MIN_SPARE),
+            _ => MIN_SPARE,
+        }
+    }
+
+    /// A size that no message makes the buffer exceed.
+    fn limit(&self) -> usize {
+        match self.peek() {
+            Ok(Next::Message(length)) => (FRAME_HEADER_LEN + length).max(INITIAL_LEN),
+            _ => INITIAL_LEN,
+        }
+    }
+
+    fn peek(&self) -> Result<Next, FrameError> {
+        let unread = &self.buffer[self.start..self.end];
+        let Some((&[kind, a, b, c], body)) = unread.split_first_chunk::<FRAME_HEADER_LEN>() else {
+            // A wrong first byte is told at once: a stranger's protocol may
+            // never send four bytes.
+            return match unread.first() {
+                None | Some(0x00 | 0x85) => Ok(Next::Unknown),
+                Some(0x81) => Err(FrameError::NetbiosSessionRequest),
+                Some(&other) => Err(FrameError::UnknownType(other)),
+            };
+        };
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        match kind {
+            0x00 if length > MAX_MESSAGE_LEN => Err(FrameError::TooLong(length)),
+            0x00 if length < MIN_SMB1_LEN => Err(FrameError::TooShort(length)),
+            // Only SMB1 has messages shorter than an SMB2 header; which it is
+            // shows in the protocol id.
+            0x00 if length < HEADER_LEN
+                && !PROTOCOL_SMB1.starts_with(&body[..body.len().min(4)]) =>
+            {
+                Err(FrameError::TooShort(length))
+            }
+            0x00 => Ok(Next::Message(length)),
+            0x85 if length == 0 => Ok(Next::Keepalive),
+            0x81 => Err(FrameError::NetbiosSessionRequest),
+            other => Err(FrameError::UnknownType(other)),
+        }
+    }
+}
+
+/// Starts a reply frame: an empty message behind room for the framing header.
+pub fn start_frame() -> Vec<u8> {
+    vec![0; FRAME_HEADER_LEN]
+}
+
+/// Enters the length of the message into the framing header before it.
+///
+/// # Panics
+///
+/// If the message is longer than [`MAX_REPLY_LEN`]; the server bounds what it
+/// puts into a reply.
+pub fn finish_frame(frame: &mut [u8]) {
+    let length = frame.len() - FRAME_HEADER_LEN;
+    assert!(length <= MAX_REPLY_LEN, "reply longer than a frame can be");
+    frame[..FRAME_HEADER_LEN].copy_from_slice(&(length as u32).to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_does_not_follow_announcements() {
+        let mut reader = FrameReader::new();
+        reader.spare()[..4].copy_from_slice(&[0, 0x80, 0, 0]);
+        reader.filled(4);
+        assert_eq!(reader.next_message(), Ok(None));
+        for _ in 0..3 {
+            let received = reader.end;
+            let spare = reader.spare().len();
+            assert!(
+                spare <= received.max(INITIAL_LEN),
+                "{spare} spare after {received}"
+            );
+            reader.filled(spare);
+        }
+    }
+
+    #[test]
+    fn lies_are_told_apart() {
+        for (bytes, error) in [
+            (&[0x81][..], FrameError::NetbiosSessionRequest),
+            (b"GET ", FrameError::UnknownType(b'G')),
+            (&[0, 0xFF, 0xFF, 0xFF], FrameError::TooLong(0xFF_FFFF)),
+            (&[0, 0, 0, 34], FrameError::TooShort(34)),
+            (b"\0\0\0\x3F\xFES", FrameError::TooShort(63)),
+        ] {
+            let mut reader = FrameReader::new();
+            reader.spare()[..bytes.len()].copy_from_slice(bytes);
+            reader.filled(bytes.len());
+            assert_eq!(reader.next_message(), Err(error));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! QUERY_DIRECTORY, CHANGE_NOTIFY, QUERY_INFO, SET_INFO ([MS-SMB2] 2.2.33–2.2.40).
+
+use super::file::FileId;
+use super::header::HEADER_LEN;
+use super::{Malformed, Put, Reader, slice_at};
+
+fn body(message: &[u8]) -> Result<Reader<'_>, Malformed> {
+    message.get(HEADER_LEN..).map(Reader::new).ok_or(Malformed)
+}
+
+/// `SMB2_RESTART_SCANS`
+pub const RESTART_SCANS: u8 = 0x01;
+/// `SMB2_RETURN_SINGLE_ENTRY`
+pub const RETURN_SINGLE_ENTRY: u8 = 0x02;
+/// `SMB2_REOPEN`
+pub const REOPEN: u8 = 0x10;
+
+/// A QUERY_DIRECTORY request.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryDirectory<'a> {
+    /// The number of the information class.
+    pub class: u8,
+    /// [`RESTART_SCANS`] and the like.
+    pub flags: u8,
+    /// The directory.
+    pub file_id: FileId,
+    /// The search pattern in UTF-16LE.
+    pub pattern: &'a [u8],
+    /// Most bytes the client takes.
+    pub output_length: u32,
+}
+
+impl<'a> QueryDirectory<'a> {
+    /// Parses the request in `message`, which begins with its header.
+    pub fn parse(message: &'a [u8]) -> Result<Self, Malformed> {
+        let mut r = body(message)?;
+        r.structure_size(33)?;
+        let class = r.u8()?;
+        let flags = r.u8()?;
+        r.skip(4)?; // FileIndex: directories here have no positions of that kind
+        let file_id = FileId::parse(&mut r)?;
+        let offset = r.u16()?;
+        let length = r.u16()?;
+        let output_length = r.u32()?;
+        Ok(QueryDirectory {
+            class,
+            flags,
+            file_id,
+            pattern: slice_at(message, offset.into(), length.into())?,
+            output_length,
+        })
+    }
+}
+
+/// Parses a CHANGE_NOTIFY request: the directory and the most bytes the client takes.
+pub fn parse_change_notify(message: &[u8]) -> Result<(FileId, u32), Malformed> {
+    let mut r = body(message)?;
+    r.structure_size(32)?;
+    r.skip(2)?;
+    let output_length = r.u32()?;
+    let file_id = FileId::parse(&mut r)?;
+    r.skip(4 + 4)?; // CompletionFilter, Reserved
+    Ok((file_id, output_length))
+}
+
+/// `SMB2_0_INFO_FILE`
+pub const INFO_FILE: u8 = 1;
+/// `SMB2_0_INFO_FILESYSTEM`
+pub const INFO_FILESYSTEM: u8 = 2;
+/// `SMB2_0_INFO_SECURITY`
+pub const INFO_SECURITY: u8 = 3;
+/// `SMB2_0_INFO_QUOTA`
+pub const INFO_QUOTA: u8 = 4;
+
+/// A QUERY_INFO request.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryInfo {
+    /// [`INFO_FILE`] and the like.
+    pub info_type: u8,
+    /// The number of the information class.
+    pub class: u8,
+    /// Most bytes the client takes.
+    pub output_length: u32,
+    /// Length of the input buffer (quotas and EA lists).
+    pub input_length: u32,
+    /// For security: which parts of the descriptor.
+    pub additional: u32,
+    /// The file.
+    pub file_id: FileId,
+}
+
+impl QueryInfo {
+    /// Parses the request in `message`, which begins with its header.
+    pub fn parse(message: &[u8]) -> Result<Self, Malformed> {
+        let mut r = body(message)?;
+        r.structure_size(41)?;
+        let info_type = r.u8()?;
+        let class = r.u8()?;
+        let output_length = r.u32()?;
+        let input_offset = r.u16()?;
+        r.skip(2)?;
+        let input_length = r.u32()?;
+        let additional = r.u32()?;
+        r.skip(4)?; // Flags, for EAs
+        let file_id = FileId::parse(&mut r)?;
+        slice_at(message, input_offset.into(), input_length as usize)?;
+        Ok(QueryInfo {
+            info_type,
+            class,
+            output_length,
+            input_length,
+            additional,
+            file_id,
+        })
+    }
+}
+
+/// A SET_INFO request.
+#[derive(Debug, Clone, Copy)]
+pub struct SetInfo<'a> {
+    /// [`INFO_FILE`] and the like.
+    pub info_type: u8,
+    /// The number of the information class.
+    pub class: u8,
+    /// The information.
+    pub data: &'a [u8],
+    /// The file.
+    pub file_id: FileId,
+}
+
+impl<'a> SetInfo<'a> {
+    /// Parses the request in `message`, which begins with its header.
+    pub fn parse(message: &'a [u8]) -> Result<Self, Malformed> {
+        let mut r = body(message)?;
+        r.structure_size(33)?;
+        let info_type = r.u8()?;
+        let class = r.u8()?;
+        let length = r.u32()?;
+        let offset = r.u16()?;
+        r.skip(2 + 4)?; // Reserved, AdditionalInformation
+        let file_id = FileId::parse(&mut r)?;
+        Ok(SetInfo {
+            info_type,
+            class,
+            data: slice_at(message, offset.into(), length as usize)?,
+            file_id,
+        })
+    }
+}
+
+/// Appends the body of a SET_INFO response.
+pub fn put_set_info(out: &mut Vec<u8>) {
+    out.put_u16(2);
+}
+
+/// Appends the fixed part of a QUERY_DIRECTORY or QUERY_INFO response (they
+/// are alike) and returns a mark for [`finish_output`]. The caller appends the
+/// information in between.
+pub fn start_output(out: &mut Vec<u8>) -> usize {
+    out.put_u16(9);
+    out.put_u16((HEADER_LEN + 8) as u16);
+    out.put_u32(0);
+    out.len()
+}
+
+/// Enters the length of what has been appended since [`start_output`].
+pub fn finish_output(out: &mut Vec<u8>, mark: usize) {
+    let length = out.len() - mark;
+    out.patch_u32(mark - 4, length as u32);
+}

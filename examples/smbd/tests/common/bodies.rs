@@ -1,0 +1,269 @@
+//! The bodies of requests, as a client writes them.
+
+/// The variable part of a request begins here, whatever the command: behind
+/// the header and the longest fixed body.
+const VARIABLE: usize = 64 + 64;
+
+pub fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+/// A body of `fixed` bytes (built by concatenation), padded, then the variable part.
+fn body(fixed: &[&[u8]], variable: &[u8]) -> Vec<u8> {
+    let mut body = fixed.concat();
+    body.resize(VARIABLE - 64, 0);
+    body.extend(variable);
+    body
+}
+
+pub fn negotiate(dialects: &[u16]) -> Vec<u8> {
+    let mut out = [
+        &36u16.to_le_bytes()[..],
+        &(dialects.len() as u16).to_le_bytes(),
+        &[1, 0, 0, 0],
+        &0u32.to_le_bytes(),
+        &[7; 16],
+    ]
+    .concat();
+    let context_offset = (64 + 36 + dialects.len() * 2).next_multiple_of(8);
+    let with_context = dialects.contains(&0x0311);
+    out.extend(
+        if with_context {
+            context_offset as u32
+        } else {
+            0
+        }
+        .to_le_bytes(),
+    );
+    out.extend(u32::from(with_context).to_le_bytes());
+    out.extend(dialects.iter().flat_map(|d| d.to_le_bytes()));
+    if with_context {
+        out.resize(context_offset - 64, 0);
+        out.extend([1, 0, 38, 0, 0, 0, 0, 0, 1, 0, 32, 0, 1, 0]);
+        out.extend([9; 32]);
+    }
+    out
+}
+
+pub fn session_setup(token: &[u8]) -> Vec<u8> {
+    body(
+        &[
+            &25u16.to_le_bytes(),
+            &[0; 10],
+            &(VARIABLE as u16).to_le_bytes(),
+            &(token.len() as u16).to_le_bytes(),
+        ],
+        token,
+    )
+}
+
+pub fn ntlm_negotiate() -> Vec<u8> {
+    [
+        &b"NTLMSSP\0\x01\0\0\0"[..],
+        &0xE208_8297u32.to_le_bytes(),
+        &[0; 24],
+    ]
+    .concat()
+}
+
+pub fn ntlm_authenticate(user: &str) -> Vec<u8> {
+    let user = utf16(user);
+    let mut out = b"NTLMSSP\0\x03\0\0\0".to_vec();
+    for length in [0, 0, 0, user.len() as u16, 0, 0] {
+        out.extend(length.to_le_bytes());
+        out.extend(length.to_le_bytes());
+        out.extend(64u32.to_le_bytes());
+    }
+    out.extend(0xE208_8201u32.to_le_bytes());
+    out.extend(user);
+    out
+}
+
+pub fn tree_connect(path: &str) -> Vec<u8> {
+    let path = utf16(path);
+    body(
+        &[
+            &9u16.to_le_bytes(),
+            &[0; 2],
+            &(VARIABLE as u16).to_le_bytes(),
+            &(path.len() as u16).to_le_bytes(),
+        ],
+        &path,
+    )
+}
+
+pub fn empty() -> Vec<u8> {
+    vec![4, 0, 0, 0]
+}
+
+pub fn create(name: &str, access: u32, disposition: u32, options: u32) -> Vec<u8> {
+    create_with_contexts(name, access, disposition, options, &[])
+}
+
+pub fn create_with_contexts(
+    name: &str,
+    access: u32,
+    disposition: u32,
+    options: u32,
+    contexts: &[u8],
+) -> Vec<u8> {
+    let mut variable = utf16(name);
+    let name_length = variable.len() as u16;
+    variable.resize(variable.len().next_multiple_of(8), 0);
+    let contexts_offset = (VARIABLE + variable.len()) as u32;
+    variable.extend(contexts);
+    body(
+        &[
+            &57u16.to_le_bytes(),
+            &[0, 0],
+            &2u32.to_le_bytes(),
+            &[0; 16],
+            &access.to_le_bytes(),
+            &0u32.to_le_bytes(),
+            &7u32.to_le_bytes(),
+            &disposition.to_le_bytes(),
+            &options.to_le_bytes(),
+            &(VARIABLE as u16).to_le_bytes(),
+            &name_length.to_le_bytes(),
+            &contexts_offset.to_le_bytes(),
+            &(contexts.len() as u32).to_le_bytes(),
+        ],
+        &variable,
+    )
+}
+
+pub fn context(name: &[u8; 4]) -> Vec<u8> {
+    [&[0, 0, 0, 0, 16, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], name].concat()
+}
+
+pub fn close(file: [u8; 16], flags: u16) -> Vec<u8> {
+    [
+        &24u16.to_le_bytes()[..],
+        &flags.to_le_bytes(),
+        &[0; 4],
+        &file,
+    ]
+    .concat()
+}
+
+pub fn flush(file: [u8; 16]) -> Vec<u8> {
+    [&24u16.to_le_bytes()[..], &[0; 6], &file].concat()
+}
+
+pub fn read(file: [u8; 16], offset: u64, length: u32, minimum: u32) -> Vec<u8> {
+    [
+        &49u16.to_le_bytes()[..],
+        &[0, 0],
+        &length.to_le_bytes(),
+        &offset.to_le_bytes(),
+        &file,
+        &minimum.to_le_bytes(),
+        &[0; 13],
+    ]
+    .concat()
+}
+
+pub fn write(file: [u8; 16], data: &[u8]) -> Vec<u8> {
+    body(
+        &[
+            &49u16.to_le_bytes(),
+            &(VARIABLE as u16).to_le_bytes(),
+            &(data.len() as u32).to_le_bytes(),
+            &0u64.to_le_bytes(),
+            &file,
+        ],
+        data,
+    )
+}
+
+pub fn lock(file: [u8; 16], flags: u32) -> Vec<u8> {
+    [
+        &48u16.to_le_bytes()[..],
+        &1u16.to_le_bytes(),
+        &[0; 4],
+        &file,
+        &0u64.to_le_bytes(),
+        &1u64.to_le_bytes(),
+        &flags.to_le_bytes(),
+        &[0; 4],
+    ]
+    .concat()
+}
+
+pub fn ioctl(code: u32, file: [u8; 16], input: &[u8], max_output: u32) -> Vec<u8> {
+    body(
+        &[
+            &57u16.to_le_bytes(),
+            &[0; 2],
+            &code.to_le_bytes(),
+            &file,
+            &(VARIABLE as u32).to_le_bytes(),
+            &(input.len() as u32).to_le_bytes(),
+            &[0; 12],
+            &max_output.to_le_bytes(),
+            &1u32.to_le_bytes(),
+        ],
+        input,
+    )
+}
+
+pub fn query_directory(
+    file: [u8; 16],
+    class: u8,
+    flags: u8,
+    pattern: &str,
+    length: u32,
+) -> Vec<u8> {
+    let pattern = utf16(pattern);
+    body(
+        &[
+            &33u16.to_le_bytes(),
+            &[class, flags],
+            &[0; 4],
+            &file,
+            &(VARIABLE as u16).to_le_bytes(),
+            &(pattern.len() as u16).to_le_bytes(),
+            &length.to_le_bytes(),
+        ],
+        &pattern,
+    )
+}
+
+pub fn change_notify(file: [u8; 16]) -> Vec<u8> {
+    [
+        &32u16.to_le_bytes()[..],
+        &[0; 2],
+        &1000u32.to_le_bytes(),
+        &file,
+        &[0xFF; 4],
+        &[0; 4],
+    ]
+    .concat()
+}
+
+pub fn query_info(file: [u8; 16], kind: u8, class: u8, length: u32) -> Vec<u8> {
+    [
+        &41u16.to_le_bytes()[..],
+        &[kind, class],
+        &length.to_le_bytes(),
+        &[0; 8],
+        &7u32.to_le_bytes(),
+        &[0; 4],
+        &file,
+    ]
+    .concat()
+}
+
+pub fn set_info(file: [u8; 16], kind: u8, class: u8, data: &[u8]) -> Vec<u8> {
+    body(
+        &[
+            &33u16.to_le_bytes(),
+            &[kind, class],
+            &(data.len() as u32).to_le_bytes(),
+            &(VARIABLE as u16).to_le_bytes(),
+            &[0; 6],
+            &file,
+        ],
+        data,
+    )
+}

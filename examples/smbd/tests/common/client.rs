@@ -1,0 +1,223 @@
+//! A client that speaks to a [`Connection`] directly, request by request.
+
+use std::sync::Arc;
+
+use smbd::config::Config;
+use smbd::server::{Connection, ProtocolError};
+use smbd::wire::status::Status;
+
+pub use super::bodies::*;
+
+pub const NEGOTIATE: u16 = 0;
+pub const SESSION_SETUP: u16 = 1;
+pub const LOGOFF: u16 = 2;
+pub const TREE_CONNECT: u16 = 3;
+pub const TREE_DISCONNECT: u16 = 4;
+pub const CREATE: u16 = 5;
+pub const CLOSE: u16 = 6;
+pub const FLUSH: u16 = 7;
+pub const READ: u16 = 8;
+pub const WRITE: u16 = 9;
+pub const LOCK: u16 = 10;
+pub const IOCTL: u16 = 11;
+pub const CANCEL: u16 = 12;
+pub const ECHO: u16 = 13;
+pub const QUERY_DIRECTORY: u16 = 14;
+pub const CHANGE_NOTIFY: u16 = 15;
+pub const QUERY_INFO: u16 = 16;
+pub const SET_INFO: u16 = 17;
+
+pub const READ_ACCESS: u32 = 0x0012_0089;
+pub const RELATED_FILE: [u8; 16] = [0xFF; 16];
+
+/// A response, taken apart.
+#[derive(Debug, Clone)]
+pub struct Response {
+    pub status: Status,
+    pub credits: u16,
+    pub flags: u32,
+    pub message_id: u64,
+    pub tree_id: u32,
+    pub session_id: u64,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.body[at..at + 4].try_into().unwrap())
+    }
+
+    /// The FileId of a CREATE response.
+    pub fn file_id(&self) -> [u8; 16] {
+        self.body[64..80].try_into().unwrap()
+    }
+}
+
+pub struct Client {
+    pub connection: Connection,
+    pub message_id: u64,
+    pub session_id: u64,
+    pub tree_id: u32,
+}
+
+/// A request: command, body, and whether it is related to the one before.
+#[derive(Clone)]
+pub struct Request {
+    pub command: u16,
+    pub body: Vec<u8>,
+    pub related: bool,
+    pub charge: u16,
+}
+
+pub fn request(command: u16, body: Vec<u8>) -> Request {
+    Request {
+        command,
+        body,
+        related: false,
+        charge: 1,
+    }
+}
+
+impl Request {
+    pub fn related(mut self) -> Self {
+        self.related = true;
+        self
+    }
+
+    pub fn charge(mut self, charge: u16) -> Self {
+        self.charge = charge;
+        self
+    }
+}
+
+impl Client {
+    pub fn new(config: &Arc<Config>) -> Client {
+        Client {
+            connection: Connection::new(Arc::clone(config), "test"),
+            message_id: 0,
+            session_id: 0,
+            tree_id: 0,
+        }
+    }
+
+    /// A client that has negotiated, logged on as a guest and connected to `share`.
+    #[track_caller]
+    pub fn connected(config: &Arc<Config>, dialect: u16, share: &str) -> Client {
+        let mut client = Client::new(config);
+        client.expect(request(NEGOTIATE, negotiate(&[dialect])), Status::SUCCESS);
+        let setup = request(SESSION_SETUP, session_setup(&ntlm_negotiate()));
+        client.session_id = client
+            .expect(setup, Status::MORE_PROCESSING_REQUIRED)
+            .session_id;
+        let setup = request(SESSION_SETUP, session_setup(&ntlm_authenticate("guest")));
+        client.expect(setup, Status::SUCCESS);
+        let tree = request(TREE_CONNECT, tree_connect(&format!(r"\\server\{share}")));
+        client.tree_id = client.expect(tree, Status::SUCCESS).tree_id;
+        client
+    }
+
+    /// The bytes of a message that holds `requests`.
+    pub fn message(&mut self, requests: &[Request]) -> Vec<u8> {
+        let mut message = Vec::new();
+        for (index, request) in requests.iter().enumerate() {
+            let start = message.len();
+            message.extend(b"\xFESMB\x40\0");
+            message.extend(request.charge.to_le_bytes());
+            message.extend([0; 4]);
+            message.extend(request.command.to_le_bytes());
+            message.extend(512u16.to_le_bytes());
+            message.extend(if request.related { 4u32 } else { 0 }.to_le_bytes());
+            message.extend([0; 4]);
+            message.extend(self.message_id.to_le_bytes());
+            message.extend([0; 4]);
+            message.extend(self.tree_id.to_le_bytes());
+            message.extend(self.session_id.to_le_bytes());
+            message.extend([0; 16]);
+            message.extend(&request.body);
+            if index + 1 < requests.len() {
+                message.resize(start + (message.len() - start).next_multiple_of(8), 0);
+                let distance = (message.len() - start) as u32;
+                message[start + 20..start + 24].copy_from_slice(&distance.to_le_bytes());
+            }
+            if request.command != CANCEL {
+                self.message_id += u64::from(request.charge);
+            }
+        }
+        message
+    }
+
+    /// Sends a compound and returns its responses.
+    pub fn send(&mut self, requests: &[Request]) -> Result<Vec<Response>, ProtocolError> {
+        let message = self.message(requests);
+        let frame = self.connection.process(&message)?;
+        Ok(frame.map_or(Vec::new(), |frame| responses(&frame)))
+    }
+
+    /// Sends one request and returns its response, which has to have `status`.
+    #[track_caller]
+    pub fn expect(&mut self, request: Request, status: Status) -> Response {
+        let command = request.command;
+        let mut responses = self.send(&[request]).expect("connection dropped");
+        assert_eq!(responses.len(), 1, "responses to command {command}");
+        let response = responses.remove(0);
+        assert_eq!(response.status, status, "command {command}");
+        response
+    }
+
+    #[track_caller]
+    pub fn open(&mut self, name: &str) -> [u8; 16] {
+        let create = create(name, READ_ACCESS, 1, 0);
+        self.expect(request(CREATE, create), Status::SUCCESS)
+            .file_id()
+    }
+}
+
+/// Takes a reply frame apart, checking its framing and alignment.
+#[track_caller]
+pub fn responses(frame: &[u8]) -> Vec<Response> {
+    let length = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
+    assert_eq!(length, frame.len() - 4, "framing header");
+    let mut rest = &frame[4..];
+    let mut responses = Vec::new();
+    loop {
+        let u32_at = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
+        let u64_at = |at: usize| u64::from_le_bytes(rest[at..at + 8].try_into().unwrap());
+        assert_eq!(&rest[..6], b"\xFESMB\x40\0");
+        assert_eq!(u32_at(16) & 1, 1, "SMB2_FLAGS_SERVER_TO_REDIR");
+        let next = u32_at(20) as usize;
+        assert_eq!(next % 8, 0, "alignment in a compound");
+        let end = if next == 0 { rest.len() } else { next };
+        responses.push(Response {
+            status: Status(u32_at(8)),
+            credits: u16::from_le_bytes([rest[14], rest[15]]),
+            flags: u32_at(16),
+            message_id: u64_at(24),
+            tree_id: u32_at(36),
+            session_id: u64_at(40),
+            body: rest[64..end].to_vec(),
+        });
+        if next == 0 {
+            return responses;
+        }
+        rest = &rest[next..];
+    }
+}
+
+/// The names in the output of a QUERY_DIRECTORY of class FileNames.
+pub fn file_names(response: &Response) -> Vec<String> {
+    let mut rest = &response.body[8..];
+    let mut names = Vec::new();
+    loop {
+        let next = u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
+        let length = u32::from_le_bytes(rest[8..12].try_into().unwrap()) as usize;
+        let units: Vec<u16> = rest[12..12 + length]
+            .chunks(2)
+            .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
+            .collect();
+        names.push(String::from_utf16(&units).unwrap());
+        if next == 0 {
+            return names;
+        }
+        rest = &rest[next..];
+    }
+}
