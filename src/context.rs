@@ -12,10 +12,10 @@
 //! empties the tables; that breaks the cycle. What is left for handles that outlive it is tables
 //! in which they find nothing.
 
-use crate::backend::mux::Mux;
+use crate::backend::mux::{Delivery, Mux};
 use crate::backend::{Backend, BackendKind, Ready, ReadyList, Token, WakeupTrigger};
 use crate::flags::FdFlags;
-use crate::immediate::ImmediateEntry;
+use crate::immediate::Immediates;
 use crate::immediate_queue::ImmediateQueue;
 use crate::key::Key;
 use crate::remote::Inbox;
@@ -91,7 +91,7 @@ pub(crate) struct Inner {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
     pub(crate) timers: RefCell<TimerQueue<TimerEntry>>,
-    pub(crate) immediates: RefCell<ImmediateQueue<ImmediateEntry>>,
+    pub(crate) immediates: RefCell<Immediates>,
     pub(crate) signals: RefCell<SignalTable>,
     pub(crate) clock: Clock,
     pub(crate) options: Options,
@@ -102,7 +102,7 @@ pub(crate) struct Inner {
 
 /// The descriptor events, and the batch of ready ones that is being served.
 pub(crate) struct Fds {
-    pub(crate) mux: Mux<FdEntry>,
+    pub(crate) mux: Mux<Box<dyn FdHandler>, Meta>,
     ready: Vec<Ready>,
     /// How many of `ready` are done with.
     next: usize,
@@ -115,23 +115,9 @@ pub(crate) struct Fds {
     wakeup_is_readable: bool,
 }
 
-/// One descriptor event.
-pub(crate) struct FdEntry {
-    /// Missing while it runs.
-    pub(crate) handler: Option<Box<dyn FdHandler>>,
-    pub(crate) meta: Meta,
-}
-
 /// A closure together with the typed handle that it is called with.
 pub(crate) trait FdHandler {
     fn call(&mut self, context: &Context, flags: FdFlags);
-}
-
-/// A ready descriptor event with its handler, out of the table.
-pub(crate) struct ReadyFd {
-    pub(crate) key: Key,
-    pub(crate) flags: FdFlags,
-    pub(crate) handler: Box<dyn FdHandler>,
 }
 
 /// What every event carries for those who look at the loop.
@@ -139,7 +125,9 @@ pub(crate) struct ReadyFd {
 pub(crate) struct Meta {
     pub(crate) location: &'static Location<'static>,
     pub(crate) tag: u64,
-    pub(crate) name: Option<Box<str>>,
+    /// A thin pointer, as few events have a name.
+    #[allow(clippy::box_collection, reason = "a Box<str> is twice as large")]
+    pub(crate) name: Option<Box<String>>,
 }
 
 /// What can be set by [`Builder`] and changed later.
@@ -215,8 +203,12 @@ impl Meta {
         }
     }
 
+    pub(crate) fn set_name(&mut self, name: &str) {
+        self.name = Some(Box::new(name.to_owned()));
+    }
+
     pub(crate) fn name(&self) -> Option<String> {
-        self.name.as_deref().map(str::to_owned)
+        self.name.as_deref().cloned()
     }
 }
 
@@ -395,7 +387,7 @@ impl fmt::Debug for Context {
             debug.field("armed_timers", &timers.armed());
         }
         if let Ok(immediates) = self.inner.immediates.try_borrow() {
-            debug.field("scheduled_immediates", &immediates.queued());
+            debug.field("has_immediates", &immediates.has_runnable());
         }
         debug.finish_non_exhaustive()
     }
@@ -558,29 +550,24 @@ impl Inner {
 }
 
 impl Fds {
-    /// Takes the next ready event, with its handler, out of the batch.
+    /// Takes the next event to be called out of the batch.
     #[inline]
-    pub(crate) fn take_ready(&mut self) -> Option<ReadyFd> {
+    pub(crate) fn take_ready(&mut self) -> Option<Delivery<Box<dyn FdHandler>>> {
         while let Some(&Ready { token, readiness }) = self.ready.get(self.next) {
-            let Some(delivery) = self.mux.deliver(token, readiness, self.served) else {
-                self.wakeup_is_readable |= token == wakeup_token();
-                self.next += 1;
-                self.served = FdFlags::empty();
-                continue;
-            };
-            if delivery.has_siblings && self.serves_siblings {
-                self.served |= delivery.flags;
-            } else {
-                self.next += 1;
-                self.served = FdFlags::empty();
-            }
-            let handler = self.mux.get_mut(delivery.key)?.handler.take();
-            if let Some(handler) = handler {
-                return Some(ReadyFd {
-                    key: delivery.key,
-                    flags: delivery.flags,
-                    handler,
-                });
+            match self.mux.deliver(token, readiness, self.served) {
+                // What is left of the report is for the others on the descriptor.
+                Some(delivery) if delivery.has_siblings && self.serves_siblings => {
+                    self.served |= delivery.flags;
+                    return Some(delivery);
+                }
+                delivery => {
+                    self.next += 1;
+                    self.served = FdFlags::empty();
+                    if delivery.is_some() {
+                        return delivery;
+                    }
+                    self.wakeup_is_readable |= token == wakeup_token();
+                }
             }
         }
         None

@@ -7,7 +7,7 @@
 //! then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to a
 //! source that was closed, without any unsafe code.
 
-use crate::context::{Context, FdEntry, FdHandler, Inner, Meta};
+use crate::context::{Context, FdHandler, Inner, Meta};
 use crate::error::AddFdError;
 use crate::flags::FdFlags;
 use crate::key::Key;
@@ -152,17 +152,16 @@ impl Context {
             },
             handler,
         };
-        let entry = FdEntry {
-            handler: Some(Box::new(handler)),
-            meta,
-        };
-        match self.inner.add_fd_entry(number, flags, entry) {
+        match self
+            .inner
+            .add_fd_event(number, flags, Box::new(handler), meta)
+        {
             Ok(added) => {
                 debug_assert_eq!(added, key);
                 Ok(Fd { shared, owns: true })
             }
-            Err((entry, error)) => {
-                drop(entry);
+            Err((refused, error)) => {
+                drop(refused);
                 let shared = Rc::into_inner(shared).unwrap_or_else(|| unreachable!());
                 Err(AddFdError::new(shared.into_source(), error))
             }
@@ -486,7 +485,7 @@ impl<S: 'static> Fd<S> {
 
     /// Gives the event a name, for whoever looks at the loop.
     pub fn set_name(&self, name: &str) {
-        self.with_meta(|meta| meta.name = Some(name.into()));
+        self.with_meta(|meta| meta.set_name(name));
     }
 
     /// Where the event was added; `None` when it has ended.
@@ -496,8 +495,7 @@ impl<S: 'static> Fd<S> {
 
     fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
         let mut fds = self.shared.inner.fds.borrow_mut();
-        let entry = fds.mux.get_mut(self.shared.key)?;
-        Some(look(&mut entry.meta))
+        Some(look(fds.mux.get_mut(self.shared.key)?))
     }
 }
 

@@ -1,27 +1,36 @@
 //! Immediates: closures that run in the next turns, before timers and descriptors.
 
 use crate::context::{Context, Inner, Meta};
+use crate::immediate_queue::ImmediateQueue;
 use crate::key::Key;
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
 
-type RepeatHandler = Box<dyn FnMut(&Context, &Immediate)>;
-pub(crate) type OnceHandler = Box<dyn FnOnce(&Context)>;
-
-enum Handler {
-    Repeat(RepeatHandler),
-    Once(OnceHandler),
+/// An immediate's closure.
+pub(crate) trait ImmediateHandler {
+    fn call(&mut self, context: &Context, immediate: &Immediate);
 }
 
-/// What the queue keeps for an immediate.
-pub(crate) struct ImmediateEntry {
-    /// Missing while it runs.
-    handler: Option<Handler>,
-    meta: Meta,
-    /// Nobody has a handle: when it isn't scheduled any more, nobody can schedule it.
-    detached: bool,
+impl<F: FnMut(&Context, &Immediate)> ImmediateHandler for F {
+    #[inline]
+    fn call(&mut self, context: &Context, immediate: &Immediate) {
+        self(context, immediate);
+    }
 }
+
+/// A closure that runs once.
+pub(crate) struct Once<F>(pub(crate) Option<F>);
+
+impl<F: FnOnce(&Context)> ImmediateHandler for Once<F> {
+    fn call(&mut self, context: &Context, _: &Immediate) {
+        if let Some(closure) = self.0.take() {
+            closure(context);
+        }
+    }
+}
+
+pub(crate) type Immediates = ImmediateQueue<Box<dyn ImmediateHandler>, Meta>;
 
 /// A closure to be run soon, as often as it is scheduled, made by [`Context::add_immediate`].
 ///
@@ -67,11 +76,12 @@ impl Context {
     #[doc(alias = "tevent_create_immediate")]
     #[track_caller]
     pub fn add_immediate(&self, handler: impl FnMut(&Context, &Immediate) + 'static) -> Immediate {
-        let key = self.inner.immediates.borrow_mut().insert(ImmediateEntry {
-            handler: Some(Handler::Repeat(Box::new(handler))),
-            meta: Meta::here(),
-            detached: false,
-        });
+        let (handler, meta) = (Box::new(handler), Meta::here());
+        let key = self
+            .inner
+            .immediates
+            .borrow_mut()
+            .insert(handler, meta, false);
         Immediate {
             inner: Rc::clone(&self.inner),
             key,
@@ -95,46 +105,29 @@ impl Context {
     #[doc(alias = "tevent_schedule_immediate")]
     #[track_caller]
     pub fn defer(&self, handler: impl FnOnce(&Context) + 'static) {
-        self.inner.defer(Box::new(handler), Meta::here());
+        self.inner
+            .defer(Box::new(Once(Some(handler))), Meta::here());
     }
 
     /// Calls the first scheduled immediate, if there is one.
     #[inline]
     pub(crate) fn run_immediate(&self) -> bool {
         let inner = &*self.inner;
-        let (key, handler) = {
-            let mut immediates = inner.immediates.borrow_mut();
-            // One whose handler is on the stack stays where it is.
-            let Some(key) = immediates.first(|entry| entry.handler.is_some()) else {
-                return false;
-            };
-            immediates.unlink(key);
-            let handler = immediates
-                .get_mut(key)
-                .and_then(|entry| entry.handler.take());
-            (key, handler)
+        let popped = inner.immediates.borrow_mut().pop();
+        let Some((key, handler)) = popped else {
+            return false;
         };
         inner.lengthen_streak();
-        match handler {
-            Some(Handler::Repeat(handler)) => {
-                let mut call = ImmediateCall {
-                    immediate: Immediate {
-                        inner: Rc::clone(&self.inner),
-                        key,
-                        owns: false,
-                    },
-                    handler: Some(handler),
-                };
-                if let Some(handler) = &mut call.handler {
-                    handler(self, &call.immediate);
-                }
-            }
-            Some(Handler::Once(handler)) => {
-                // Only the handler had something to drop.
-                inner.immediates.borrow_mut().remove(key);
-                handler(self);
-            }
-            None => {}
+        let mut call = ImmediateCall {
+            immediate: Immediate {
+                inner: Rc::clone(&self.inner),
+                key,
+                owns: false,
+            },
+            handler: Some(handler),
+        };
+        if let Some(handler) = &mut call.handler {
+            handler.call(self, &call.immediate);
         }
         true
     }
@@ -142,46 +135,27 @@ impl Context {
 
 impl Inner {
     /// Puts a closure that runs once at the end of the queue.
-    pub(crate) fn defer(&self, handler: OnceHandler, meta: Meta) {
+    pub(crate) fn defer(&self, handler: Box<dyn ImmediateHandler>, meta: Meta) {
         let mut immediates = self.immediates.borrow_mut();
-        let key = immediates.insert(ImmediateEntry {
-            handler: Some(Handler::Once(handler)),
-            meta,
-            detached: true,
-        });
+        let key = immediates.insert(handler, meta, true);
         immediates.push(key);
-    }
-
-    pub(crate) fn has_runnable_immediate(&self) -> bool {
-        let immediates = self.immediates.borrow();
-        immediates.first(|entry| entry.handler.is_some()).is_some()
     }
 }
 
 /// An immediate's handler that is running. Puts it back, also when it panics.
 struct ImmediateCall {
     immediate: Immediate,
-    handler: Option<RepeatHandler>,
+    handler: Option<Box<dyn ImmediateHandler>>,
 }
 
 impl Drop for ImmediateCall {
     #[inline]
     fn drop(&mut self) {
         let Immediate { inner, key, .. } = &self.immediate;
-        let unreachable = {
-            let mut immediates = inner.immediates.borrow_mut();
-            let queued = immediates.is_queued(*key);
-            match immediates.get_mut(*key) {
-                Some(entry) => {
-                    entry.handler = self.handler.take().map(Handler::Repeat);
-                    let unreachable = entry.detached && !queued;
-                    unreachable.then(|| immediates.remove(*key)).flatten()
-                }
-                // Removed meanwhile; the handler goes when the borrow has ended.
-                None => None,
-            }
-        };
-        drop(unreachable);
+        if let Some(handler) = self.handler.take() {
+            let unwanted = inner.immediates.borrow_mut().put_back(*key, handler);
+            drop(unwanted);
+        }
     }
 }
 
@@ -220,7 +194,7 @@ impl Immediate {
     /// ```
     #[doc(alias = "tevent_reset_immediate")]
     pub fn cancel(&self) {
-        self.inner.immediates.borrow_mut().unlink(self.key);
+        self.inner.immediates.borrow_mut().cancel(self.key);
     }
 
     /// Whether the immediate is in the queue.
@@ -270,19 +244,7 @@ impl Immediate {
     /// ```
     pub fn detach(mut self) {
         self.owns = false;
-        let removed = {
-            let mut immediates = self.inner.immediates.borrow_mut();
-            let queued = immediates.is_queued(self.key);
-            match immediates.get_mut(self.key) {
-                Some(entry) => {
-                    entry.detached = true;
-                    // Its own handler may schedule it yet.
-                    let unreachable = !queued && entry.handler.is_some();
-                    unreachable.then(|| immediates.remove(self.key)).flatten()
-                }
-                None => None,
-            }
-        };
+        let removed = self.inner.immediates.borrow_mut().detach(self.key);
         drop(removed);
     }
 
@@ -332,7 +294,7 @@ impl Immediate {
 
     /// Gives the immediate a name, for whoever looks at the loop.
     pub fn set_name(&self, name: &str) {
-        self.with_meta(|meta| meta.name = Some(name.into()));
+        self.with_meta(|meta| meta.set_name(name));
     }
 
     /// Where the immediate was made; `None` when it was removed.
@@ -342,7 +304,7 @@ impl Immediate {
 
     fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
         let mut immediates = self.inner.immediates.borrow_mut();
-        Some(look(&mut immediates.get_mut(self.key)?.meta))
+        Some(look(immediates.get_mut(self.key)?))
     }
 }
 

@@ -17,12 +17,19 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// The place in the table.
+    #[inline]
+    pub(crate) fn index(self) -> u32 {
+        self.index
+    }
+
     /// Packs the key into the 64 bits of user data that a kernel hands back with an event.
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
     /// The inverse of [`Key::to_bits`].
+    #[inline]
     pub(crate) fn from_bits(bits: u64) -> Key {
         Key {
             index: bits as u32,
@@ -97,6 +104,20 @@ impl<T> Slots<T> {
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
         Some(self.slab.remove(key.index as usize).value)
+    }
+
+    /// The entry at a place, whichever insertion it is of.
+    #[inline]
+    pub(crate) fn at(&self, index: u32) -> Option<&T> {
+        self.slab.get(index as usize).map(|slot| &slot.value)
+    }
+
+    /// The entry at a place, whichever insertion it is of.
+    #[inline]
+    pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.slab
+            .get_mut(index as usize)
+            .map(|slot| &mut slot.value)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,6 +1,7 @@
 //! Scheduling from other threads.
 
 use crate::context::{Context, Inner, Meta};
+use crate::immediate::{ImmediateHandler, Once};
 use crate::sys::doorbell::{Doorbell, REMOTE};
 use std::fmt;
 use std::mem;
@@ -8,7 +9,7 @@ use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 struct Scheduled {
-    closure: Box<dyn FnOnce(&Context) + Send>,
+    closure: Box<dyn ImmediateHandler + Send>,
     location: &'static Location<'static>,
 }
 
@@ -144,7 +145,7 @@ impl Remote {
     #[track_caller]
     pub fn schedule(&self, closure: impl FnOnce(&Context) + Send + 'static) -> bool {
         let scheduled = Scheduled {
-            closure: Box::new(closure),
+            closure: Box::new(Once(Some(closure))),
             location: Location::caller(),
         };
         let mut queue = self.inbox.lock();

@@ -1,11 +1,13 @@
 //! The loop: the one place where the order of things is decided.
 
 use crate::backend::mux::{self, Flushed};
-use crate::context::{Context, FdHandler, Inner};
+use crate::context::{Context, FdHandler, Inner, Meta};
 use crate::error::{self, OsError};
+use crate::flags::FdFlags;
 use crate::key::Key;
 use crate::sys::doorbell::{FORK, REMOTE, SIGNAL};
 use std::io;
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 /// A closure that is told when a loop begins and ends.
@@ -179,7 +181,10 @@ impl Context {
             let fds = inner.fds.borrow();
             fds.has_ready() || fds.mux.is_dirty()
         };
-        if has_changes || inner.has_runnable_immediate() || inner.doorbell.attention() != 0 {
+        if has_changes
+            || inner.immediates.borrow().has_runnable()
+            || inner.doorbell.attention() != 0
+        {
             return Some(self.now());
         }
         let deadline = inner.timers.borrow_mut().next_deadline()?;
@@ -290,6 +295,7 @@ impl Context {
         if return_if_empty && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
         }
+        inner.drain_wakeup();
         inner.wait(now)?;
 
         // What the wait has brought: a signal, else a descriptor, else a timer that became due,
@@ -297,8 +303,11 @@ impl Context {
         if inner.doorbell.attention() != 0 && self.attend()? {
             return Ok(Turn::Ran);
         }
-        let ran = self.run_ready_fd()
-            || self.run_immediate()
+        if self.run_ready_fd() {
+            return Ok(Turn::Ran);
+        }
+        inner.drain_wakeup();
+        let ran = self.run_immediate()
             || inner
                 .time_for_timers()
                 .is_some_and(|now| self.run_due_timer(now));
@@ -333,7 +342,6 @@ impl Context {
         let inner = &*self.inner;
         let ready = inner.fds.borrow_mut().take_ready();
         let Some(ready) = ready else {
-            inner.drain_wakeup();
             return false;
         };
         let mut call = FdCall {
@@ -356,7 +364,7 @@ impl Inner {
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
-        let mut timeout = if self.has_runnable_immediate() {
+        let mut timeout = if self.immediates.borrow().has_runnable() {
             Some(Duration::ZERO)
         } else {
             self.time_to_wait(now)
@@ -430,7 +438,7 @@ impl Inner {
         self.timers.borrow().armed() > 0
             || self.fds.borrow().mux.enabled() > 0
             || self.signals.borrow().callable() > 0
-            || self.has_runnable_immediate()
+            || self.immediates.borrow().has_runnable()
     }
 
     /// A handler is about to run a loop: its own event is not to be called there.
@@ -443,38 +451,38 @@ impl Inner {
         }
     }
 
-    /// Registers a descriptor event, with the kernel too.
-    pub(crate) fn add_fd_entry(
+    /// Registers a descriptor event, with the kernel too. When that fails the handler comes back,
+    /// to be dropped when nothing is borrowed.
+    pub(crate) fn add_fd_event(
         &self,
-        fd: std::os::fd::RawFd,
-        flags: crate::flags::FdFlags,
-        entry: crate::context::FdEntry,
-    ) -> Result<Key, (crate::context::FdEntry, io::Error)> {
-        if let Err(error) = self.recover_from_fork() {
-            return Err((entry, error));
-        }
-        let mut entry = entry;
+        fd: RawFd,
+        flags: FdFlags,
+        handler: Box<dyn FdHandler>,
+        meta: Meta,
+    ) -> Result<Key, (Option<Box<dyn FdHandler>>, io::Error)> {
+        let mut event = (handler, meta);
         loop {
-            let added = {
-                let mut backend = self.backend.borrow_mut();
-                let mut fds = self.fds.borrow_mut();
-                match fds.mux.add(&mut **backend, fd, flags, entry) {
-                    Err((entry, error))
-                        if !mux::concerns_one_descriptor(&error) && backend.fall_back() =>
-                    {
-                        fds.mux.forget_registrations();
-                        Err(entry)
-                    }
-                    added => return added,
-                }
-            };
-            match added {
+            if let Err(error) = self.recover_from_fork() {
+                return Err((Some(event.0), error));
+            }
+            let mut backend = self.backend.borrow_mut();
+            let mut fds = self.fds.borrow_mut();
+            let ((handler, meta), error) = match fds.mux.add(&mut **backend, fd, flags, event) {
                 Ok(key) => return Ok(key),
-                Err(refused) => entry = refused,
-            }
+                Err(refused) => refused,
+            };
+            let handler = match handler {
+                Some(handler) if !mux::concerns_one_descriptor(&error) && backend.fall_back() => {
+                    handler
+                }
+                handler => return Err((handler, error)),
+            };
+            fds.mux.forget_registrations();
+            drop((fds, backend));
             if let Err(error) = self.add_wakeup() {
-                return Err((entry, error));
+                return Err((Some(handler), error));
             }
+            event = (handler, meta);
         }
     }
 }
@@ -532,11 +540,9 @@ impl Drop for FdCall<'_> {
     #[inline]
     fn drop(&mut self) {
         self.inner.state.running_fd.set(self.outer);
-        let mut fds = self.inner.fds.borrow_mut();
-        if let Some(entry) = fds.mux.get_mut(self.key) {
-            entry.handler = self.handler.take();
-            fds.mux.resume(self.key);
+        if let Some(handler) = self.handler.take() {
+            let unwanted = self.inner.fds.borrow_mut().mux.put_back(self.key, handler);
+            drop(unwanted);
         }
-        // Else the event was removed meanwhile, and the handler goes when the borrow has ended.
     }
 }

@@ -501,7 +501,7 @@ impl Signal {
 
     /// Gives the event a name, for whoever looks at the loop.
     pub fn set_name(&self, name: &str) {
-        self.with_meta(|meta| meta.name = Some(name.into()));
+        self.with_meta(|meta| meta.set_name(name));
     }
 
     /// Where the event was added; `None` when it was removed.

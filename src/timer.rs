@@ -360,7 +360,7 @@ impl Timer {
 
     /// Gives the timer a name, for whoever looks at the loop.
     pub fn set_name(&self, name: &str) {
-        self.with_meta(|meta| meta.name = Some(name.into()));
+        self.with_meta(|meta| meta.set_name(name));
     }
 
     /// Where the timer was added; `None` when it was removed.

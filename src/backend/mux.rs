@@ -20,15 +20,18 @@ use std::io;
 use std::os::fd::RawFd;
 
 #[derive(Debug)]
-struct Event<T> {
-    value: T,
+struct Event<H, T> {
+    /// Missing while it runs.
+    handler: Option<H>,
     watch: Key,
     flags: FdFlags,
     /// Its handler is running, and so is a loop inside it.
     suspended: bool,
+    value: T,
 }
 
-impl<T> Event<T> {
+impl<H, T> Event<H, T> {
+    #[inline]
     fn wanted(&self) -> FdFlags {
         if self.suspended {
             FdFlags::empty()
@@ -79,24 +82,29 @@ struct Watch {
     dirty: bool,
 }
 
-/// The events on all descriptors, which carry a `T` each.
+/// The events on all descriptors, with a handler `H` each and a `T` that means nothing here.
 #[derive(Debug)]
-pub(crate) struct Mux<T> {
-    events: Slots<Event<T>>,
+pub(crate) struct Mux<H, T> {
+    events: Slots<Event<H, T>>,
     watches: Slots<Watch>,
     by_fd: HashMap<RawFd, Key>,
     dirty: Vec<Key>,
     enabled: usize,
 }
 
-/// One event to be called.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Delivery {
+/// One event to be called, with its handler, which is to be [put back](Mux::put_back).
+#[derive(Debug)]
+pub(crate) struct Delivery<H> {
     pub(crate) key: Key,
+    pub(crate) handler: H,
     pub(crate) flags: FdFlags,
     /// Other events on the descriptor may match what is left of its readiness.
     pub(crate) has_siblings: bool,
 }
+
+/// What is left of a removed event, to be dropped when nothing is borrowed. The handler is missing
+/// when it is running.
+pub(crate) type Removed<H, T> = (Option<H>, T);
 
 /// What [`Mux::flush`] has come to.
 #[derive(Debug)]
@@ -107,7 +115,7 @@ pub(crate) enum Flushed {
     FellBack,
 }
 
-impl<T> Mux<T> {
+impl<H, T> Mux<H, T> {
     pub(crate) fn new() -> Self {
         Mux {
             events: Slots::new(),
@@ -143,15 +151,15 @@ impl<T> Mux<T> {
         self.events.get(key).map(|event| event.flags)
     }
 
-    /// Adds an event and tells the backend at once. When it refuses, `value` comes back, and the
-    /// other events on the descriptor are as they were.
+    /// Adds an event and tells the backend at once. When it refuses, what was to be added comes
+    /// back, and the other events on the descriptor are as they were.
     pub(crate) fn add(
         &mut self,
         backend: &mut dyn Backend,
         fd: RawFd,
         flags: FdFlags,
-        value: T,
-    ) -> Result<Key, (T, io::Error)> {
+        (handler, value): (H, T),
+    ) -> Result<Key, (Removed<H, T>, io::Error)> {
         let (watch, is_new) = match self.by_fd.get(&fd) {
             Some(&watch) => (watch, false),
             None => {
@@ -167,10 +175,11 @@ impl<T> Mux<T> {
             }
         };
         let key = self.events.insert(Event {
-            value,
+            handler: Some(handler),
             watch,
             flags,
             suspended: false,
+            value,
         });
         if !is_new {
             if let Some(watch) = self.watches.get_mut(watch) {
@@ -182,8 +191,8 @@ impl<T> Mux<T> {
             Ok(()) => Ok(key),
             Err(error) => {
                 // The backend is as it was, and this takes the event out of our own tables again.
-                let value = self.take_event(key).unwrap_or_else(|| unreachable!());
-                Err((value, error))
+                let removed = self.take_event(key).unwrap_or_else(|| unreachable!());
+                Err((removed, error))
             }
         }
     }
@@ -216,10 +225,24 @@ impl<T> Mux<T> {
         }
     }
 
-    /// Lets a suspended event be called again.
+    /// Takes back the handler of a delivery after it was called, and lets its event be called
+    /// again. When the event was removed meanwhile the handler is returned, to be dropped when
+    /// nothing is borrowed.
     #[inline]
-    pub(crate) fn resume(&mut self, key: Key) {
-        if let Some(event) = self.events.get_mut(key).filter(|event| event.suspended) {
+    pub(crate) fn put_back(&mut self, key: Key, handler: H) -> Option<H> {
+        let Some(event) = self.events.get_mut(key) else {
+            return Some(handler);
+        };
+        let former = event.handler.replace(handler);
+        if event.suspended {
+            self.resume(key);
+        }
+        former
+    }
+
+    #[cold]
+    fn resume(&mut self, key: Key) {
+        if let Some(event) = self.events.get_mut(key) {
             event.suspended = false;
             self.enabled += usize::from(!event.flags.is_empty());
             let watch = event.watch;
@@ -230,7 +253,11 @@ impl<T> Mux<T> {
     /// Removes an event. If it was the last on its descriptor, that is out of the backend's set
     /// when this returns. Without a `backend` (it knows nothing that is ours) only the tables
     /// change.
-    pub(crate) fn remove(&mut self, backend: Option<&mut dyn Backend>, key: Key) -> Option<T> {
+    pub(crate) fn remove(
+        &mut self,
+        backend: Option<&mut dyn Backend>,
+        key: Key,
+    ) -> Option<Removed<H, T>> {
         let watch_key = self.events.get(key)?.watch;
         let watch = self.watches.get(watch_key)?;
         if let (Members::One(_), Some(backend)) = (&watch.members, backend) {
@@ -239,13 +266,13 @@ impl<T> Mux<T> {
                 let _ = backend.remove(watch.fd, Token::from_bits(watch_key.to_bits()));
             }
         }
-        let value = self.take_event(key);
+        let removed = self.take_event(key);
         self.mark_dirty(watch_key);
-        value
+        removed
     }
 
     /// Takes an event, and its watch if it is the only one on it, out of the tables.
-    fn take_event(&mut self, key: Key) -> Option<T> {
+    fn take_event(&mut self, key: Key) -> Option<Removed<H, T>> {
         let event = self.events.remove(key)?;
         self.enabled -= usize::from(!event.wanted().is_empty());
         if let Some(watch) = self.watches.get_mut(event.watch) {
@@ -256,7 +283,7 @@ impl<T> Mux<T> {
                 watch.members.remove(key);
             }
         }
-        Some(event.value)
+        Some((event.handler, event.value))
     }
 
     /// Tells the backend what has changed.
@@ -314,15 +341,16 @@ impl<T> Mux<T> {
         token: Token,
         readiness: Readiness,
         served: FdFlags,
-    ) -> Option<Delivery> {
+    ) -> Option<Delivery<H>> {
         let watch_key = Key::from_bits(token.to_bits());
-        let watch = self.watches.get_mut(watch_key)?;
+        let watch = self.watches.get(watch_key)?;
         if let Members::One(key) = watch.members {
-            let event = self.events.get(key)?;
+            let event = self.events.get_mut(key)?;
             let flags = matching(event.wanted(), readiness).difference(served);
             if !flags.is_empty() {
                 return Some(Delivery {
                     key,
+                    handler: event.handler.take()?,
                     flags,
                     has_siblings: false,
                 });
@@ -338,7 +366,7 @@ impl<T> Mux<T> {
         watch_key: Key,
         readiness: Readiness,
         served: FdFlags,
-    ) -> Option<Delivery> {
+    ) -> Option<Delivery<H>> {
         if readiness.contains(Readiness::INVALID) {
             // The backend still has it, and would report it for ever: the next flush removes it.
             self.clear_flags(watch_key);
@@ -346,17 +374,20 @@ impl<T> Mux<T> {
         }
         let watch = self.watches.get_mut(watch_key)?;
         for (position, &key) in watch.members.as_slice().iter().enumerate() {
-            let Some(event) = self.events.get(key) else {
+            // One without a handler is on the stack; it can't be called a second time.
+            let Some(event) = self.events.get_mut(key).filter(|e| e.handler.is_some()) else {
                 continue;
             };
             let wanted = event.wanted();
             let flags = matching(wanted, readiness).difference(served);
             if !flags.is_empty() {
+                let handler = event.handler.take()?;
                 if let Members::Many(keys) = &mut watch.members {
                     keys[position..].rotate_left(1);
                 }
                 return Some(Delivery {
                     key,
+                    handler,
                     flags,
                     has_siblings: matches!(watch.members, Members::Many(_)),
                 });
@@ -386,7 +417,7 @@ impl<T> Mux<T> {
     }
 
     /// Empties the tables and gives back what was in them. The backend is not told.
-    pub(crate) fn take_all(&mut self) -> Vec<T> {
+    pub(crate) fn take_all(&mut self) -> Vec<Removed<H, T>> {
         self.watches.take_all();
         self.by_fd.clear();
         self.dirty.clear();
@@ -394,7 +425,7 @@ impl<T> Mux<T> {
         self.events
             .take_all()
             .into_iter()
-            .map(|event| event.value)
+            .map(|event| (event.handler, event.value))
             .collect()
     }
 
