@@ -129,6 +129,7 @@ impl Context {
         if let Some(handler) = &mut call.handler {
             handler.call(self, &call.immediate);
         }
+        call.finish();
         true
     }
 }
@@ -148,13 +149,27 @@ struct ImmediateCall {
     handler: Option<Box<dyn ImmediateHandler>>,
 }
 
-impl Drop for ImmediateCall {
-    #[inline]
-    fn drop(&mut self) {
+impl ImmediateCall {
+    #[inline(always)]
+    fn finish(&mut self) {
         let Immediate { inner, key, .. } = &self.immediate;
         if let Some(handler) = self.handler.take() {
             let unwanted = inner.immediates.borrow_mut().put_back(*key, handler);
             drop(unwanted);
+        }
+    }
+
+    #[cold]
+    fn finish_after_panic(&mut self) {
+        self.finish();
+    }
+}
+
+impl Drop for ImmediateCall {
+    #[inline]
+    fn drop(&mut self) {
+        if self.handler.is_some() {
+            self.finish_after_panic();
         }
     }
 }
@@ -225,6 +240,7 @@ impl Immediate {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline(never)]
     pub fn remove(&self) {
         let removed = self.inner.immediates.borrow_mut().remove(self.key);
         drop(removed);
@@ -309,6 +325,7 @@ impl Immediate {
 }
 
 impl Drop for Immediate {
+    #[inline]
     fn drop(&mut self) {
         if self.owns {
             self.remove();

@@ -4,16 +4,18 @@
 //! occupant no longer find anything. That is what keeps an event that the kernel reported for a
 //! removed registration, or a handle that outlived its event, from reaching somebody else.
 //!
-//! The generation is a counter of insertions modulo 2³². A stale key could be mistaken only when
-//! its slot is reused by the insertion that comes an exact multiple of 2³² insertions later.
+//! The generation is a counter of insertions modulo 2³² - 1. A stale key could be mistaken only
+//! when its slot is reused by the insertion that comes an exact multiple of that later.
 
 use slab::Slab;
+use std::num::NonZeroU32;
 
 /// The name of one insertion into a [`Slots`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Key {
     index: u32,
-    generation: u32,
+    /// Not 0, so that an optional key is no larger.
+    generation: NonZeroU32,
 }
 
 impl Key {
@@ -25,23 +27,23 @@ impl Key {
 
     /// Packs the key into the 64 bits of user data that a kernel hands back with an event.
     pub(crate) fn to_bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
+        u64::from(self.generation.get()) << 32 | u64::from(self.index)
     }
 
-    /// The inverse of [`Key::to_bits`].
+    /// The inverse of [`Key::to_bits`]; `None` for bits that no key has.
     #[inline]
-    pub(crate) fn from_bits(bits: u64) -> Key {
-        Key {
+    pub(crate) fn from_bits(bits: u64) -> Option<Key> {
+        Some(Key {
             index: bits as u32,
-            generation: (bits >> 32) as u32,
-        }
+            generation: NonZeroU32::new((bits >> 32) as u32)?,
+        })
     }
 }
 
 #[derive(Debug)]
 struct Slot<T> {
     value: T,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 /// A table whose entries are named by [`Key`]s.
@@ -49,14 +51,14 @@ struct Slot<T> {
 pub(crate) struct Slots<T> {
     slab: Slab<Slot<T>>,
     /// Never reset, not even by [`Slots::take_all`], so that keys from before stay stale.
-    next_generation: u32,
+    next_generation: NonZeroU32,
 }
 
 impl<T> Slots<T> {
     pub(crate) const fn new() -> Self {
         Slots {
             slab: Slab::new(),
-            next_generation: 0,
+            next_generation: NonZeroU32::MIN,
         }
     }
 
@@ -75,7 +77,7 @@ impl<T> Slots<T> {
     /// When 2³² - 1 entries are stored already.
     pub(crate) fn insert(&mut self, value: T) -> Key {
         let generation = self.next_generation;
-        self.next_generation = generation.wrapping_add(1);
+        self.next_generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let index = self.slab.insert(Slot { value, generation });
         // u32::MAX is left out: Key::to_bits() of no entry may be all ones.
         assert!(index < u32::MAX as usize, "more than 2^32 - 1 events");
@@ -173,7 +175,7 @@ mod tests {
             for (number, (insert, pick)) in operations.into_iter().enumerate() {
                 if insert || model.is_empty() {
                     let key = slots.insert(number);
-                    prop_assert_eq!(Key::from_bits(key.to_bits()), key);
+                    prop_assert_eq!(Key::from_bits(key.to_bits()), Some(key));
                     model.push((key, number, true));
                 } else {
                     let entry = pick.index(model.len());

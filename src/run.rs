@@ -261,7 +261,7 @@ impl Context {
     }
 
     /// One turn. The steps are those of tevent's `tevent_loop_once`.
-    #[inline]
+    #[inline(always)]
     fn turn(&self, return_if_empty: bool) -> io::Result<Turn> {
         let inner = &*self.inner;
 
@@ -272,7 +272,7 @@ impl Context {
 
         // 3. One immediate; unless there were so many that the others are to have a turn.
         let overdue = inner.others_are_overdue();
-        if !overdue && self.run_immediate() {
+        if !overdue && inner.has_immediates() && self.run_immediate() {
             return Ok(Turn::Ran);
         }
 
@@ -292,14 +292,19 @@ impl Context {
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
+        self.wait_and_serve(now, return_if_empty)
+    }
+
+    /// The rest of step 5: the wait, and what it has brought, that is a signal, else a descriptor,
+    /// else a timer that became due, or what was passed over for the others' sake.
+    #[inline(never)]
+    fn wait_and_serve(&self, now: Option<u64>, return_if_empty: bool) -> io::Result<Turn> {
+        let inner = &*self.inner;
         if return_if_empty && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
         }
         inner.drain_wakeup();
         inner.wait(now)?;
-
-        // What the wait has brought: a signal, else a descriptor, else a timer that became due,
-        // or what was left for the others' sake.
         if inner.doorbell.attention() != 0 && self.attend()? {
             return Ok(Turn::Ran);
         }
@@ -353,6 +358,7 @@ impl Context {
         if let Some(handler) = &mut call.handler {
             handler.call(self, ready.flags);
         }
+        call.finish();
         true
     }
 }
@@ -413,6 +419,11 @@ impl Inner {
         let now = now.unwrap_or_else(|| self.clock.now());
         let to_timer = Duration::from_nanos(deadline.saturating_sub(now));
         Some(limit.map_or(to_timer, |limit| limit.min(to_timer)))
+    }
+
+    #[inline]
+    fn has_immediates(&self) -> bool {
+        !self.immediates.borrow().is_empty()
     }
 
     #[inline]
@@ -536,13 +547,27 @@ struct FdCall<'a> {
     outer: Option<Key>,
 }
 
-impl Drop for FdCall<'_> {
-    #[inline]
-    fn drop(&mut self) {
+impl FdCall<'_> {
+    #[inline(always)]
+    fn finish(&mut self) {
         self.inner.state.running_fd.set(self.outer);
         if let Some(handler) = self.handler.take() {
             let unwanted = self.inner.fds.borrow_mut().mux.put_back(self.key, handler);
             drop(unwanted);
+        }
+    }
+
+    #[cold]
+    fn finish_after_panic(&mut self) {
+        self.finish();
+    }
+}
+
+impl Drop for FdCall<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.handler.is_some() {
+            self.finish_after_panic();
         }
     }
 }

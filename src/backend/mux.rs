@@ -342,7 +342,7 @@ impl<H, T> Mux<H, T> {
         readiness: Readiness,
         served: FdFlags,
     ) -> Option<Delivery<H>> {
-        let watch_key = Key::from_bits(token.to_bits());
+        let watch_key = Key::from_bits(token.to_bits())?;
         let watch = self.watches.get(watch_key)?;
         if let Members::One(key) = watch.members {
             let event = self.events.get_mut(key)?;
