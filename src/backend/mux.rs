@@ -340,7 +340,8 @@ impl<T> Mux<T> {
         served: FdFlags,
     ) -> Option<Delivery> {
         if readiness.contains(Readiness::INVALID) {
-            self.disarm(watch_key);
+            // The backend still has it, and would report it for ever: the next flush removes it.
+            self.clear_flags(watch_key);
             return None;
         }
         let watch = self.watches.get_mut(watch_key)?;
@@ -409,10 +410,16 @@ impl<T> Mux<T> {
 
     /// Clears the flags of all events on a watch that the backend has dropped.
     fn disarm(&mut self, key: Key) {
-        let Some(watch) = self.watches.get_mut(key) else {
+        if let Some(watch) = self.watches.get_mut(key) {
+            watch.armed = FdFlags::empty();
+        }
+        self.clear_flags(key);
+    }
+
+    fn clear_flags(&mut self, key: Key) {
+        let Some(watch) = self.watches.get(key) else {
             return;
         };
-        watch.armed = FdFlags::empty();
         for member in watch.members.as_slice().to_vec() {
             self.set_flags(member, FdFlags::empty());
         }
