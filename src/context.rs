@@ -157,7 +157,10 @@ pub(crate) struct RunState {
     pub(crate) level: Cell<u32>,
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
+    /// Missing while it runs.
     pub(crate) nesting_hook: Cell<Option<NestingHook>>,
+    /// The hook that is running was replaced.
+    pub(crate) nesting_hook_changed: Cell<bool>,
     /// The handlers on the stack, innermost of each kind.
     pub(crate) running_fd: Cell<Option<Key>>,
     pub(crate) running_timer: Cell<Option<Key>>,
@@ -165,6 +168,13 @@ pub(crate) struct RunState {
     pub(crate) streak: Cell<u32>,
     /// In a streak that is too long: timers had their turn, descriptors are next.
     pub(crate) timers_had_their_turn: Cell<bool>,
+}
+
+impl RunState {
+    pub(crate) fn replace_nesting_hook(&self, hook: Option<NestingHook>) -> Option<NestingHook> {
+        self.nesting_hook_changed.set(true);
+        self.nesting_hook.replace(hook)
+    }
 }
 
 /// The loop's time: nanoseconds of the monotonic clock since the context was made.
@@ -552,7 +562,7 @@ impl Inner {
         drop(signals);
         let scheduled = self.inbox.take_all();
         drop(scheduled);
-        let hook = self.state.nesting_hook.take();
+        let hook = self.state.replace_nesting_hook(None);
         drop(hook);
     }
 }
