@@ -108,11 +108,15 @@ pub fn turns_in_a_while(context: &Context) -> usize {
     let fired = Flag::new();
     let setter = fired.clone();
     let _timer = context.add_timer_after(Duration::from_millis(30), move |_, _| setter.set());
+    // The caller may be a handler in a turn that doesn't wait.
+    let timeout = context.wait_timeout();
+    context.set_wait_timeout(Some(GUARD));
     let turns = Cell::new(0);
     run_until(context, "the timer fires", || {
         turns.set(turns.get() + 1);
         fired.is_set()
     });
+    context.set_wait_timeout(timeout);
     turns.get()
 }
 
