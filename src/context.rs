@@ -21,7 +21,7 @@ use crate::key::Key;
 use crate::remote::Inbox;
 use crate::run::NestingHook;
 use crate::signal::SignalTable;
-use crate::sys::doorbell::{Doorbell, FORK};
+use crate::sys::doorbell::{Doorbell, FORK, REMOTE};
 use crate::sys::wakeup::Wakeup;
 use crate::timer::TimerEntry;
 use crate::timer_queue::TimerQueue;
@@ -560,6 +560,7 @@ impl Inner {
         drop(immediates);
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
         drop(signals);
+        self.doorbell.attend(REMOTE);
         let scheduled = self.inbox.take_all();
         drop(scheduled);
         let hook = self.state.replace_nesting_hook(None);
