@@ -21,7 +21,7 @@ use crate::key::Key;
 use crate::remote::Inbox;
 use crate::run::NestingHook;
 use crate::signal::SignalTable;
-use crate::sys::doorbell::{Doorbell, FORK};
+use crate::sys::doorbell::{Doorbell, FORK, REMOTE};
 use crate::sys::wakeup::Wakeup;
 use crate::timer::TimerEntry;
 use crate::timer_queue::TimerQueue;
@@ -145,7 +145,10 @@ pub(crate) struct RunState {
     pub(crate) level: Cell<u32>,
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
+    /// Missing while it runs.
     pub(crate) nesting_hook: Cell<Option<NestingHook>>,
+    /// The hook that is running was replaced.
+    pub(crate) nesting_hook_changed: Cell<bool>,
     /// The handlers on the stack, innermost of each kind.
     pub(crate) running_fd: Cell<Option<Key>>,
     pub(crate) running_timer: Cell<Option<Key>>,
@@ -153,6 +156,13 @@ pub(crate) struct RunState {
     pub(crate) streak: Cell<u32>,
     /// In a streak that is too long: timers had their turn, descriptors are next.
     pub(crate) timers_had_their_turn: Cell<bool>,
+}
+
+impl RunState {
+    pub(crate) fn replace_nesting_hook(&self, hook: Option<NestingHook>) -> Option<NestingHook> {
+        self.nesting_hook_changed.set(true);
+        self.nesting_hook.replace(hook)
+    }
 }
 
 /// The loop's time: nanoseconds of the monotonic clock since the context was made.
@@ -542,9 +552,10 @@ impl Inner {
         drop(immediates);
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
         drop(signals);
+        self.doorbell.attend(REMOTE);
         let scheduled = self.inbox.take_all();
         drop(scheduled);
-        let hook = self.state.nesting_hook.take();
+        let hook = self.state.replace_nesting_hook(None);
         drop(hook);
     }
 }

@@ -212,7 +212,8 @@ impl Context {
         self.inner.options.nesting_allowed.set(allowed);
     }
 
-    /// Sets a closure that is told of the begin and end of every loop, or takes it away.
+    /// Sets a closure that is told of the begin and end of every loop, or takes it away. It may
+    /// do so itself. One that panics is taken away too.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -228,7 +229,7 @@ impl Context {
     #[doc(alias = "tevent_loop_set_nesting_hook")]
     pub fn set_nesting_hook(&self, hook: Option<impl FnMut(&Context, Nesting) + 'static>) {
         let hook = hook.map(|hook| Box::new(hook) as NestingHook);
-        let old = self.inner.state.nesting_hook.replace(hook);
+        let old = self.inner.state.replace_nesting_hook(hook);
         drop(old);
     }
 
@@ -244,7 +245,8 @@ impl Context {
         inner.state.level.set(outer + 1);
         let level = Level {
             context: self,
-            outer,
+            number: outer + 1,
+            _entered: Entered { inner, outer },
         };
         self.call_nesting_hook(Nesting::Begin(outer + 1));
         Ok(level)
@@ -253,10 +255,11 @@ impl Context {
     fn call_nesting_hook(&self, nesting: Nesting) {
         let state = &self.inner.state;
         if let Some(mut hook) = state.nesting_hook.take() {
+            state.nesting_hook_changed.set(false);
             hook(self, nesting);
-            // Unless the hook has set another.
-            let newer = state.nesting_hook.take();
-            state.nesting_hook.set(newer.or(Some(hook)));
+            if !state.nesting_hook_changed.get() {
+                state.nesting_hook.set(Some(hook));
+            }
         }
     }
 
@@ -525,16 +528,27 @@ impl Drop for StopScope<'_> {
 /// A loop that is running.
 struct Level<'a> {
     context: &'a Context,
+    number: u32,
+    /// Dropped after the hook was told, also when that panicked.
+    _entered: Entered<'a>,
+}
+
+struct Entered<'a> {
+    inner: &'a Inner,
     outer: u32,
 }
 
 impl Drop for Level<'_> {
     fn drop(&mut self) {
-        self.context.call_nesting_hook(Nesting::End(self.outer + 1));
-        let inner = &*self.context.inner;
-        inner.state.level.set(self.outer);
+        self.context.call_nesting_hook(Nesting::End(self.number));
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.inner.state.level.set(self.outer);
         if self.outer == 0 {
-            inner.doorbell.leave();
+            self.inner.doorbell.leave();
         }
     }
 }

@@ -23,6 +23,11 @@ impl Epoll {
         })
     }
 
+    /// Whether no descriptor can be watched, whichever it is.
+    pub(super) fn is_broken(&self) -> bool {
+        self.instance.is_broken()
+    }
+
     /// Asks for edges, which saves the read that makes the descriptor unreadable again.
     pub(super) fn add_edge(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
         let bits = token.to_bits();

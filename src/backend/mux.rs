@@ -192,6 +192,9 @@ impl<H, T> Mux<H, T> {
             Err(error) => {
                 // The backend is as it was, and this takes the event out of our own tables again.
                 let removed = self.take_event(key).unwrap_or_else(|| unreachable!());
+                // So that the caller's second try, with another mechanism, gets the key that the
+                // handle has.
+                self.events.give_back(key);
                 Err((removed, error))
             }
         }

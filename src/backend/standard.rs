@@ -65,6 +65,22 @@ impl Standard {
         }
     }
 
+    /// Tells a broken epoll from a descriptor that it refuses: it answers both with `EBADF` or
+    /// `EINVAL`, which say to the context that another mechanism wouldn't help.
+    fn blame_epoll(&self, result: io::Result<()>) -> io::Result<()> {
+        match (&self.mechanism, result) {
+            (Mechanism::Epoll(epoll), Err(error))
+                if matches!(errno(&error), Some(libc::EBADF | libc::EINVAL))
+                    && epoll.is_broken() =>
+            {
+                Err(io::Error::other(
+                    "the epoll instance was closed or replaced",
+                ))
+            }
+            (_, result) => result,
+        }
+    }
+
     fn serve_always_ready(&mut self, ready: &mut ReadyList) {
         let served = self.always_ready.len().min(ready.room());
         for entry in &self.always_ready[..served] {
@@ -100,7 +116,7 @@ impl Backend for Standard {
                 });
                 Ok(())
             }
-            result => result,
+            result => self.blame_epoll(result),
         }
     }
 
@@ -110,7 +126,10 @@ impl Backend for Standard {
                 self.always_ready[position].interest = interest;
                 Ok(())
             }
-            None => self.backend().modify(fd, token, interest),
+            None => {
+                let result = self.backend().modify(fd, token, interest);
+                self.blame_epoll(result)
+            }
         }
     }
 
@@ -120,7 +139,10 @@ impl Backend for Standard {
                 self.always_ready.remove(position);
                 Ok(())
             }
-            None => self.backend().remove(fd, token),
+            None => {
+                let result = self.backend().remove(fd, token);
+                self.blame_epoll(result)
+            }
         }
     }
 

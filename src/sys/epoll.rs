@@ -1,6 +1,7 @@
 //! `epoll(7)`.
 
 use super::{check, milliseconds, owned, replace, timespec};
+use crate::error::errno;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -90,6 +91,16 @@ impl Epoll {
         Ok(())
     }
 
+    /// Whether the descriptor is no epoll instance any more: somebody has closed or replaced it.
+    pub(crate) fn is_broken(&self) -> bool {
+        // Any descriptor will do that can't be in the set: a set answers that it isn't.
+        let Ok(stranger) = create() else {
+            return false;
+        };
+        let answer = self.change(Change::Remove, stranger.as_raw_fd(), 0, 0);
+        !answer.is_err_and(|error| errno(&error) == Some(libc::ENOENT))
+    }
+
     /// Waits, for at most `timeout`, and returns how many of `events` were filled in.
     pub(crate) fn wait(
         &mut self,
@@ -119,12 +130,7 @@ impl Epoll {
             };
             match check("epoll_pwait2", result as libc::c_int) {
                 // Some sandboxes answer EPERM to calls that they have never heard of.
-                Err(error)
-                    if matches!(
-                        crate::error::errno(&error),
-                        Some(libc::ENOSYS | libc::EPERM)
-                    ) =>
-                {
+                Err(error) if matches!(errno(&error), Some(libc::ENOSYS | libc::EPERM)) => {
                     self.has_pwait2 = false;
                 }
                 result => return result.map(|count| count as usize),

@@ -1,0 +1,289 @@
+//! The backends themselves: choosing one, plugging one in, and what happens when one fails.
+
+mod common;
+
+use common::recording::{Call, recorded, recording};
+use common::*;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use tevent::{BackendKind, Context, OsError};
+
+on_every_backend!(
+    a_backend_is_chosen_by_name,
+    a_batch_of_none_is_refused,
+    reinitialising_leaves_an_empty_usable_context,
+);
+
+fn a_backend_is_chosen_by_name(kind: BackendKind) {
+    let named: BackendKind = kind.to_string().parse().unwrap();
+    assert_eq!(named, kind);
+    assert_eq!(context(kind).backend_name(), kind.to_string());
+    assert!(BackendKind::available().contains(&kind));
+}
+
+#[test]
+fn standard_is_the_default_and_an_unknown_name_is_an_error() {
+    assert_eq!(Context::new().unwrap().backend_name(), "standard");
+    assert_eq!(BackendKind::default(), BackendKind::Standard);
+    assert!("select".parse::<BackendKind>().is_err());
+    assert!("Standard".parse::<BackendKind>().is_err());
+}
+
+fn a_batch_of_none_is_refused(kind: BackendKind) {
+    let error = builder(kind).batch(0).build().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+}
+
+fn reinitialising_leaves_an_empty_usable_context(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    for _ in 0..3 {
+        let (ours, theirs) = readable();
+        context
+            .add_fd(ours, READ, |_, _, _| unreachable!())
+            .unwrap()
+            .detach();
+        context
+            .add_timer(context.now(), |_, _| unreachable!())
+            .detach();
+        context.defer(|_| unreachable!());
+        context.remote().schedule(|_| unreachable!());
+        context.reinitialise().unwrap();
+        assert!(drain(&theirs), "its source is closed");
+        assert_eq!(context.next_deadline(), None);
+        context.run().expect("nothing is left");
+        let (ours, _theirs) = readable();
+        let _fd = context.add_fd(ours, READ, log.fd("fd")).unwrap();
+        context.defer(log.once("immediate"));
+        assert_eq!(turns(&context, 2), 2);
+        assert_eq!(log.take(), "immediate fd", "it is usable");
+    }
+}
+
+#[test]
+fn a_backend_of_ones_own_can_be_plugged_in() {
+    let (context, recorder) = recorded();
+    let log = Log::new();
+    assert_eq!(context.backend_name(), "recording");
+    let (ours, _theirs) = readable();
+    let number = ours.as_raw_fd();
+    let fd = context.add_fd(ours, READ, log.flags("fd")).unwrap();
+    let _timer = context.add_timer(context.now(), log.timer("timer"));
+    context.defer(log.once("immediate"));
+    assert_eq!(turns(&context, 3), 3);
+    assert_eq!(log.take(), "immediate timer fd:READ");
+    drop(fd);
+    let calls = recorder.take();
+    assert_eq!(calls[0], Call::Add(number, READ));
+    assert_eq!(calls.last(), Some(&Call::Remove(number)));
+    context.reinitialise().unwrap();
+    assert!(
+        matches!(recorder.take()[..], [Call::Reopen, Call::Add(_, READ)]),
+        "with its wake-up"
+    );
+    let remote = context.remote();
+    let thread = std::thread::spawn(move || remote.schedule(|context| context.stop()));
+    context
+        .run_until(|| false)
+        .expect("another thread ends the wait");
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_backend_that_refuses_a_descriptor_gives_the_source_back() {
+    let (context, recorder) = recorded();
+    let (ours, _theirs) = readable();
+    let number = ours.as_raw_fd();
+    recorder.fail_add.set(Some(libc::ENOSPC));
+    let error = context
+        .add_fd(ours, READ, |_, _, _| unreachable!())
+        .unwrap_err();
+    assert_eq!(error.error().raw_os_error(), Some(libc::ENOSPC));
+    let source = error.into_source();
+    assert_eq!(source.as_raw_fd(), number);
+    assert_eq!(turns(&context, 2), 0, "nothing was added");
+    let log = Log::new();
+    let _fd = context
+        .add_fd(source, READ, log.fd("called"))
+        .expect("another time it is taken");
+    assert!(turn(&context));
+}
+
+#[test]
+fn the_wake_up_descriptor_is_added_when_the_context_is_made() {
+    let (builder, recorder) = recording();
+    recorder.fail_add.set(Some(libc::ENOMEM));
+    let error = builder
+        .build()
+        .expect_err("a context that can't be woken is none");
+    assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+}
+
+#[test]
+fn a_failed_wait_is_reported_and_the_context_can_be_run_again() {
+    let (context, recorder) = recorded();
+    let log = Log::new();
+    let (ours, _theirs) = readable();
+    let fd = context.add_fd(ours, READ, log.fd("called")).unwrap();
+    recorder.fail_wait.set(Some(libc::ENOMEM));
+    let error = context.run().expect_err("the backend failed");
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<OsError>())
+        .unwrap();
+    assert_eq!(inner.operation(), "wait");
+    assert_eq!(inner.source().raw_os_error(), Some(libc::ENOMEM));
+    assert_eq!(fd.flags(), READ, "nothing is lost");
+    assert!(turn(&context), "it goes on");
+    assert_eq!(log.take(), "called");
+}
+
+#[test]
+fn an_interrupted_wait_is_no_error() {
+    let (context, recorder) = recorded();
+    recorder.fail_wait.set(Some(libc::EINTR));
+    assert!(!context.run_once().unwrap());
+}
+
+#[test]
+fn a_backend_that_fails_to_remove_does_not_keep_the_source() {
+    let (context, recorder) = recorded();
+    let (ours, theirs) = pair();
+    let fd = context
+        .add_fd(ours, READ, |_, _, _| unreachable!())
+        .unwrap();
+    recorder.fail_remove.set(Some(libc::EBADF));
+    drop(fd);
+    assert!(drain(&theirs), "it is closed");
+}
+
+/// What there is to go on with after epoll is broken: descriptors of all states, and a file.
+#[cfg(target_os = "linux")]
+fn breaks(how: impl FnOnce(&Context)) {
+    let context = builder(BackendKind::Standard).batch(1).build().unwrap();
+    let log = Log::new();
+    let (ready, _ready_peer) = readable();
+    let _ready = context.add_fd(ready, READ, log.flags("ready")).unwrap();
+    let (quiet, mut quiet_peer) = pair();
+    let quiet = context.add_fd(quiet, READ, log.flags("quiet")).unwrap();
+    let (changed, _changed_peer) = pair();
+    let changed = context.add_fd(changed, READ, log.flags("changed")).unwrap();
+    let (removed, removed_peer) = pair();
+    let removed = context
+        .add_fd(removed, READ, |_, _, _| unreachable!())
+        .unwrap();
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let _file = context.add_fd(file, READ, log.flags("file")).unwrap();
+    turns(&context, 4);
+    log.take();
+
+    how(&context);
+    changed.set_flags(WRITE);
+    drop(removed);
+    assert!(drain(&removed_peer), "its source is closed");
+    let (added, _added_peer) = readable();
+    let _added = context
+        .add_fd(added, READ, log.flags("added"))
+        .expect("poll takes it");
+    std::io::Write::write_all(&mut quiet_peer, b"x").unwrap();
+    run_until(&context, "everything goes on", || {
+        let all = [
+            "ready:READ",
+            "quiet:READ",
+            "changed:WRITE",
+            "added:READ",
+            "file:READ",
+        ];
+        all.iter().all(|entry| log.count(entry) >= 2)
+    });
+    assert_eq!(
+        (quiet.flags(), changed.flags()),
+        (READ, WRITE),
+        "nothing was disarmed"
+    );
+    assert_eq!(context.backend_name(), "standard");
+    // Another thread still wakes it.
+    drop((_ready, quiet, changed, _added, _file));
+    context.set_wait_timeout(None);
+    let remote = context.remote();
+    let thread = std::thread::spawn(move || remote.schedule(|context| context.stop()));
+    context.run_until(|| false).unwrap();
+    thread.join().unwrap();
+    // The number may be another's by now: leave it alone.
+    std::mem::forget(context);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn standard_goes_on_with_poll_when_the_epoll_descriptor_was_replaced() {
+    breaks(|context| {
+        let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        put_at(null, context.as_fd().as_raw_fd());
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn standard_goes_on_with_poll_when_the_epoll_descriptor_was_closed() {
+    // In a child process of one thread, where nobody else gets the number.
+    let child = || {
+        breaks(|context| {
+            let number = context.as_fd().as_raw_fd();
+            close(number);
+        });
+    };
+    in_a_child(
+        "standard_goes_on_with_poll_when_the_epoll_descriptor_was_closed",
+        child,
+    );
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_change_alone_makes_standard_notice_that_epoll_is_broken() {
+    let context = context(BackendKind::Standard);
+    let log = Log::new();
+    let (ours, _theirs) = pair();
+    let fd = context.add_fd(ours, READ, log.flags("")).unwrap();
+    let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    put_at(null, context.as_fd().as_raw_fd());
+    fd.set_flags(WRITE);
+    run_until(&context, "the event is called", || log.len() > 0);
+    assert_eq!(log.take(), ":WRITE");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn bare_epoll_reports_that_it_is_broken() {
+    let context = context(BackendKind::Epoll);
+    let (ours, _theirs) = pair();
+    let _fd = context.add_fd(ours, READ, |_, _, _| ()).unwrap();
+    let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    put_at(null, context.as_fd().as_raw_fd());
+    context.run().expect_err("there is nothing to fall back to");
+    context.reinitialise().expect("starting over helps");
+    let log = Log::new();
+    let (ours, _theirs) = readable();
+    let _fd = context.add_fd(ours, READ, log.fd("called")).unwrap();
+    assert!(turn(&context));
+}
+
+/// Runs one test of this file in a process of its own.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn in_a_child(test: &str, run: impl FnOnce()) {
+    const VARIABLE: &str = "TEVENT_TEST_CHILD";
+    if std::env::var_os(VARIABLE).is_some() {
+        return run();
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--test-threads=1", "--nocapture"])
+        .env(VARIABLE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "in a process of its own: {}: {said}",
+        output.status
+    );
+}

@@ -1,0 +1,376 @@
+//! `run`, `run_until`, `run_once`, `stop` and the wait timeout: when they return, and with what.
+
+mod common;
+
+use common::recording::{Call, recorded};
+use common::*;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tevent::{BackendKind, Context, SignalFlags, Signum};
+
+on_every_backend!(
+    run_returns_at_once_when_there_is_nothing,
+    run_goes_on_while_there_is_a_timer,
+    run_goes_on_while_there_is_an_immediate,
+    run_goes_on_while_a_descriptor_event_wants_something,
+    run_goes_on_while_there_is_a_signal_handler,
+    run_does_not_wait_for_an_event_without_flags,
+    run_does_not_wait_for_a_disarmed_timer_or_an_idle_immediate,
+    run_can_be_called_again,
+    run_until_asks_before_every_turn,
+    run_until_goes_on_without_any_event,
+    stop_ends_run_after_the_handler_and_leaves_the_rest,
+    stop_ends_run_until,
+    stop_without_a_loop_does_nothing,
+    a_wait_timeout_of_zero_does_not_block,
+    a_wait_timeout_is_waited_for_in_full,
+    without_a_wait_timeout_a_turn_waits_for_a_descriptor,
+    next_deadline_is_the_first_timers,
+    next_deadline_is_now_while_something_is_scheduled_or_changed,
+);
+
+fn run_returns_at_once_when_there_is_nothing(kind: BackendKind) {
+    context(kind).run().unwrap();
+}
+
+fn run_goes_on_while_there_is_a_timer(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let _first = context.add_timer_after(Duration::from_millis(1), log.timer("first"));
+    let _second = context.add_timer_after(Duration::from_millis(2), log.timer("second"));
+    context.run().unwrap();
+    assert_eq!(log.take(), "first second");
+}
+
+fn run_goes_on_while_there_is_an_immediate(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let inner = log.clone();
+    context.defer(move |context| context.defer(inner.once("second")));
+    context.run().unwrap();
+    assert_eq!(log.take(), "second");
+}
+
+fn run_goes_on_while_a_descriptor_event_wants_something(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let (ours, theirs) = readable();
+    let inner = log.clone();
+    let _fd = context
+        .add_fd(ours, READ, move |_, fd, _| {
+            inner.add("called");
+            if drain(fd.get_ref()) {
+                fd.set_readable(false);
+            }
+        })
+        .unwrap();
+    // Later than the first call, and without a fixed time.
+    let mut theirs = Some(theirs);
+    context
+        .add_timer_after(Duration::from_millis(2), move |_, _| drop(theirs.take()))
+        .detach();
+    context.run().unwrap();
+    assert_eq!(
+        log.take(),
+        "called called",
+        "one call for the data, one for the end"
+    );
+}
+
+fn run_goes_on_while_there_is_a_signal_handler(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let usr2 = Signum::new(libc::SIGUSR2).unwrap();
+    let signal = context
+        .add_signal(usr2, SignalFlags::empty(), |_, _, _| ())
+        .unwrap();
+    let place = Place::empty();
+    place.put(signal);
+    let (inner, remover) = (log.clone(), place.clone());
+    // Without the timer nothing but the handler is left; its removal ends the loop.
+    context
+        .add_timer_after(Duration::from_millis(2), move |context, _| {
+            inner.add("timer");
+            let remover = remover.clone();
+            context.defer(move |_| remover.clear());
+        })
+        .detach();
+    context.run().unwrap();
+    assert_eq!(log.take(), "timer");
+    assert!(
+        place.take().is_none(),
+        "the loop went on until the handler was removed"
+    );
+}
+
+fn run_does_not_wait_for_an_event_without_flags(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, _theirs) = readable();
+    let _fd = context
+        .add_fd(ours, NOTHING, |_, _, _| unreachable!())
+        .unwrap();
+    context.run().unwrap();
+}
+
+fn run_does_not_wait_for_a_disarmed_timer_or_an_idle_immediate(kind: BackendKind) {
+    let context = context(kind);
+    let timer = context.add_timer_after(GUARD, |_, _| unreachable!());
+    timer.disarm();
+    let immediate = context.add_immediate(|_, _| unreachable!());
+    immediate.schedule();
+    immediate.cancel();
+    context.run().unwrap();
+}
+
+fn run_can_be_called_again(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    for _ in 0..3 {
+        context.defer(log.once("ran"));
+        context.run().unwrap();
+    }
+    assert_eq!(log.take(), "ran ran ran");
+}
+
+fn run_until_asks_before_every_turn(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    context.defer(log.once("one"));
+    context.defer(log.once("two"));
+    context.run_until(|| true).unwrap();
+    assert_eq!(log.take(), "", "it was finished before the first turn");
+    let asked = Cell::new(0);
+    context
+        .run_until(|| {
+            asked.set(asked.get() + 1);
+            log.len() == 2
+        })
+        .unwrap();
+    assert_eq!(log.take(), "one two");
+    assert_eq!(
+        asked.get(),
+        3,
+        "once before each of two turns, and once at the end"
+    );
+}
+
+fn run_until_goes_on_without_any_event(kind: BackendKind) {
+    let context = context(kind);
+    context.set_wait_timeout(Some(Duration::from_micros(100)));
+    let asked = Cell::new(0);
+    context
+        .run_until(|| {
+            asked.set(asked.get() + 1);
+            asked.get() == 5
+        })
+        .unwrap();
+    assert_eq!(asked.get(), 5, "it asks again after every wait timeout");
+}
+
+fn stop_ends_run_after_the_handler_and_leaves_the_rest(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let inner = log.clone();
+    context.defer(move |context| {
+        context.stop();
+        inner.add("stopping");
+    });
+    context.defer(log.once("left"));
+    context.run().unwrap();
+    assert_eq!(log.take(), "stopping");
+    context.run().unwrap();
+    assert_eq!(
+        log.take(),
+        "left",
+        "a later run isn't stopped by what stopped an earlier one"
+    );
+}
+
+fn stop_ends_run_until(kind: BackendKind) {
+    let context = context(kind);
+    context.defer(|context| context.stop());
+    context.run_until(|| false).unwrap();
+}
+
+fn stop_without_a_loop_does_nothing(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    context.stop();
+    context.defer(log.once("first"));
+    context.defer(log.once("second"));
+    context.run().unwrap();
+    assert_eq!(log.take(), "first second");
+    context.defer(|context| context.stop());
+    context.defer(log.once("after run_once"));
+    assert!(context.run_once().unwrap());
+    assert!(context.run_once().unwrap());
+    assert_eq!(log.take(), "after run_once");
+}
+
+fn a_wait_timeout_of_zero_does_not_block(kind: BackendKind) {
+    let context = context(kind);
+    context.set_wait_timeout(Some(Duration::ZERO));
+    let (ours, _theirs) = pair();
+    let _fd = context
+        .add_fd(ours, READ, |_, _, _| unreachable!())
+        .unwrap();
+    let start = Instant::now();
+    for _ in 0..100 {
+        assert!(!context.run_once().unwrap());
+    }
+    assert!(start.elapsed() < GUARD, "a hundred turns didn't block");
+}
+
+fn a_wait_timeout_is_waited_for_in_full(kind: BackendKind) {
+    let context = context(kind);
+    for timeout in [1, 300, 1500, 5001].map(Duration::from_micros) {
+        context.set_wait_timeout(Some(timeout));
+        let start = Instant::now();
+        assert!(!context.run_once().unwrap());
+        assert!(
+            start.elapsed() >= timeout,
+            "a wait of {timeout:?} ended early"
+        );
+    }
+}
+
+fn without_a_wait_timeout_a_turn_waits_for_a_descriptor(kind: BackendKind) {
+    let context = context(kind);
+    context.set_wait_timeout(None);
+    let (ours, mut theirs) = pair();
+    let _fd = context.add_fd(ours, READ, |_, _, _| ()).unwrap();
+    let thread = std::thread::spawn(move || {
+        use std::io::Write;
+        theirs.write_all(b"x").unwrap();
+        theirs
+    });
+    assert!(context.run_once().unwrap(), "the descriptor ended the wait");
+    thread.join().unwrap();
+}
+
+fn next_deadline_is_the_first_timers(kind: BackendKind) {
+    let context = context(kind);
+    assert_eq!(context.next_deadline(), None);
+    let now = context.now();
+    let late = context.add_timer(now + 3 * GUARD, |_, _| ());
+    let early = context.add_timer(now + 2 * GUARD, |_, _| ());
+    assert_eq!(context.next_deadline(), Some(now + 2 * GUARD));
+    early.set_deadline(now + 4 * GUARD);
+    assert_eq!(
+        context.next_deadline(),
+        Some(now + 3 * GUARD),
+        "one was postponed"
+    );
+    late.disarm();
+    assert_eq!(
+        context.next_deadline(),
+        Some(now + 4 * GUARD),
+        "one was disarmed"
+    );
+    drop(early);
+    assert_eq!(context.next_deadline(), None, "none is armed");
+}
+
+fn next_deadline_is_now_while_something_is_scheduled_or_changed(kind: BackendKind) {
+    let context = context(kind);
+    let is_now = |what: &str| {
+        let deadline = context.next_deadline();
+        assert!(
+            deadline.is_some_and(|deadline| deadline <= context.now()),
+            "{what}"
+        );
+    };
+    context.defer(|_| ());
+    is_now("an immediate is scheduled");
+    settle(&context);
+    assert_eq!(context.next_deadline(), None);
+    context.remote().schedule(|_| ());
+    is_now("another thread's work came");
+    settle(&context);
+    let (ours, _theirs) = pair();
+    let fd = context.add_fd(ours, READ, |_, _, _| ()).unwrap();
+    assert_eq!(
+        context.next_deadline(),
+        None,
+        "the kernel was told when it was added"
+    );
+    fd.set_writable(true);
+    is_now("the kernel is to be told of a change");
+    fd.set_flags(NOTHING);
+    settle(&context);
+    assert_eq!(context.next_deadline(), None);
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let (ours, theirs) = readable();
+        kept.push((context.add_fd(ours, READ, |_, _, _| ()).unwrap(), theirs));
+    }
+    assert!(turn(&context));
+    is_now("half of a batch is left");
+}
+
+/// What the backend is asked to wait for.
+#[track_caller]
+fn asked_to_wait(prepare: impl FnOnce(&Context)) -> Option<Duration> {
+    let (context, recorder) = recorded();
+    recorder.fail_wait.set(Some(libc::EINTR));
+    prepare(&context);
+    context.run_once().expect("an interrupted wait is no error");
+    let calls = recorder.take();
+    let mut waits = calls.iter().filter_map(|call| match call {
+        Call::Wait(timeout) => Some(*timeout),
+        _ => None,
+    });
+    let timeout = waits.next().expect("the turn waits");
+    assert_eq!(waits.next(), None, "a turn waits once");
+    timeout
+}
+
+#[test]
+fn a_turn_waits_for_at_most_the_wait_timeout() {
+    let second = Duration::from_secs(1);
+    let set = |timeout| asked_to_wait(move |context| context.set_wait_timeout(timeout));
+    assert_eq!(set(Some(second)), Some(second));
+    assert_eq!(set(Some(Duration::ZERO)), Some(Duration::ZERO));
+    assert_eq!(set(None), None, "without a timeout it is for ever");
+    assert_eq!(
+        Context::new().unwrap().wait_timeout(),
+        Some(30 * second),
+        "the default"
+    );
+}
+
+#[test]
+fn a_turn_waits_for_at_most_the_time_to_the_next_timer() {
+    let minute = Duration::from_secs(60);
+    let with_timer = |timeout| {
+        asked_to_wait(move |context| {
+            context.set_wait_timeout(timeout);
+            context.add_timer_after(minute, |_, _| ()).detach();
+            context.add_timer_after(2 * minute, |_, _| ()).detach();
+        })
+    };
+    for timeout in [None, Some(2 * minute)] {
+        let waited = with_timer(timeout).expect("the timer limits the wait");
+        assert!(waited <= minute && waited > minute / 2, "{waited:?}");
+    }
+    assert_eq!(
+        with_timer(Some(Duration::from_secs(1))),
+        Some(Duration::from_secs(1))
+    );
+}
+
+#[test]
+fn a_loop_that_runs_without_waiting_never_asks_for_the_kernel() {
+    let (context, recorder) = recorded();
+    let left = Rc::new(Cell::new(100));
+    let immediate = context.add_immediate(move |_, immediate| {
+        left.set(left.get() - 1);
+        if left.get() > 0 {
+            immediate.schedule();
+        }
+    });
+    immediate.schedule();
+    context.run().unwrap();
+    assert_eq!(recorder.take(), [], "immediates need no system call");
+}
