@@ -32,7 +32,8 @@ impl Context {
     /// In the child, what the parent's latest wait had found ready is left to the parent, and so
     /// are signals that came before the fork. Descriptors are shared, as always with `fork`: a
     /// child that is to serve one client calls [`reinitialise`](Context::reinitialise) first, which
-    /// closes all its copies, and may then run the loop from inside the handler that forked.
+    /// closes its copies (it says which), and may then run the loop from inside the handler that
+    /// forked.
     ///
     /// A child of a fork that somebody else makes is noticed just as well. This one is safe,
     /// because it refuses where a fork isn't. Output that is buffered in the process (`print!`)
@@ -76,6 +77,12 @@ impl Context {
     /// permission to nest stays. It may be called in any handler, and the loop may be run from
     /// there, nesting or not: the loop that called the handler counts no more. Handles of former
     /// events do nothing.
+    ///
+    /// A source that somebody can still look at stays open, as [`Fd::on_close`](crate::Fd::on_close)
+    /// says: that of an event with a handle, until the handle is dropped, and that of the event
+    /// whose handler is running, until it returns. So for a child to close the listener, leave the
+    /// listener's event to the context ([`detach`](crate::Fd::detach)) and fork in a closure that
+    /// its handler [defers](Context::defer), not in the handler itself.
     ///
     /// # Errors
     ///

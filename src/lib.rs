@@ -1,6 +1,211 @@
 //! The event loop for daemons: descriptors, timers, signals and immediates, each with a closure.
 //!
-//! This is the model of tevent, Samba's event library, in safe Rust.
+//! This is the model of tevent, Samba's event library, in safe Rust. A program registers events
+//! with one [`Context`] and runs it; the context calls their closures one after the other, on the
+//! thread that it belongs to.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use std::os::unix::net::UnixStream;
+//! use std::time::Duration;
+//! use tevent::{Context, FdFlags};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let context = Context::new()?;
+//! let (mut ours, theirs) = UnixStream::pair()?;
+//!
+//! // The context owns what it watches. The event ends when its handle is dropped.
+//! let _event = context.add_fd(theirs, FdFlags::READ, |context, event, _flags| {
+//!     let mut buffer = [0; 64];
+//!     match event.get_ref().read(&mut buffer) {
+//!         Ok(count) => println!("{} bytes", count),
+//!         Err(error) => println!("none: {error}"),
+//!     }
+//!     context.stop();
+//! })?;
+//! let _timer = context.add_timer_after(Duration::from_millis(1), move |_, _| {
+//!     ours.write_all(b"hello").expect("the other end is open");
+//! });
+//! context.run()
+//! # }
+//! ```
+//!
+//! The repository has whole programs in `examples/`, a table for those who come from the C library
+//! in `docs/porting.md`, and how this is built in `docs/architecture.md`.
+//!
+//! # The order of things
+//!
+//! Each turn of the loop calls the first of these that there is, and then looks again:
+//!
+//! 1. signals: all pending ones, by ascending number, and for one number the newest handler first;
+//! 2. one immediate, the one scheduled first ([`Context::add_immediate`], [`Context::defer`], and
+//!    what other threads have scheduled);
+//! 3. one due timer, the one with the earliest deadline;
+//! 4. one ready descriptor.
+//!
+//! The kernel is asked for ready descriptors when all that it reported last time is served, 256 at
+//! a time ([`Builder::batch`]). The order above holds within such a batch too. An event that was
+//! removed or disarmed before its turn isn't called.
+//!
+//! Readiness is level-triggered: an event is called again until its descriptor isn't ready any
+//! more. Events on one descriptor take turns, and so do descriptors.
+//!
+//! After 1024 immediates and timers in a row ([`Builder::starvation_budget`]) a due timer and a
+//! ready descriptor get a turn.
+//!
+//! The downside of batches: a handler may be told of readiness that another handler of the same
+//! batch has used up. So descriptors should be non-blocking, which they should be anyway.
+//!
+//! # Ownership
+//!
+//! Adding an event returns a handle: [`Fd`], [`Timer`], [`Immediate`], [`Signal`]. Dropping the
+//! handle removes the event; `detach()` leaves it to the context. A handler gets its own event as a
+//! parameter, so that a detached one can re-arm or remove itself, and the context, so that it needs
+//! to capture neither. Whatever else it needs, its closure owns:
+//!
+//! ```
+//! use std::time::Duration;
+//! use tevent::Context;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let context = Context::new()?;
+//! let mut left = 3;
+//! context
+//!     .add_timer_after(Duration::ZERO, move |_, timer| {
+//!         left -= 1;
+//!         if left > 0 {
+//!             timer.set_after(Duration::from_micros(100));
+//!         } // else nothing arms it any more, and the context drops it
+//!     })
+//!     .detach();
+//! context.run()
+//! # }
+//! ```
+//!
+//! All methods take `&self`, and all are legal in all handlers: adding, changing and removing any
+//! event, its own included. What a handler removes isn't called any more. A handler that removes
+//! itself is dropped when it has returned.
+//!
+//! Handles may outlive the context; they do nothing then. The downside of shared ownership by
+//! handles is that of `Rc`: a closure that owns the handle of its own event, or two that own each
+//! other's, keep each other alive until the context goes. Use the parameter, or
+//! [`WeakContext`].
+//!
+//! # Closing
+//!
+//! A descriptor event owns its source, which can be anything that is
+//! [`AsFd`](std::os::fd::AsFd): a `TcpListener`, an `OwnedFd`, an `Rc<UnixStream>`. So no
+//! descriptor is closed while it is registered, and none is registered that was closed. When the
+//! event has ended and nobody refers to it any more, the source is dropped, which closes most
+//! sources, or goes to the [close callback](Fd::on_close). By then it is out of the kernel's set.
+//!
+//! The downside: while the event's handler runs, or a handle exists, the source stays. After
+//! [`Fd::remove`] the event is over at once, but the descriptor is open until the handler has
+//! returned.
+//!
+//! An event that waits for [`FdFlags::WRITE`] alone isn't told of hang-up; its flag is cleared. A
+//! detached event in that state is never called again, and stays until the context goes. Wait for
+//! `WRITE | ERROR` unless somebody else ends it.
+//!
+//! # fork
+//!
+//! epoll instances are shared between a parent and its children, and so are eventfds: a child that
+//! goes on with its parent's disturbs it. Here a child is noticed, whoever has called `fork(2)`; it
+//! opens kernel objects of its own before it uses any, and registers its events with them. What
+//! was ready or pending in the parent is left to the parent.
+//!
+//! [`Context::fork`] is safe to call because it refuses in a process with several threads.
+//! [`Context::reinitialise`] drops all events, which a child wants that is to serve one client. It
+//! may be called in a handler, and so may [`run`](Context::run) after it:
+//!
+//! ```
+//! use tevent::{Context, Fork};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let context = Context::new()?;
+//! context.defer(|context| match context.fork() {
+//!     Ok(Fork::Parent(pid)) => println!("child {pid} works"),
+//!     Ok(Fork::Child) => {
+//!         let result = context.reinitialise().and_then(|()| {
+//!             // Add what this process is to work on.
+//!             context.run()
+//!         });
+//!         std::process::exit(i32::from(result.is_err()));
+//!     }
+//!     Err(error) => println!("no child: {error}"),
+//! });
+//! context.run()
+//! # }
+//! ```
+//!
+//! The downside: a child that was made by a bare `clone(2)` system call isn't noticed. Such a child
+//! may only `exec`.
+//!
+//! # Threads
+//!
+//! A context belongs to its thread: [`Context`] and the handles are neither `Send` nor `Sync`.
+//! A process may have any number of them, one per thread or several. Other threads reach it by a
+//! [`Remote`], which schedules closures:
+//!
+//! ```
+//! # fn main() -> std::io::Result<()> {
+//! let context = tevent::Context::new()?;
+//! let remote = context.remote();
+//! let worker = std::thread::spawn(move || remote.schedule(|context| context.stop()));
+//! context.run_until(|| false)?; // the stop ends it
+//! # worker.join().expect("no panic");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A `Remote` doesn't keep [`run`](Context::run) from returning; [`run_until`](Context::run_until)
+//! waits all the same.
+//!
+//! # Signals
+//!
+//! A signal is counted when it comes, and handled in the loop, where anything may be done. Handlers
+//! in several contexts are each told. The process' signal mask is left alone (but for a
+//! queue of 256 that is full, see [`Context::add_signal`]), and the former disposition comes back
+//! with the last event.
+//!
+//! The downside: dispositions belong to the process. A library that installs a handler of its own
+//! for the same number replaces this one's, and the loop isn't told. `SIGCHLD` says that *some*
+//! child has ended: wait for the pids that you know, and never for any (`waitpid(-1)`), which takes
+//! other people's.
+//!
+//! # Panics
+//!
+//! A panic in a handler comes through to the caller of [`run`](Context::run). The context is whole:
+//! the handler is back in its place and will be called again, and so will all others. Nothing that
+//! the outside world decides makes this crate panic; it returns [`std::io::Error`], in which
+//! [`OsError`] names the system call.
+//!
+//! # Limits
+//!
+//! - Linux by epoll; other POSIX systems by poll, where the code hasn't been tested yet.
+//! - poll looks at every descriptor in every wait. It is for systems without epoll, and for tests.
+//! - Under the standard backend, a descriptor that epoll refuses (a regular file) is always ready:
+//!   while an event waits for one, the loop doesn't sleep.
+//! - A context holds two descriptors, its epoll instance and an eventfd.
+//! - A handler that takes long holds up all others. So does one that blocks.
+//!
+//! # Implementation
+//!
+//! Events live in tables with generational keys, and the kernel's 64 bits of user data carry the
+//! key. So what the kernel reports for a former registration, even of a descriptor number that was
+//! used again, finds nothing.
+//!
+//! A changed interest is written to the table only. What differs from the kernel's view when the
+//! loop is about to wait costs a system call then; an interest that was turned on and off in
+//! between costs none. Removing is immediate, so a source is never closed while it is registered.
+//!
+//! Timers are a 4-ary heap of lower bounds: postponing one is a store.
+//!
+//! Signal handlers, other threads and `fork` leave a bit in a word that the loop looks at before
+//! every handler, and make a system call only if it sleeps.
+//!
+//! All unsafe code is in one module, `sys`, which makes the system calls and knows nothing of
+//! handlers.
 
 #![deny(unsafe_code)]
 #![deny(clippy::undocumented_unsafe_blocks)]
@@ -43,3 +248,8 @@ pub use signal::{Signal, SignalInfo};
 pub use signum::Signum;
 pub use sys::siginfo::SigInfo;
 pub use timer::Timer;
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

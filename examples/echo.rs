@@ -1,0 +1,135 @@
+//! A TCP echo server in one process: every connection lives in the closure of its own event.
+//!
+//!     cargo run --example echo -- 127.0.0.1:7007
+//!
+//! Port 0 takes a free one; the address is printed. SIGTERM and SIGINT end it.
+
+use std::env;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+use tevent::{Context, FdFlags, SignalFlags, Signum};
+
+/// The most that is held of a connection whose peer doesn't read.
+const CHUNK: usize = 64 * 1024;
+
+/// How long nobody is accepted after the system had no descriptor left.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1);
+    let address = arguments.next().unwrap_or("127.0.0.1:7007".to_owned());
+    let (Ok(address), None) = (address.parse(), arguments.next()) else {
+        eprintln!("usage: echo [ADDRESS:PORT], such as 127.0.0.1:7007 or [::1]:0");
+        return ExitCode::from(2);
+    };
+    match run(address) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("echo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(address: SocketAddr) -> io::Result<()> {
+    let context = Context::new()?;
+    for signum in [Signum::SIGTERM, Signum::SIGINT] {
+        context
+            .add_signal(signum, SignalFlags::RESTART, |context, _, _| context.stop())?
+            .detach();
+    }
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    println!("listening on {}", listener.local_addr()?);
+    listen(&context, Rc::new(listener))?;
+    context.run()
+}
+
+/// Accepts one client per call. Level-triggered, so the next one is no later for that, and the
+/// connections get their turns in between.
+fn listen(context: &Context, listener: Rc<TcpListener>) -> io::Result<()> {
+    let event = context.add_fd(listener, FdFlags::READ, |context, event, _| {
+        match event.get_ref().accept() {
+            Ok((client, address)) => {
+                if let Err(error) = serve(context, client) {
+                    eprintln!("echo: {address}: {error}");
+                }
+            }
+            // Whoever it was has gone.
+            Err(error) if is_passing(&error) || error.kind() == ErrorKind::ConnectionAborted => {}
+            // No descriptor (EMFILE), most likely. The client stays in the backlog and the listener
+            // readable, so going on would be a spin: the event ends, and a timer makes another.
+            Err(error) => {
+                eprintln!("echo: can't accept for now: {error}");
+                event.remove();
+                let listener = Rc::clone(event.get_ref());
+                context
+                    .add_timer_after(BACK_OFF, move |context, _| {
+                        if let Err(error) = listen(context, Rc::clone(&listener)) {
+                            eprintln!("echo: can't accept any more: {error}");
+                        }
+                    })
+                    .detach();
+            }
+        }
+    })?;
+    event.detach();
+    Ok(())
+}
+
+/// Adds a connection. Nobody keeps a handle: the event ends itself, and that closes the socket.
+fn serve(context: &Context, client: TcpStream) -> io::Result<()> {
+    client.set_nonblocking(true)?;
+    let mut unsent = Vec::new();
+    let event = context.add_fd(client, FdFlags::READ, move |_, event, flags| {
+        match echo(event.get_ref(), flags, &mut unsent) {
+            Ok(Some(interest)) => event.set_flags(interest),
+            Ok(None) => event.remove(),
+            Err(error) if is_passing(&error) => {}
+            // A reset, say: nobody is there to be told.
+            Err(_) => event.remove(),
+        }
+    })?;
+    event.detach();
+    Ok(())
+}
+
+/// Moves what can be moved now. Returns what to wait for next; `None` when the client is done.
+fn echo(
+    mut client: &TcpStream,
+    flags: FdFlags,
+    unsent: &mut Vec<u8>,
+) -> io::Result<Option<FdFlags>> {
+    if flags.contains(FdFlags::ERROR) {
+        return Ok(None);
+    }
+    if unsent.is_empty() {
+        let mut chunk = [0; CHUNK];
+        let count = client.read(&mut chunk)?;
+        if count == 0 {
+            // The client sends no more. It has been sent everything, or this wouldn't be reading.
+            return Ok(None);
+        }
+        unsent.extend_from_slice(&chunk[..count]);
+    }
+    match client.write(unsent) {
+        Ok(count) => drop(unsent.drain(..count)),
+        Err(error) if is_passing(&error) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(Some(if unsent.is_empty() {
+        FdFlags::READ
+    } else {
+        // Nothing is read until this is written, so the client is held up by its own window. An
+        // event that waits for WRITE alone isn't told of a dead peer and would stay for ever.
+        FdFlags::WRITE | FdFlags::ERROR
+    }))
+}
+
+/// Whether the loop is to try again when the descriptor is ready.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}

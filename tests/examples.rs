@@ -1,0 +1,447 @@
+//! Runs the examples for real, over loopback.
+
+#![cfg(target_os = "linux")]
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What takes longer has failed.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Where cargo has put the examples. They are built for the same profile as this test, which is a
+/// matter of nothing when `cargo test` has built them already.
+fn examples() -> &'static Path {
+    static EXAMPLES: OnceLock<PathBuf> = OnceLock::new();
+    EXAMPLES.get_or_init(|| {
+        let test = env::current_exe().expect("the path of this test");
+        // This is target/<profile>/deps/examples-<hash>.
+        let profile_folder = test.ancestors().nth(2).expect("in a target folder");
+        let profile = match profile_folder.file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => "dev",
+            Some(name) => name,
+        };
+        let cargo = env::var_os("CARGO").unwrap_or("cargo".into());
+        let status = Command::new(cargo)
+            .args(["build", "--package", "tevent", "--examples"])
+            .args(["--profile", profile])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .expect("cargo starts");
+        assert!(status.success(), "the examples can be built");
+        profile_folder.join("examples")
+    })
+}
+
+/// An example that is running. Killed if the test ends before it.
+struct Example {
+    child: Child,
+    output: Receiver<String>,
+}
+
+impl Example {
+    fn start(name: &str, arguments: &[&str]) -> Example {
+        let child = Command::new(examples().join(name))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} can't be started: {error}"));
+        Example::started(child)
+    }
+
+    fn started(mut child: Child) -> Example {
+        let output = child.stdout.take().map(lines).expect("piped");
+        Example { child, output }
+    }
+
+    /// Starts a server on a free port, and waits until it listens.
+    fn serve(name: &str) -> (Example, SocketAddr) {
+        let example = Example::start(name, &["127.0.0.1:0"]);
+        let address = example.address();
+        (example, address)
+    }
+
+    #[track_caller]
+    fn address(&self) -> SocketAddr {
+        let line = self.line_with("listening on ");
+        let address = line.trim_start_matches("listening on ");
+        address.parse().expect("an address")
+    }
+
+    /// The next line of output that contains `text`.
+    #[track_caller]
+    fn line_with(&self, text: &str) -> String {
+        line_with(&self.output, text)
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it is running");
+    }
+
+    #[track_caller]
+    fn ends(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the example ends", || {
+            status = self.child.try_wait().expect("it is our child");
+            status.is_some()
+        });
+        status.expect("waited for")
+    }
+
+    #[track_caller]
+    fn ends_cleanly_by(mut self, signal: Signal) {
+        self.signal(signal);
+        assert_eq!(
+            self.ends().code(),
+            Some(0),
+            "{signal:?} ends it with success"
+        );
+    }
+
+    fn proc(&self, what: &str) -> PathBuf {
+        Path::new("/proc")
+            .join(self.child.id().to_string())
+            .join(what)
+    }
+
+    fn descriptors(&self) -> usize {
+        let entries = fs::read_dir(self.proc("fd")).expect("it is running");
+        entries.count()
+    }
+
+    fn children(&self) -> Vec<u32> {
+        let task = format!("task/{}/children", self.child.id());
+        let children = fs::read_to_string(self.proc(&task)).expect("it is running");
+        let parse = |pid: &str| pid.parse().expect("a process id");
+        children.split_whitespace().map(parse).collect()
+    }
+
+    /// The memory in use, in bytes.
+    fn memory(&self) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).expect("it is running");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));
+        kibibytes
+            .and_then(|number| number.parse::<u64>().ok())
+            .expect("a number")
+            * 1024
+    }
+}
+
+/// Reads lines, so that no pipe gets full and nobody waits for ever.
+fn lines(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let lines = BufReader::new(output).lines().map_while(Result::ok);
+        // Until the example has ended, or nobody is interested any more.
+        lines.map(|line| sender.send(line)).all(|sent| sent.is_ok())
+    });
+    receiver
+}
+
+/// The next line that contains `text`.
+#[track_caller]
+fn line_with(lines: &Receiver<String>, text: &str) -> String {
+    loop {
+        match lines.recv_timeout(LIMIT) {
+            Ok(line) if line.contains(text) => return line,
+            Ok(_) => {}
+            Err(error) => panic!("no line with {text:?}: {error}"),
+        }
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the example listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
+    stream.set_write_timeout(Some(LIMIT)).expect("a socket");
+    stream
+}
+
+/// Sends `payload`, ends the sending side, and expects the same back and then the end.
+#[track_caller]
+fn round_trip(address: SocketAddr, payload: &[u8]) {
+    let stream = connect(address);
+    let mut answer = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = &stream;
+            stream.write_all(payload).expect("the example reads");
+            stream.shutdown(Shutdown::Write).expect("a socket");
+        });
+        let mut stream = &stream;
+        stream
+            .read_to_end(&mut answer)
+            .expect("the example answers and closes");
+    });
+    assert_eq!(
+        answer.len(),
+        payload.len(),
+        "as much comes back as was sent"
+    );
+    assert!(answer == payload, "the same comes back");
+}
+
+/// Sends one line and expects it back.
+#[track_caller]
+fn exchange(mut stream: &TcpStream) {
+    let mut answer = [0; 6];
+    stream.write_all(b"hello\n").expect("the example reads");
+    stream
+        .read_exact(&mut answer)
+        .expect("the example answers while others keep it busy");
+    assert_eq!(&answer, b"hello\n");
+}
+
+/// Bytes without a pattern that a lost or doubled block could hide in.
+fn payload(length: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn echoes_byte_for_byte(name: &str) {
+    let (example, address) = Example::serve(name);
+    for length in [0, 1, 5, 64 * 1024, 8 * 1024 * 1024] {
+        round_trip(address, &payload(length));
+    }
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+#[test]
+fn echo_returns_small_and_large_payloads() {
+    echoes_byte_for_byte("echo");
+}
+
+#[test]
+fn forking_echo_returns_small_and_large_payloads() {
+    echoes_byte_for_byte("forking_echo");
+}
+
+#[test]
+fn echo_serves_many_clients_at_a_time_and_closes_them_all() {
+    let (example, address) = Example::serve("echo");
+    exchange(&connect(address));
+    wait_until("the first connection is closed", || {
+        example.descriptors() <= 8
+    });
+    let before = example.descriptors();
+    let clients: Vec<_> = (0..100).map(|_| connect(address)).collect();
+    for client in &clients {
+        exchange(client);
+    }
+    assert_eq!(example.descriptors(), before + clients.len());
+    drop(clients);
+    wait_until("all connections are closed", || {
+        example.descriptors() == before
+    });
+    example.ends_cleanly_by(Signal::INT);
+}
+
+#[test]
+fn a_client_that_never_reads_is_held_up_and_holds_up_nobody() {
+    let (example, address) = Example::serve("echo");
+    let other = connect(address);
+    exchange(&other);
+    let descriptors = example.descriptors();
+    let memory = example.memory();
+
+    let mut greedy = connect(address);
+    greedy.set_nonblocking(true).expect("a socket");
+    let block = payload(64 * 1024);
+    let mut sent = 0;
+    let mut refusals = 0;
+    // The server had many turns without taking anything: it has stopped to read.
+    while refusals < 1000 {
+        match greedy.write(&block) {
+            Ok(count) => {
+                sent += count;
+                refusals = 0;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                refusals += 1;
+                exchange(&other);
+            }
+            Err(error) => panic!("the connection is up: {error}"),
+        }
+        assert!(
+            sent < 256 * 1024 * 1024,
+            "the server goes on taking {sent} bytes that nobody reads"
+        );
+    }
+    let grown = example.memory().saturating_sub(memory);
+    assert!(
+        grown < 1024 * 1024,
+        "it has grown by {grown} bytes, for {sent} sent"
+    );
+
+    // It goes with unsent data on both sides, which resets the connection.
+    drop(greedy);
+    wait_until("the dead connection is closed", || {
+        example.descriptors() == descriptors
+    });
+    exchange(&other);
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+#[test]
+fn echo_survives_a_full_descriptor_table_without_spinning() {
+    let echo = examples().join("echo");
+    let limited = format!("ulimit -n 16; exec {} 127.0.0.1:0", echo.display());
+    let mut child = Command::new("sh")
+        .args(["-c", &limited])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let errors = child.stderr.take().map(lines).expect("piped");
+    let example = Example::started(child);
+    let address = example.address();
+
+    // More than there is room for: the rest wait in the backlog.
+    let start = Instant::now();
+    let mut clients: Vec<_> = (0..20).map(|_| connect(address)).collect();
+    exchange(&clients[0]);
+    for _ in 0..4 {
+        line_with(&errors, "can't accept for now");
+        exchange(&clients[0]);
+    }
+    // Four attempts, so three pauses of 100 ms.
+    assert!(
+        start.elapsed() >= Duration::from_millis(300),
+        "it tries again at once"
+    );
+    let last = clients.pop().expect("there are 20");
+    drop(clients);
+    exchange(&last);
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+#[test]
+fn forking_echo_leaves_no_child_and_no_descriptor() {
+    let (example, address) = Example::serve("forking_echo");
+    let before = example.descriptors();
+    for _ in 0..200 {
+        round_trip(address, b"hello");
+    }
+    for _ in 0..200 {
+        example.line_with("ended with 0");
+    }
+    assert_eq!(example.children(), [], "all children are reaped");
+    assert_eq!(example.descriptors(), before, "no descriptor is left open");
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+#[test]
+fn a_child_of_forking_echo_keeps_only_its_client() {
+    let (example, address) = Example::serve("forking_echo");
+    let client = connect(address);
+    exchange(&client);
+    let [child] = example.children()[..] else {
+        panic!("one child for one client: {:?}", example.children());
+    };
+    // The close callback of the listener has run in the child, and the listener is closed there.
+    example.line_with(&format!("{child}: listening no more"));
+    let sockets = fs::read_dir(format!("/proc/{child}/fd"))
+        .expect("it is running")
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count();
+    assert_eq!(sockets, 1, "the child has one socket, its client's");
+
+    // The parent goes, the client stays served.
+    example.ends_cleanly_by(Signal::TERM);
+    exchange(&client);
+    drop(client);
+    wait_until("the child ends when its client goes", || {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    });
+}
+
+#[test]
+fn timers_and_signals_ticks_counts_and_ends() {
+    let mut example = Example::start("timers_and_signals", &["5", "60000"]);
+    example.line_with("process ");
+    example.line_with("tick 3, ");
+    example.signal(Signal::USR1);
+    example.line_with("SIGUSR1, 1 times");
+    example.signal(Signal::USR2);
+    let us = format!("SIGUSR2 from process {}", std::process::id());
+    example.line_with(&us);
+    example.line_with("tick ");
+    example.signal(Signal::INT);
+    example.line_with("SIGINT, ending");
+    assert_eq!(example.ends().code(), Some(0));
+}
+
+#[test]
+fn timers_and_signals_ends_when_idle() {
+    let mut example = Example::start("timers_and_signals", &["1", "20"]);
+    example.line_with("idle");
+    assert_eq!(example.ends().code(), Some(0));
+}
+
+#[test]
+fn bad_arguments_are_answered_with_one_line_and_2() {
+    for (name, arguments) in [
+        ("echo", vec!["nonsense"]),
+        ("echo", vec!["127.0.0.1:0", "more"]),
+        ("forking_echo", vec!["127.0.0.1"]),
+        ("forking_echo", vec!["127.0.0.1:0", "more"]),
+        ("timers_and_signals", vec!["0"]),
+        ("timers_and_signals", vec!["1", "-1"]),
+        ("timers_and_signals", vec!["1", "1", "1"]),
+    ] {
+        let output = Command::new(examples().join(name))
+            .args(&arguments)
+            .output()
+            .unwrap_or_else(|error| panic!("{name} can't be started: {error}"));
+        assert_eq!(output.status.code(), Some(2), "{name} {arguments:?}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(message.starts_with("usage: "), "{name}: {message}");
+        assert_eq!(message.lines().count(), 1, "{name}: {message}");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_reported() {
+    let (example, address) = Example::serve("echo");
+    for name in ["echo", "forking_echo"] {
+        let mut second = Example::start(name, &[&address.to_string()]);
+        assert_eq!(second.ends().code(), Some(1), "{name}");
+    }
+    example.ends_cleanly_by(Signal::TERM);
+}
