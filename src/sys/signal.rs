@@ -1,7 +1,10 @@
 //! Signal handlers: `sigaction(2)` and the asynchronous part.
 //!
 //! The handler that the kernel calls only counts (see [`Doorbell::deliver`]) and rings; it takes
-//! no lock, allocates nothing, and preserves `errno`.
+//! no lock, allocates nothing, and preserves `errno`. Meanwhile all signals are blocked, because it
+//! runs on the thread's alternate stack if there is one, and on the small one that Rust gives its
+//! threads a few handlers that interrupt each other would be too many. One that may interrupt
+//! itself (`NODEFER`) stays on the ordinary stack for the same reason.
 //!
 //! # A full queue
 //!
@@ -158,7 +161,15 @@ fn install(signal: i32, flags: SignalFlags) -> io::Result<libc::sigaction> {
     // SAFETY: all zeroes is a valid sigaction (default disposition, empty mask).
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler_address();
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: the mask is part of a valid structure.
+    unsafe { libc::sigfillset(&mut action.sa_mask) };
+    if flags.contains(SignalFlags::NODEFER) {
+        // SAFETY: as above.
+        unsafe { libc::sigdelset(&mut action.sa_mask, signal) };
+    } else {
+        action.sa_flags |= libc::SA_ONSTACK;
+    }
     for (flag, sa_flag) in [
         (SignalFlags::RESTART, libc::SA_RESTART),
         (SignalFlags::NODEFER, libc::SA_NODEFER),
