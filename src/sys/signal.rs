@@ -131,6 +131,10 @@ pub(crate) fn subscribe(
 /// Stops to deliver a signal to a doorbell. The last one of the process restores the disposition
 /// of before, unless somebody else has replaced ours meanwhile.
 pub(crate) fn unsubscribe(doorbell: &'static Doorbell, signal: i32) {
+    // What is blocked was sent to our handler, which takes it as long as it is there: what was in
+    // force before may kill the process.
+    doorbell.want_info(signal, false);
+    unblock_if_blocked(doorbell, signal);
     with_registry(|registry| {
         let wanted =
             doorbell::all().any(|other| !ptr::eq(other, doorbell) && other.is_subscribed(signal));
@@ -141,7 +145,6 @@ pub(crate) fn unsubscribe(doorbell: &'static Doorbell, signal: i32) {
         }
         doorbell.unsubscribe(signal);
     });
-    unblock_if_blocked(doorbell, signal);
 }
 
 /// Unblocks a signal that the handler has blocked because the queue was full.
