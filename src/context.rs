@@ -21,7 +21,7 @@ use crate::key::Key;
 use crate::remote::Inbox;
 use crate::run::NestingHook;
 use crate::signal::SignalTable;
-use crate::sys::doorbell::{Doorbell, FORK, REMOTE};
+use crate::sys::doorbell::{Doorbell, FORK, REMOTE, SIGNAL};
 use crate::sys::wakeup::Wakeup;
 use crate::timer::TimerEntry;
 use crate::timer_queue::TimerQueue;
@@ -464,7 +464,15 @@ impl Inner {
         }
         self.signals.borrow_mut().enter_child(self.doorbell);
         self.doorbell.attend(FORK);
+        self.leave_if_idle();
         Ok(())
+    }
+
+    /// Lets the new descriptor be rung unless a loop is running, which looks by itself.
+    fn leave_if_idle(&self) {
+        if self.state.level.get() == 0 {
+            self.doorbell.leave();
+        }
     }
 
     fn reopen(&self) -> io::Result<()> {
@@ -512,12 +520,15 @@ impl Inner {
                 self.doorbell.ring(FORK);
             }
         }
+        // First, so that whatever comes after the tables are wiped rings again.
+        self.doorbell.attend(SIGNAL | REMOTE);
         self.wipe();
         self.state.level.set(0);
         self.state.stop.set(false);
         self.state.running_fd.set(None);
         self.state.running_timer.set(None);
         self.state.streak.set(0);
+        self.leave_if_idle();
         reopened
     }
 

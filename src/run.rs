@@ -241,6 +241,8 @@ impl Context {
                 return Err(error::nested());
             }
             inner.suspend_running();
+        } else {
+            inner.doorbell.stay_awake();
         }
         inner.state.level.set(outer + 1);
         let level = Level {

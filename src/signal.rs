@@ -71,7 +71,7 @@ pub(crate) struct SignalTable {
     /// Numbers whose siginfo stays queued while a handler for it is on the stack, so that the
     /// queue's limit holds.
     deferred: Vec<Signum>,
-    /// How many handlers are on the stack.
+    /// How many of `entries` have their handlers on the stack.
     running: usize,
     /// Memory for the list of handlers to call, kept between signals.
     to_call: Vec<Key>,
@@ -90,7 +90,7 @@ impl SignalTable {
 
     /// How many handlers there are that aren't on the stack.
     pub(crate) fn callable(&self) -> usize {
-        self.entries.len().saturating_sub(self.running)
+        self.entries.len() - self.running
     }
 
     /// Moves what came to the handlers' accounts, and lists the handlers that have something to be
@@ -179,6 +179,7 @@ impl SignalTable {
 
     fn remove(&mut self, doorbell: &'static Doorbell, key: Key) -> Option<SignalEntry> {
         let entry = self.entries.remove(key)?;
+        self.running -= usize::from(entry.handler.is_none());
         let number = entry.signum.number();
         let keys = self.numbers.get_mut(&entry.signum)?;
         keys.retain(|&other| other != key);
@@ -386,11 +387,11 @@ impl Drop for SignalCall {
         let Signal { inner, key, .. } = &self.signal;
         let removed = {
             let mut signals = inner.signals.borrow_mut();
-            signals.running = signals.running.saturating_sub(1);
             match signals.entries.get_mut(*key) {
                 Some(entry) => {
                     entry.handler = self.handler.take();
                     let is_done = entry.flags.contains(SignalFlags::RESETHAND);
+                    signals.running -= 1;
                     is_done
                         .then(|| signals.remove(inner.doorbell, *key))
                         .flatten()

@@ -187,9 +187,10 @@ impl Doorbell {
         self.asleep.store(false, Relaxed);
     }
 
-    /// The loop is left to somebody who polls its descriptor.
+    /// The loop is left to somebody who polls its descriptor. In a forked child that is the
+    /// parent's until the context has reopened it, which ends with a call of this.
     pub(crate) fn leave(&self) {
-        if !self.fall_asleep() {
+        if self.attention() & FORK == 0 && !self.fall_asleep() {
             // As if rung now: the descriptor has to be readable.
             self.ring(0);
         }

@@ -1,7 +1,10 @@
 //! Signal handlers: `sigaction(2)` and the asynchronous part.
 //!
 //! The handler that the kernel calls only counts (see [`Doorbell::deliver`]) and rings; it takes
-//! no lock, allocates nothing, and preserves `errno`.
+//! no lock, allocates nothing, and preserves `errno`. Meanwhile all signals are blocked, because it
+//! runs on the thread's alternate stack if there is one, and on the small one that Rust gives its
+//! threads a few handlers that interrupt each other would be too many. One that may interrupt
+//! itself (`NODEFER`) stays on the ordinary stack for the same reason.
 //!
 //! # A full queue
 //!
@@ -128,6 +131,10 @@ pub(crate) fn subscribe(
 /// Stops to deliver a signal to a doorbell. The last one of the process restores the disposition
 /// of before, unless somebody else has replaced ours meanwhile.
 pub(crate) fn unsubscribe(doorbell: &'static Doorbell, signal: i32) {
+    // What is blocked was sent to our handler, which takes it as long as it is there: what was in
+    // force before may kill the process.
+    doorbell.want_info(signal, false);
+    unblock_if_blocked(doorbell, signal);
     with_registry(|registry| {
         let wanted =
             doorbell::all().any(|other| !ptr::eq(other, doorbell) && other.is_subscribed(signal));
@@ -138,7 +145,6 @@ pub(crate) fn unsubscribe(doorbell: &'static Doorbell, signal: i32) {
         }
         doorbell.unsubscribe(signal);
     });
-    unblock_if_blocked(doorbell, signal);
 }
 
 /// Unblocks a signal that the handler has blocked because the queue was full.
@@ -158,7 +164,15 @@ fn install(signal: i32, flags: SignalFlags) -> io::Result<libc::sigaction> {
     // SAFETY: all zeroes is a valid sigaction (default disposition, empty mask).
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler_address();
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: the mask is part of a valid structure.
+    unsafe { libc::sigfillset(&mut action.sa_mask) };
+    if flags.contains(SignalFlags::NODEFER) {
+        // SAFETY: as above.
+        unsafe { libc::sigdelset(&mut action.sa_mask, signal) };
+    } else {
+        action.sa_flags |= libc::SA_ONSTACK;
+    }
     for (flag, sa_flag) in [
         (SignalFlags::RESTART, libc::SA_RESTART),
         (SignalFlags::NODEFER, libc::SA_NODEFER),

@@ -1,0 +1,5 @@
+#[path = "../process/mod.rs"]
+mod process;
+fn main() {
+    process::main(&[])
+}

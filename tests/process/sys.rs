@@ -1,0 +1,370 @@
+//! System calls of the tests, and looks into `/proc`.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::ptr;
+use std::time::{Duration, Instant};
+use tevent::Signum;
+
+#[track_caller]
+fn check(result: i32) -> i32 {
+    assert_ne!(result, -1, "{}", io::Error::last_os_error());
+    result
+}
+
+// Processes
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    Exited(i32),
+    Killed(i32),
+}
+
+/// Forks by libc's function. The child does `work` and ends: with 0, or 101 when it panics.
+#[track_caller]
+pub fn fork(work: impl FnOnce()) -> u32 {
+    match check(unsafe { libc::fork() }) {
+        0 => end(super::exit_code(work)),
+        pid => pid as u32,
+    }
+}
+
+/// Forks by libc's function, and goes on in both processes. Returns whether this is the child.
+#[track_caller]
+pub fn is_child_of_foreign_fork() -> Option<u32> {
+    let pid = check(unsafe { libc::fork() });
+    (pid != 0).then_some(pid as u32)
+}
+
+/// Ends this process and nothing else: no destructors run.
+pub fn end(code: i32) -> ! {
+    let _ = io::stdout().flush();
+    unsafe { libc::_exit(code) }
+}
+
+#[track_caller]
+pub fn reap(pid: u32) -> Status {
+    let mut status = 0;
+    loop {
+        if unsafe { libc::waitpid(pid as i32, &mut status, 0) } != -1 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted, "{error}");
+    }
+    if libc::WIFEXITED(status) {
+        Status::Exited(libc::WEXITSTATUS(status))
+    } else {
+        Status::Killed(libc::WTERMSIG(status))
+    }
+}
+
+/// Waits for a child that has something to assert.
+#[track_caller]
+pub fn assert_succeeds(pid: u32) {
+    assert_eq!(
+        reap(pid),
+        Status::Exited(0),
+        "the child process has failed, see above"
+    );
+}
+
+/// Waits until a child has been stopped.
+#[track_caller]
+pub fn await_stop(pid: u32) {
+    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+    let flags = libc::WSTOPPED | libc::WNOWAIT;
+    while unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), flags) } == -1 {
+        let error = io::Error::last_os_error();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted, "{error}");
+    }
+}
+
+pub fn has_children() -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) == 0 }
+}
+
+/// Waits until a child has ended, without reaping it. False: it hasn't.
+pub fn wait_for_exit(pid: u32, limit: Duration) -> bool {
+    let pidfd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32);
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    is_readable_within(&pidfd, limit)
+}
+
+pub fn lead_group() {
+    check(unsafe { libc::setpgid(0, 0) });
+}
+
+pub fn kill_group(pid: u32) {
+    unsafe { libc::kill(-(pid as i32), libc::SIGKILL) };
+}
+
+/// The state that `/proc` has for a thread of another process, such as `S` for sleeping.
+pub fn state_of(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+pub fn kernel_thread_id() -> i32 {
+    unsafe { libc::gettid() }
+}
+
+// Signals
+
+#[track_caller]
+pub fn kill(pid: u32, signum: Signum) {
+    check(unsafe { libc::kill(pid as i32, signum.number()) });
+}
+
+/// To this thread.
+#[track_caller]
+pub fn raise(signum: Signum) {
+    assert_eq!(unsafe { libc::raise(signum.number()) }, 0);
+}
+
+/// Sends a signal with a value, trying again while the kernel's queue is full.
+#[track_caller]
+pub fn sigqueue(pid: u32, signum: Signum, value: usize) {
+    let sigval = libc::sigval {
+        sival_ptr: value as *mut libc::c_void,
+    };
+    while unsafe { libc::sigqueue(pid as i32, signum.number(), sigval) } == -1 {
+        let error = io::Error::last_os_error();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+        std::thread::yield_now();
+    }
+}
+
+/// Sends a signal with a value, without looking at errors or touching `errno`.
+pub fn sigqueue_once(pid: u32, signum: Signum, value: usize) {
+    let sigval = libc::sigval {
+        sival_ptr: value as *mut libc::c_void,
+    };
+    unsafe { libc::sigqueue(pid as i32, signum.number(), sigval) };
+}
+
+pub fn unblock_all_signals() {
+    let mut none = MaybeUninit::uninit();
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+    }
+}
+
+/// What `sigaction` says is done about a signal.
+pub fn disposition(signum: Signum) -> libc::sigaction {
+    let mut action = MaybeUninit::uninit();
+    unsafe {
+        check(libc::sigaction(
+            signum.number(),
+            ptr::null(),
+            action.as_mut_ptr(),
+        ));
+        action.assume_init()
+    }
+}
+
+pub fn handler_of(signum: Signum) -> libc::sighandler_t {
+    disposition(signum).sa_sigaction
+}
+
+/// `SIG_DFL`, `SIG_IGN` or a function.
+pub fn set_handler(signum: Signum, handler: libc::sighandler_t) {
+    let before = unsafe { libc::signal(signum.number(), handler) };
+    assert_ne!(before, libc::SIG_ERR);
+}
+
+/// A line of hexadecimal bits from a `status` file of `/proc`, such as `SigBlk`.
+#[track_caller]
+pub fn signal_set(status: &str, name: &str) -> u64 {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .unwrap_or_else(|| panic!("no {name} in {status}"));
+    u64::from_str_radix(line.trim(), 16).expect("hexadecimal")
+}
+
+/// The signals that this thread has blocked.
+pub fn blocked_signals() -> u64 {
+    let status = fs::read_to_string("/proc/thread-self/status").expect("proc");
+    signal_set(&status, "SigBlk")
+}
+
+#[track_caller]
+pub fn assert_masks_are_clean() {
+    for task in fs::read_dir("/proc/self/task").expect("proc") {
+        let path = task.expect("proc").path().join("status");
+        // A thread may end meanwhile.
+        let Ok(status) = fs::read_to_string(path) else {
+            continue;
+        };
+        let blocked = signal_set(&status, "SigBlk");
+        assert_eq!(blocked, 0, "no thread is left with a blocked signal");
+    }
+}
+
+pub fn bit(signum: Signum) -> u64 {
+    1 << (signum.number() - 1)
+}
+
+// Descriptors
+
+pub fn pair() -> (UnixStream, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    for end in [&ours, &theirs] {
+        end.set_nonblocking(true).expect("a socket");
+    }
+    (ours, theirs)
+}
+
+/// A pair of sockets over which processes wait for each other.
+pub fn channel() -> (UnixStream, UnixStream) {
+    UnixStream::pair().expect("a socket pair")
+}
+
+#[track_caller]
+pub fn tell(mut channel: &UnixStream) {
+    channel.write_all(&[1]).expect("somebody listens");
+}
+
+/// Waits until the other side [tells](tell).
+#[track_caller]
+pub fn await_word(mut channel: &UnixStream) {
+    let mut word = [0];
+    let count = channel.read(&mut word).expect("a channel");
+    assert_eq!(count, 1, "the other process has ended too early");
+}
+
+pub fn memory_file() -> File {
+    let fd = check(unsafe { libc::memfd_create(c"output".as_ptr(), libc::MFD_CLOEXEC) });
+    unsafe { File::from_raw_fd(fd) }
+}
+
+pub fn duplicate_onto(fd: RawFd, number: RawFd) {
+    check(unsafe { libc::dup2(fd, number) });
+}
+
+pub fn is_readable_within(fd: &impl AsRawFd, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut pollfd = libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let left = left.as_nanos().div_ceil(1_000_000) as i32;
+        match unsafe { libc::poll(&mut pollfd, 1, left) } {
+            -1 => {
+                let error = io::Error::last_os_error();
+                assert_eq!(error.kind(), io::ErrorKind::Interrupted, "{error}");
+            }
+            ready => return ready > 0,
+        }
+    }
+}
+
+pub fn is_readable(fd: &impl AsRawFd) -> bool {
+    is_readable_within(fd, Duration::ZERO)
+}
+
+/// The numbers of all open descriptors.
+pub fn open_descriptors() -> BTreeSet<RawFd> {
+    let listed: Vec<RawFd> = fs::read_dir("/proc/self/fd")
+        .expect("proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    // Without the one that it was listed by.
+    let is_open = |&fd: &RawFd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1;
+    listed.into_iter().filter(is_open).collect()
+}
+
+fn descriptors_called(what: &str) -> Vec<RawFd> {
+    let is_it = |fd: &RawFd| {
+        let target = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
+        target.to_string_lossy().contains(what)
+    };
+    open_descriptors().into_iter().filter(is_it).collect()
+}
+
+/// The eventfd by which the only context of this process is woken.
+#[track_caller]
+pub fn wakeup_of_the_only_context() -> RawFd {
+    match descriptors_called("[eventfd]")[..] {
+        [fd] => fd,
+        ref several => panic!("one context has one eventfd, not {several:?}"),
+    }
+}
+
+#[track_caller]
+pub fn write_to_eventfd(eventfd: RawFd, value: u64) {
+    let bytes = value.to_ne_bytes();
+    let count = unsafe { libc::write(eventfd, bytes.as_ptr().cast(), bytes.len()) };
+    assert_eq!(count, 8, "{}", io::Error::last_os_error());
+}
+
+/// How often an eventfd was written to since it was read.
+pub fn writes_to(eventfd: RawFd) -> u64 {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{eventfd}")).expect("proc");
+    signal_set(&info, "eventfd-count")
+}
+
+/// What the kernel has registered with this process's epoll instances, as text.
+pub fn epoll_sets() -> Vec<String> {
+    descriptors_called("[eventpoll]")
+        .into_iter()
+        .map(|fd| {
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("proc");
+            let mut watched: Vec<&str> = info
+                .lines()
+                .filter(|line| line.starts_with("tfd"))
+                .collect();
+            watched.sort_unstable();
+            watched.join("\n")
+        })
+        .collect()
+}
+
+/// Allows no descriptor more than there are, while `work` is done.
+pub fn without_descriptors<R>(work: impl FnOnce() -> R) -> R {
+    let mut before = MaybeUninit::uninit();
+    let before = unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, before.as_mut_ptr()));
+        before.assume_init()
+    };
+    // All free numbers below the highest are filled first: the limit is one of numbers.
+    let mut filling = Vec::new();
+    let highest = *open_descriptors().last().expect("the standard ones");
+    loop {
+        let fd = check(unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 0) });
+        filling.push(unsafe { OwnedFd::from_raw_fd(fd) });
+        if fd > highest {
+            break;
+        }
+    }
+    filling.pop();
+    let limit = libc::rlimit {
+        rlim_cur: highest as libc::rlim_t + 1,
+        rlim_max: before.rlim_max,
+    };
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) });
+    let result = work();
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &before) });
+    result
+}
+
+/// Waits for something that another thread or process does, giving way to it.
+#[track_caller]
+pub fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,2 @@
+use crate::process::{self, tests};
+pub const TESTS: &[process::Test] = tests![];
