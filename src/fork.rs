@@ -84,6 +84,9 @@ impl Context {
     /// listener's event to the context ([`detach`](crate::Fd::detach)) and fork in a closure that
     /// its handler [defers](Context::defer), not in the handler itself.
     ///
+    /// A signal that has come but wasn't handled goes with its event. So a parent that tells a child
+    /// to end right after the fork may not be heard: it has to tell it again until it has ended.
+    ///
     /// # Errors
     ///
     /// The system has no descriptors left for new kernel objects. The events are gone all the
