@@ -48,6 +48,8 @@ impl Token {
 bitflags! {
     /// The state that a backend reports of a descriptor.
     ///
+    /// The values are those of the `POLL…` constants that every system has.
+    ///
     /// ```
     /// use tevent::Readiness;
     ///
@@ -56,16 +58,16 @@ bitflags! {
     /// ```
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Readiness: u8 {
-        /// A read wouldn't block.
-        const READABLE = 1;
-        /// A write wouldn't block.
-        const WRITABLE = 2;
-        /// Both directions are closed (`POLLHUP`).
-        const HANGUP = 4;
+        /// A read wouldn't block (`POLLIN`).
+        const READABLE = 0x01;
+        /// A write wouldn't block (`POLLOUT`).
+        const WRITABLE = 0x04;
         /// The descriptor has failed (`POLLERR`).
-        const ERROR = 8;
+        const ERROR = 0x08;
+        /// Both directions are closed (`POLLHUP`).
+        const HANGUP = 0x10;
         /// There is no such descriptor any more (`POLLNVAL`): its events are disarmed.
-        const INVALID = 16;
+        const INVALID = 0x20;
     }
 }
 

@@ -493,18 +493,17 @@ pub(crate) fn concerns_one_descriptor(error: &io::Error) -> bool {
     )
 }
 
+#[inline]
 fn is_dead(readiness: Readiness) -> bool {
-    readiness.intersects(Readiness::HANGUP | Readiness::ERROR)
+    readiness.intersects(Readiness::HANGUP.union(Readiness::ERROR))
 }
 
 /// Which of the flags that an event wants a readiness means for it.
 #[inline]
 fn matching(wanted: FdFlags, readiness: Readiness) -> FdFlags {
-    let mut flags = FdFlags::from_bits_truncate(
-        readiness
-            .intersection(Readiness::READABLE | Readiness::WRITABLE)
-            .bits(),
-    );
+    let mut flags = FdFlags::empty();
+    flags.set(FdFlags::READ, readiness.contains(Readiness::READABLE));
+    flags.set(FdFlags::WRITE, readiness.contains(Readiness::WRITABLE));
     if is_dead(readiness) {
         if !wanted.intersects(FdFlags::READ | FdFlags::ERROR) {
             return FdFlags::empty();

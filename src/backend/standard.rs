@@ -147,6 +147,10 @@ impl Backend for Standard {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
+        if let (Mechanism::Epoll(epoll), true) = (&mut self.mechanism, self.always_ready.is_empty())
+        {
+            return epoll.wait(timeout, ready);
+        }
         if self.always_ready.iter().all(|entry| {
             // One that wants to hear of errors only has nothing to hear.
             !entry.interest.intersects(FdFlags::READ | FdFlags::WRITE)

@@ -1,6 +1,6 @@
 //! `epoll(7)`.
 
-use super::{check, milliseconds, owned, replace, timespec};
+use super::{check, is_whole_milliseconds, milliseconds, owned, replace, timespec};
 use crate::error::errno;
 use std::fmt;
 use std::io;
@@ -110,9 +110,10 @@ impl Epoll {
         let fd = self.fd.as_raw_fd();
         let capacity = libc::c_int::try_from(events.len()).unwrap_or(libc::c_int::MAX);
         let pointer = events.as_mut_ptr().cast::<libc::epoll_event>();
-        // Without a time limit, or with none to wait, the older call does as well and works
-        // everywhere.
-        if let Some(limit) = timeout.filter(|limit| self.has_pwait2 && !limit.is_zero()) {
+        // For whole milliseconds the older call does as well, and works everywhere.
+        if let Some(limit) =
+            timeout.filter(|&limit| self.has_pwait2 && !is_whole_milliseconds(limit))
+        {
             let limit = timespec(limit);
             // SAFETY: Event is a transparent epoll_event; `pointer` and `capacity` describe the
             // slice that we borrow exclusively, `limit` lives in this frame, and without a signal

@@ -65,10 +65,17 @@ fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
     match timeout {
         None => -1,
         Some(timeout) => {
-            let rounded_up = timeout.as_nanos().div_ceil(1_000_000);
-            libc::c_int::try_from(rounded_up).unwrap_or(libc::c_int::MAX)
+            let rounded_up = u64::from(timeout.subsec_nanos().div_ceil(1_000_000));
+            let whole = timeout.as_secs().saturating_mul(1000);
+            let milliseconds = whole.saturating_add(rounded_up);
+            libc::c_int::try_from(milliseconds).unwrap_or(libc::c_int::MAX)
         }
     }
+}
+
+/// Whether [`milliseconds`] loses nothing of a timeout.
+fn is_whole_milliseconds(timeout: Duration) -> bool {
+    timeout.subsec_nanos() % 1_000_000 == 0
 }
 
 /// A timeout as the kernel's calls with nanoseconds take it.
