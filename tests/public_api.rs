@@ -21,10 +21,10 @@ fn signatures(text: &str) -> Vec<String> {
     let item = |start: usize| {
         let rest = &text[start..];
         // A struct's fields are private, or have a `pub` of their own.
-        let ends: &[char] = if rest.starts_with("pub struct") {
-            &['{', ';', '(']
-        } else {
-            &['{', ';']
+        let ends: &[char] = match rest {
+            _ if rest.starts_with("pub struct") => &['{', ';', '('],
+            _ if rest.starts_with("pub const") => &['{', ';', '='],
+            _ => &['{', ';'],
         };
         let end = rest.find(ends).unwrap_or(rest.len());
         rest[..end].to_owned()
