@@ -322,7 +322,7 @@ impl<T> Mux<T> {
         let watch = self.watches.get_mut(watch_key)?;
         if let Members::One(key) = watch.members {
             let event = self.events.get(key)?;
-            let flags = matching(event.wanted(), readiness).difference(served);
+            let flags = unserved(matching(event.wanted(), readiness), served);
             if !flags.is_empty() {
                 return Some(Delivery {
                     key,
@@ -353,7 +353,7 @@ impl<T> Mux<T> {
                 continue;
             };
             let wanted = event.wanted();
-            let flags = matching(wanted, readiness).difference(served);
+            let flags = unserved(matching(wanted, readiness), served);
             if !flags.is_empty() {
                 if let Members::Many(keys) = &mut watch.members {
                     keys[position..].rotate_left(1);
@@ -481,4 +481,15 @@ fn matching(wanted: FdFlags, readiness: Readiness) -> FdFlags {
         flags |= FdFlags::READ | FdFlags::ERROR;
     }
     flags & wanted
+}
+
+/// What is left for an event of a report of which others had `served`: all or nothing, so that two
+/// that share a flag take turns at it by the next wait.
+#[inline]
+fn unserved(flags: FdFlags, served: FdFlags) -> FdFlags {
+    if flags.intersects(served) {
+        FdFlags::empty()
+    } else {
+        flags
+    }
 }
