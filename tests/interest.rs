@@ -12,6 +12,7 @@ on_every_backend!(
     many_toggles_in_a_handler_leave_the_last_interest,
     an_interest_changed_outside_the_loop_holds_in_the_next_turn,
     a_source_can_be_watched_by_one_context_after_the_other,
+    a_source_refused_with_a_question_mark_is_closed,
 );
 
 #[test]
@@ -297,4 +298,33 @@ fn a_source_can_be_watched_by_one_context_after_the_other(kind: BackendKind) {
         source = fd.into_source().unwrap();
     }
     assert_eq!(log.len(), 3);
+}
+
+fn a_source_refused_with_a_question_mark_is_closed(kind: BackendKind) {
+    /// A descriptor that can't be watched, of a source that closes something when it is dropped.
+    struct Unwatchable(std::os::unix::net::UnixStream);
+
+    impl std::os::fd::AsFd for Unwatchable {
+        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+            static NUMBER: Number = Number(i32::MAX - 7);
+            let _ = &self.0;
+            NUMBER.as_fd()
+        }
+    }
+
+    let context = context(kind);
+    let (ours, theirs) = pair();
+    let add = || -> std::io::Result<()> {
+        context
+            .add_fd(Unwatchable(ours), READ, |_, _, _| unreachable!())?
+            .detach();
+        Ok(())
+    };
+    let error = add().expect_err("it can't be watched");
+    assert!(!error.to_string().is_empty());
+    assert!(
+        drain(&theirs),
+        "the source went with the error, and is closed"
+    );
+    context.run().expect("nothing was added");
 }

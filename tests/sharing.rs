@@ -13,6 +13,7 @@ on_every_backend!(
     events_on_one_descriptor_take_turns,
     an_event_added_later_takes_part_in_the_turns,
     events_on_one_descriptor_get_each_what_it_wants,
+    events_that_share_one_flag_of_two_take_turns_at_it,
     hang_up_reaches_those_of_several_events_that_want_to_know,
     freeing_one_of_several_events_leaves_the_others,
     busy_descriptors_take_turns,
@@ -83,6 +84,24 @@ fn events_on_one_descriptor_get_each_what_it_wants(kind: BackendKind) {
         writer.set_flags(WRITE);
         assert_eq!(turns(&context, 2), 0, "nothing to read, and no room");
         drop((reader, theirs));
+    }
+}
+
+/// A descriptor that stays ready, as neither of them reads or fills it.
+fn events_that_share_one_flag_of_two_take_turns_at_it(kind: BackendKind) {
+    for batch in [1, 256] {
+        let context = builder(kind).batch(batch).build().unwrap();
+        let log = Log::new();
+        let (ours, _theirs) = readable();
+        let ours = Rc::new(ours);
+        let both = READ | WRITE;
+        let _both = context
+            .add_fd(Rc::clone(&ours), both, log.flags("both"))
+            .unwrap();
+        let _reader = context.add_fd(ours, READ, log.flags("reader")).unwrap();
+        assert_eq!(turns(&context, 5), 5);
+        let expected = "both:READ|WRITE reader:READ both:READ|WRITE reader:READ both:READ|WRITE";
+        assert_eq!(log.take(), expected, "batch {batch}");
     }
 }
 

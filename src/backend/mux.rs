@@ -349,7 +349,7 @@ impl<H, T> Mux<H, T> {
         let watch = self.watches.get(watch_key)?;
         if let Members::One(key) = watch.members {
             let event = self.events.get_mut(key)?;
-            let flags = matching(event.wanted(), readiness).difference(served);
+            let flags = unserved(matching(event.wanted(), readiness), served);
             if !flags.is_empty() {
                 return Some(Delivery {
                     key,
@@ -382,7 +382,7 @@ impl<H, T> Mux<H, T> {
                 continue;
             };
             let wanted = event.wanted();
-            let flags = matching(wanted, readiness).difference(served);
+            let flags = unserved(matching(wanted, readiness), served);
             if !flags.is_empty() {
                 let handler = event.handler.take()?;
                 if let Members::Many(keys) = &mut watch.members {
@@ -511,4 +511,15 @@ fn matching(wanted: FdFlags, readiness: Readiness) -> FdFlags {
         flags |= FdFlags::READ | FdFlags::ERROR;
     }
     flags & wanted
+}
+
+/// What is left for an event of a report of which others had `served`: all or nothing, so that two
+/// that share a flag take turns at it by the next wait.
+#[inline]
+fn unserved(flags: FdFlags, served: FdFlags) -> FdFlags {
+    if flags.intersects(served) {
+        FdFlags::empty()
+    } else {
+        flags
+    }
 }

@@ -66,6 +66,10 @@ pub fn run_until(context: &Context, what: &str, mut condition: impl FnMut() -> b
     let result = context.run_until(|| condition() || start.elapsed() >= GUARD);
     result.unwrap_or_else(|error| panic!("{what}: the loop failed: {error}"));
     assert!(condition(), "{what}: it didn't happen");
+    assert!(
+        start.elapsed() < GUARD,
+        "{what}: only the wait timeout made it happen"
+    );
 }
 
 /// One turn that doesn't wait: whether a handler ran.
