@@ -81,6 +81,18 @@ pub(super) fn unlock(mask: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
 }
 
+/// In a forked child: restores what no context in it handles any more, those of other threads than
+/// the one that forked being gone. Async-signal-safe.
+pub(super) fn restore_unwanted(registry: &mut Registry) {
+    for (signal, previous) in (1..).zip(&mut registry.previous[1..]) {
+        if doorbell::all().all(|doorbell| !doorbell.is_subscribed(signal)) {
+            if let Some(action) = previous.take() {
+                restore(signal, &action);
+            }
+        }
+    }
+}
+
 fn with_registry<R>(work: impl FnOnce(&mut Registry) -> R) -> R {
     let mask = lock();
     // SAFETY: we hold the lock, and the reference ends before it is released.
