@@ -334,7 +334,8 @@ impl Context {
         let dispatch = SignalDispatch { inner, to_call };
         let mut ran = false;
         for &key in &dispatch.to_call {
-            loop {
+            // Should a handler fork, what is left is its parent's, in the child.
+            while inner.is_in_its_process() {
                 let taken = inner.signals.borrow_mut().take_call(key);
                 let Some((handler, info)) = taken else { break };
                 ran = true;

@@ -41,6 +41,10 @@ pub(crate) const FORK: u32 = 4;
 /// How many signal numbers there are: `SIGRTMAX` on Linux, and no system has more.
 pub(super) const SIGNALS: usize = 64;
 
+/// Far from any error number.
+const FIRST_MARK: i32 = 0x0074_6576;
+
+static PUBLISHED: AtomicI32 = AtomicI32::new(0);
 static FIRST: AtomicPtr<Doorbell> = AtomicPtr::new(ptr::null_mut());
 
 /// Where a context is reached from signal handlers, threads and `fork`.
@@ -48,6 +52,9 @@ static FIRST: AtomicPtr<Doorbell> = AtomicPtr::new(ptr::null_mut());
 pub(crate) struct Doorbell {
     /// Written once, before the doorbell is in the list.
     next: Option<&'static Doorbell>,
+    /// What a signal carries in `si_errno`, which Linux leaves zero, that was sent on to this
+    /// doorbell's context.
+    pub(super) mark: i32,
     claimed: AtomicBool,
     attention: AtomicU32,
     asleep: AtomicBool,
@@ -74,8 +81,6 @@ struct Arrivals {
     blocked: AtomicU64,
     counts: [AtomicU32; SIGNALS],
     queues: [OnceLock<Box<SigInfoQueue>>; SIGNALS],
-    /// How many were sent on to the context's thread because the queue was full.
-    forwarded: [AtomicU32; SIGNALS],
 }
 
 /// What a signal handler has to do after it delivered to a doorbell.
@@ -125,6 +130,7 @@ impl Doorbell {
     fn publish() -> &'static Doorbell {
         let doorbell = Box::leak(Box::new(Doorbell {
             next: None,
+            mark: FIRST_MARK.wrapping_add(PUBLISHED.fetch_add(1, Relaxed)),
             claimed: AtomicBool::new(true),
             attention: AtomicU32::new(0),
             asleep: AtomicBool::new(false),
@@ -282,41 +288,14 @@ impl Doorbell {
         })
     }
 
-    /// Whether a signal was sent on to this context's thread and has not arrived there yet.
-    /// Async-signal-safe.
-    pub(super) fn expects_forwarded(&self, signal: i32) -> bool {
-        self.signals
-            .get()
-            .is_some_and(|arrivals| arrivals.forwarded[index(signal)].load(SeqCst) != 0)
-    }
-
-    /// Queues a signal that was sent on to this context because its queue was full; `None` when
-    /// none is expected. Async-signal-safe.
-    pub(super) fn deliver_forwarded(
-        &self,
-        signal: i32,
-        info: &libc::siginfo_t,
-    ) -> Option<Delivered> {
-        let forwarded = &self.signals.get()?.forwarded[index(signal)];
-        forwarded
-            .fetch_update(SeqCst, SeqCst, |count| count.checked_sub(1))
-            .ok()?;
-        Some(self.with_arrivals(signal, |arrivals| {
-            // It was counted when it came first.
+    /// Queues a signal that was sent on to this context because its queue was full; it was counted
+    /// when it came first. Async-signal-safe.
+    pub(super) fn deliver_forwarded(&self, signal: i32, info: &libc::siginfo_t) -> Delivered {
+        self.with_arrivals(signal, |arrivals| {
             let delivered = arrivals.queue(signal, info);
             arrivals.pending.fetch_or(bit(signal), SeqCst);
             delivered
-        }))
-    }
-
-    /// One more, or one less, is on its way from another handler.
-    pub(super) fn count_forwarded(&self, signal: i32, sent: bool) {
-        let forwarded = &self.arrivals().forwarded[index(signal)];
-        if sent {
-            forwarded.fetch_add(1, SeqCst);
-        } else {
-            forwarded.fetch_sub(1, SeqCst);
-        }
+        })
     }
 
     fn with_arrivals(&self, signal: i32, record: impl FnOnce(&Arrivals) -> Delivered) -> Delivered {
@@ -347,7 +326,6 @@ impl Doorbell {
                 blocked: AtomicU64::new(0),
                 counts: [const { AtomicU32::new(0) }; SIGNALS],
                 queues: [const { OnceLock::new() }; SIGNALS],
-                forwarded: [const { AtomicU32::new(0) }; SIGNALS],
             })
         })
     }
@@ -358,9 +336,8 @@ impl Doorbell {
         };
         arrivals.pending.store(0, SeqCst);
         arrivals.wants_info.store(0, SeqCst);
-        for (count, forwarded) in arrivals.counts.iter().zip(&arrivals.forwarded) {
+        for count in &arrivals.counts {
             count.store(0, SeqCst);
-            forwarded.store(0, SeqCst);
         }
         for queue in arrivals.queues.iter().filter_map(OnceLock::get) {
             queue.reset();

@@ -42,10 +42,12 @@ extern "C" fn parent() {
 
 extern "C" fn child() {
     // SAFETY: `prepare` has taken the lock, on the thread that this one is the copy of.
-    if let Some(forking) = unsafe { signal::registry() }.forking.take() {
+    let registry = unsafe { signal::registry() };
+    if let Some(forking) = registry.forking.take() {
         for doorbell in doorbell::all() {
             doorbell.enter_child(forking.thread);
         }
+        signal::restore_unwanted(registry);
         signal::unlock(&forking.mask);
     }
 }

@@ -81,6 +81,18 @@ pub(super) fn unlock(mask: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
 }
 
+/// In a forked child: restores what no context in it handles any more, those of other threads than
+/// the one that forked being gone. Async-signal-safe.
+pub(super) fn restore_unwanted(registry: &mut Registry) {
+    for (signal, previous) in (1..).zip(&mut registry.previous[1..]) {
+        if doorbell::all().all(|doorbell| !doorbell.is_subscribed(signal)) {
+            if let Some(action) = previous.take() {
+                restore(signal, &action);
+            }
+        }
+    }
+}
+
 fn with_registry<R>(work: impl FnOnce(&mut Registry) -> R) -> R {
     let mask = lock();
     // SAFETY: we hold the lock, and the reference ends before it is released.
@@ -228,14 +240,14 @@ extern "C" fn on_signal(
 
 fn deliver(signal: i32, info: &libc::siginfo_t, machine_context: *mut libc::c_void) {
     // One that was sent on concerns only the context whose queue was full.
-    let forwarded = doorbell::all()
-        .filter(|doorbell| doorbell.expects_forwarded(signal) && is_ours(doorbell))
-        .find_map(|doorbell| {
-            let delivered = doorbell.deliver_forwarded(signal, info)?;
-            Some((doorbell, delivered))
-        });
-    if let Some((doorbell, delivered)) = forwarded {
-        return follow_up(doorbell, delivered, signal, info, machine_context);
+    let addressee =
+        doorbell::all().find(|doorbell| doorbell.mark == info.si_errno && is_ours(doorbell));
+    if let Some(doorbell) = addressee {
+        let mut info = *info;
+        info.si_errno = 0;
+        info.si_code = info.si_code.wrapping_add(DISGUISE);
+        let delivered = doorbell.deliver_forwarded(signal, &info);
+        return follow_up(doorbell, delivered, signal, &info, machine_context);
     }
     for doorbell in doorbell::all() {
         let delivered = doorbell.deliver(signal, info);
@@ -244,7 +256,7 @@ fn deliver(signal: i32, info: &libc::siginfo_t, machine_context: *mut libc::c_vo
 }
 
 /// Whether the doorbell's context belongs to this thread. Costs a system call, so it is asked
-/// only when a queue is full.
+/// only when a queue is or was full.
 fn is_ours(doorbell: &Doorbell) -> bool {
     doorbell.owner() == fork::thread_id()
 }
@@ -260,10 +272,7 @@ fn follow_up(
         return;
     }
     if delivered == Delivered::Refused {
-        doorbell.count_forwarded(signal, true);
-        if !send_on(doorbell.owner(), signal, info) {
-            doorbell.count_forwarded(signal, false);
-        }
+        send_on(doorbell, signal, info);
     }
     if is_ours(doorbell) {
         doorbell.set_blocked(signal);
@@ -271,28 +280,31 @@ fn follow_up(
     }
 }
 
-/// Queues the signal to a thread of this process, with all it carries.
+/// What makes any `si_code` one that a thread may send: zero and above are the kernel's, and those
+/// just below are the C library's.
+const DISGUISE: i32 = 0x1_0000;
+
+/// Queues the signal to the thread of a context, with all it carries.
 #[cfg(target_os = "linux")]
-fn send_on(thread: i32, signal: i32, info: &libc::siginfo_t) -> bool {
-    // SAFETY: the kernel copies the siginfo_t, which is valid; it accepts any code from the
-    // process itself.
-    let result = unsafe {
+fn send_on(doorbell: &Doorbell, signal: i32, info: &libc::siginfo_t) {
+    let mut info = *info;
+    info.si_errno = doorbell.mark;
+    info.si_code = info.si_code.wrapping_sub(DISGUISE);
+    // SAFETY: the kernel copies the siginfo_t, which is valid.
+    unsafe {
         libc::syscall(
             libc::SYS_rt_tgsigqueueinfo,
             libc::getpid(),
-            thread,
+            doorbell.owner(),
             signal,
-            info as *const libc::siginfo_t,
+            &info as *const libc::siginfo_t,
         )
     };
-    result == 0
 }
 
 /// Other systems queue no siginfo in the kernel, so there is nothing to pass on with.
 #[cfg(not(target_os = "linux"))]
-fn send_on(_thread: i32, _signal: i32, _info: &libc::siginfo_t) -> bool {
-    false
-}
+fn send_on(_doorbell: &Doorbell, _signal: i32, _info: &libc::siginfo_t) {}
 
 /// Adds the signal to the mask that is in force once the handler has returned.
 #[cfg(target_os = "linux")]

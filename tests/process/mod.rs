@@ -17,7 +17,7 @@ use std::time::Duration;
 use tevent::{BackendKind, Context};
 
 /// No test takes nearly as long. One that does hangs.
-const GUARD: Duration = Duration::from_secs(90);
+const GUARD: Duration = Duration::from_secs(60);
 
 pub type Test = (&'static str, fn(BackendKind));
 

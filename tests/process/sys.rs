@@ -149,6 +149,16 @@ pub fn sigqueue_once(pid: u32, signum: Signum, value: usize) {
     unsafe { libc::sigqueue(pid as i32, signum.number(), sigval) };
 }
 
+/// Sends a signal with a value to this very thread.
+#[track_caller]
+pub fn sigqueue_to_this_thread(signum: Signum, value: usize) {
+    let sigval = libc::sigval {
+        sival_ptr: value as *mut libc::c_void,
+    };
+    let error = unsafe { libc::pthread_sigqueue(libc::pthread_self(), signum.number(), sigval) };
+    assert_eq!(error, 0, "{}", io::Error::from_raw_os_error(error));
+}
+
 pub fn unblock_all_signals() {
     let mut none = MaybeUninit::uninit();
     unsafe {
@@ -209,6 +219,12 @@ pub fn assert_masks_are_clean() {
     }
 }
 
+/// As [`assert_masks_are_clean`], of this thread only.
+#[track_caller]
+pub fn assert_own_mask_is_clean() {
+    assert_eq!(blocked_signals(), 0, "this thread has a signal blocked");
+}
+
 pub fn bit(signum: Signum) -> u64 {
     1 << (signum.number() - 1)
 }
@@ -239,6 +255,11 @@ pub fn await_word(mut channel: &UnixStream) {
     let mut word = [0];
     let count = channel.read(&mut word).expect("a channel");
     assert_eq!(count, 1, "the other process has ended too early");
+}
+
+/// Closes a forked child's copy.
+pub fn close_in_child(fd: &impl AsRawFd) {
+    check(unsafe { libc::close(fd.as_raw_fd()) });
 }
 
 pub fn memory_file() -> File {

@@ -1,12 +1,11 @@
 //! What is installed, and what is restored.
 
 use crate::process::{self, context, sys, tests};
-use crate::{counting, realtime, valued};
+use crate::{Log, counting, realtime, valued};
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use tevent::{BackendKind, Context, SignalFlags, Signum};
 
 pub const TESTS: &[process::Test] = tests![
@@ -156,34 +155,29 @@ fn nodefer_is_installed(kind: BackendKind) {
     assert_eq!(installed_flags(Signum::SIGUSR1), libc::SA_NODEFER);
 }
 
-/// Stops a child, lets it go on, and ends it. Returns the codes of the siginfo that came of it.
+/// Stops a child, which is told at once unless `flags` say otherwise, lets it go on, and ends it.
+/// Returns the codes of the siginfo that came of it.
 fn sigchld_codes(kind: BackendKind, flags: SignalFlags) -> Vec<i32> {
     let context = context(kind);
-    let codes = Rc::new(std::cell::RefCell::new(Vec::new()));
-    let log = Rc::clone(&codes);
+    let codes = Log::new();
+    let log = codes.clone();
     let _signal = context
         .add_signal(
             Signum::SIGCHLD,
             flags | SignalFlags::SIGINFO,
-            move |_, _, info| {
-                log.borrow_mut().push(info.siginfo.unwrap().code());
-            },
+            move |_, _, info| log.push(info.siginfo.unwrap().code()),
         )
         .unwrap();
     let child = sys::fork(|| {
         unsafe { libc::raise(libc::SIGSTOP) };
     });
-    // The stop has been told of, if it is told at all, when the child is seen as stopped.
     sys::await_stop(child);
-    context.set_wait_timeout(Some(Duration::ZERO));
-    context.run_once().unwrap();
-    context.set_wait_timeout(None);
+    let told = usize::from(!flags.contains(SignalFlags::NOCLDSTOP));
+    context.run_until(|| codes.len() == told).unwrap();
     sys::kill(child, Signum::SIGCONT);
-    let ended = [libc::CLD_EXITED];
-    context
-        .run_until(|| codes.borrow().ends_with(&ended))
-        .unwrap();
     sys::assert_succeeds(child);
+    // The kernel merges what it has to say of going on and of ending.
+    context.run_until(|| codes.len() > told).unwrap();
     codes.take()
 }
 

@@ -1,2 +1,75 @@
-use crate::process::{self, tests};
-pub const TESTS: &[process::Test] = tests![];
+//! A loop that is left to somebody who polls its descriptor.
+
+use crate::process::{self, context, sys, tests};
+use crate::{counting, realtime, valued};
+use std::thread;
+use std::time::Duration;
+use tevent::{BackendKind, Signum};
+
+pub const TESTS: &[process::Test] = tests![
+    a_signal_makes_the_descriptor_readable,
+    signals_left_after_a_turn_keep_the_descriptor_readable,
+    a_signal_makes_the_descriptor_readable_after_reinitialise,
+];
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn a_signal_makes_the_descriptor_readable(kind: BackendKind) {
+    let context = context(kind);
+    context.set_wait_timeout(Some(Duration::ZERO));
+    let (_signal, counts) = counting(&context, Signum::SIGUSR1);
+    for _ in 0..3 {
+        while context.run_once().unwrap() {}
+        assert!(!sys::is_readable(&context), "nothing has come");
+        assert_eq!(context.next_deadline(), None);
+        thread::scope(|scope| {
+            scope.spawn(|| sys::kill(std::process::id(), Signum::SIGUSR1));
+        });
+        assert!(sys::is_readable_within(&context, SOON), "a signal has come");
+        assert!(context.run_once().unwrap());
+        assert_eq!(counts.take(), [1]);
+    }
+}
+
+fn signals_left_after_a_turn_keep_the_descriptor_readable(kind: BackendKind) {
+    let context = context(kind);
+    let (_signal, values) = valued(&context, realtime(0));
+    for value in 0..1000 {
+        sys::sigqueue(std::process::id(), realtime(0), value);
+    }
+    let mut turns = 0;
+    while values.len() < 1000 {
+        assert!(sys::is_readable(&context), "after {} signals", values.len());
+        assert!(context.run_once().unwrap());
+        turns += 1;
+    }
+    assert!(turns > 1, "the queue holds 256");
+}
+
+fn a_signal_makes_the_descriptor_readable_after_reinitialise(kind: BackendKind) {
+    let context = context(kind);
+    let (_before, _) = counting(&context, Signum::SIGUSR1);
+    // One that was never looked at.
+    sys::raise(Signum::SIGUSR1);
+    context.reinitialise().unwrap();
+    let (_signal, counts) = counting(&context, Signum::SIGUSR1);
+    context.set_wait_timeout(Some(Duration::ZERO));
+    assert!(!context.run_once().unwrap(), "that one was of before");
+    context.reinitialise().unwrap();
+    let (_signal, newest) = counting(&context, Signum::SIGUSR1);
+    sys::raise(Signum::SIGUSR1);
+    assert!(sys::is_readable(&context), "a signal has come");
+    context.run_once().unwrap();
+    assert_eq!((counts.len(), newest.take()), (0, vec![1]));
+
+    sys::raise(Signum::SIGUSR1);
+    context.reinitialise().unwrap();
+    let (_signal, newest) = counting(&context, Signum::SIGUSR1);
+    sys::raise(Signum::SIGUSR1);
+    assert!(
+        sys::is_readable(&context),
+        "a signal has come, without a turn in between"
+    );
+    context.run_once().unwrap();
+    assert_eq!(newest.take(), [1]);
+}

@@ -15,7 +15,7 @@ mod process;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use tevent::{Context, Signal, SignalFlags, SignalInfo, Signum};
+use tevent::{Context, SigInfo, Signal, SignalFlags, SignalInfo, Signum};
 
 fn main() {
     process::main(&[
@@ -83,6 +83,21 @@ fn valued(context: &Context, signum: Signum) -> (Signal, Log<usize>) {
             assert_eq!(info.count, 1, "a siginfo handler is called once for each");
             let siginfo = info.siginfo.expect("a siginfo handler gets siginfo");
             log.push(siginfo.value().expect("it was sent with a value"));
+        }
+    };
+    let signal = context
+        .add_signal(signum, SignalFlags::SIGINFO, handler)
+        .expect("a handler");
+    (signal, log)
+}
+
+/// Adds a siginfo handler that notes each call.
+fn infos(context: &Context, signum: Signum) -> (Signal, Log<SigInfo>) {
+    let log = Log::new();
+    let handler = {
+        let log = log.clone();
+        move |_: &Context, _: &Signal, info: &SignalInfo| {
+            log.push(info.siginfo.expect("a siginfo handler gets siginfo"));
         }
     };
     let signal = context
