@@ -52,6 +52,19 @@ fn told_to_end_the_server_ends_with_all_its_children() {
 }
 
 #[test]
+fn a_child_just_forked_is_told_too() {
+    for _ in 0..20 {
+        let mut server = Server::with(&[], &["-v"]);
+        let _clients = [0; 3].map(|_| TcpStream::connect(server.address()).unwrap());
+        let start = Instant::now();
+        server.stop();
+        let took = start.elapsed();
+        assert!(took < STOP_TIMEOUT, "{took:?}:\n{}", server.log.text());
+        assert_eq!(server.log.count("died"), 0, "{}", server.log.text());
+    }
+}
+
+#[test]
 fn a_signal_for_the_whole_group_is_survived_by_nobody_but_ends_well() {
     use std::os::unix::process::CommandExt;
     let dir = TempDir::new();
