@@ -28,6 +28,9 @@ use crate::sockets;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long children have to end after they were told to, before they are killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often they are told until then. A child just forked forgets, with all else that was its
+/// parent's, also the signals that came before it had handlers of its own.
+const STOP_REPEAT: Duration = Duration::from_millis(100);
 
 /// Makes the configuration that later clients get.
 pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Box<dyn std::error::Error>>>;
@@ -229,6 +232,10 @@ impl Daemon {
                 Ok(Some((_, status))) => {
                     match (status.exit_status(), status.terminating_signal()) {
                         (Some(0), _) => log::debug!("{peer}: process {child} has ended"),
+                        // Told to end before it could say that it heard.
+                        (_, Some(signal)) if signal == Signal::TERM.as_raw() => {
+                            log::debug!("{peer}: process {child} was ended");
+                        }
                         (Some(code), _) => {
                             log::error!("{peer}: process {child} exited with {code}")
                         }
@@ -258,8 +265,15 @@ impl Daemon {
             context.stop();
         } else if !already {
             let daemon = Rc::downgrade(self);
-            let timer = context.add_timer_after(STOP_TIMEOUT, move |_, _| {
-                if let Some(daemon) = daemon.upgrade() {
+            let deadline = context.now() + STOP_TIMEOUT;
+            let timer = context.add_timer_after(STOP_REPEAT, move |context, timer| {
+                let Some(daemon) = daemon.upgrade() else {
+                    return;
+                };
+                if context.now() < deadline {
+                    daemon.kill_children(Signal::TERM);
+                    timer.set_after(STOP_REPEAT);
+                } else {
                     daemon.kill_children(Signal::KILL);
                 }
             });

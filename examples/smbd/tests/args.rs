@@ -23,7 +23,10 @@ fn options(args: &[&str]) -> Options {
 fn defaults_need_no_arguments() {
     let options = options(&[]);
     assert!(options.shares.is_empty() && !options.interactive);
-    assert_eq!(options.listen, ["127.0.0.1:4450".parse().unwrap()]);
+    let listen = ["127.0.0.1:4450", "[::1]:4450"].map(|address| address.parse().unwrap());
+    assert_eq!(options.listen, listen);
+    assert_eq!(options.max_clients, 1000);
+    assert_eq!(options.idle_timeout, Some(Duration::from_secs(900)));
 }
 
 #[test]
@@ -83,6 +86,10 @@ fn mistakes_are_told_in_one_line() {
         (&["--max-clients", "many"], "is no number"),
         (&["--idle-timeout", "-1"], "is no number"),
         (&["--socket-options", "SO_WHAT"], "unknown option"),
+        (&["--socket-options", "SO_SNDLOWAT=1"], "can't be changed"),
+        (&["--socket-options", "SO_RCVLOWAT=9"], "keep complete"),
+        (&["--socket-options", "TCP_DEFER_ACCEPT=1"], "not supported"),
+        (&["--socket-options", "SO_SNDTIMEO=1"], "no effect"),
         (&["--share"], "missing argument"),
         (&["--unknown"], "--unknown"),
         (&["stray"], "stray"),

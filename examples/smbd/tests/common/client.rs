@@ -1,5 +1,7 @@
-//! A client that speaks to a [`Connection`] directly, request by request.
+//! A client that speaks request by request: to a [`Connection`] directly, or over a socket.
 
+use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use smbd::config::Config;
@@ -7,6 +9,7 @@ use smbd::server::{Connection, ProtocolError};
 use smbd::wire::status::Status;
 
 pub use super::bodies::*;
+use super::wire::Wire;
 
 pub const NEGOTIATE: u16 = 0;
 pub const SESSION_SETUP: u16 = 1;
@@ -53,8 +56,24 @@ impl Response {
     }
 }
 
-pub struct Client {
-    pub connection: Connection,
+/// What takes a message to the server and brings the reply.
+pub trait Transport {
+    type Error: Debug;
+
+    /// The reply with its framing header; `None` if there is none.
+    fn process(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, Self::Error>;
+}
+
+impl Transport for Connection {
+    type Error = ProtocolError;
+
+    fn process(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, ProtocolError> {
+        Connection::process(self, message)
+    }
+}
+
+pub struct Client<T = Connection> {
+    pub connection: T,
     pub message_id: u64,
     pub session_id: u64,
     pub tree_id: u32,
@@ -92,28 +111,55 @@ impl Request {
 
 impl Client {
     pub fn new(config: &Arc<Config>) -> Client {
-        Client {
-            connection: Connection::new(Arc::clone(config), "test"),
-            message_id: 0,
-            session_id: 0,
-            tree_id: 0,
-        }
+        Client::over(Connection::new(Arc::clone(config), "test"))
     }
 
     /// A client that has negotiated, logged on as a guest and connected to `share`.
     #[track_caller]
     pub fn connected(config: &Arc<Config>, dialect: u16, share: &str) -> Client {
         let mut client = Client::new(config);
-        client.expect(request(NEGOTIATE, negotiate(&[dialect])), Status::SUCCESS);
+        client.log_on(dialect, share);
+        client
+    }
+}
+
+impl Client<Wire> {
+    /// Like [`Client::connected`], over a socket.
+    #[track_caller]
+    pub fn at(address: SocketAddr, dialect: u16, share: &str) -> Client<Wire> {
+        let mut client = Client::over(Wire::connect(address));
+        client.log_on(dialect, share);
+        client
+    }
+
+    /// Whether the server answers.
+    #[track_caller]
+    pub fn check(&mut self) {
+        self.expect(request(ECHO, empty()), Status::SUCCESS);
+    }
+}
+
+impl<T: Transport> Client<T> {
+    pub fn over(connection: T) -> Client<T> {
+        Client {
+            connection,
+            message_id: 0,
+            session_id: 0,
+            tree_id: 0,
+        }
+    }
+
+    #[track_caller]
+    pub fn log_on(&mut self, dialect: u16, share: &str) {
+        self.expect(request(NEGOTIATE, negotiate(&[dialect])), Status::SUCCESS);
         let setup = request(SESSION_SETUP, session_setup(&ntlm_negotiate()));
-        client.session_id = client
+        self.session_id = self
             .expect(setup, Status::MORE_PROCESSING_REQUIRED)
             .session_id;
         let setup = request(SESSION_SETUP, session_setup(&ntlm_authenticate("guest")));
-        client.expect(setup, Status::SUCCESS);
+        self.expect(setup, Status::SUCCESS);
         let tree = request(TREE_CONNECT, tree_connect(&format!(r"\\server\{share}")));
-        client.tree_id = client.expect(tree, Status::SUCCESS).tree_id;
-        client
+        self.tree_id = self.expect(tree, Status::SUCCESS).tree_id;
     }
 
     /// The bytes of a message that holds `requests`.
@@ -147,7 +193,7 @@ impl Client {
     }
 
     /// Sends a compound and returns its responses.
-    pub fn send(&mut self, requests: &[Request]) -> Result<Vec<Response>, ProtocolError> {
+    pub fn send(&mut self, requests: &[Request]) -> Result<Vec<Response>, T::Error> {
         let message = self.message(requests);
         let frame = self.connection.process(&message)?;
         Ok(frame.map_or(Vec::new(), |frame| responses(&frame)))

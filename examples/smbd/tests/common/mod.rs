@@ -1,54 +1,24 @@
-//! What the integration tests share: a directory with files and a server for it.
-//!
-//! Tests only ask a [`Server`] for its address, so whatever serves the
-//! connections can be exchanged in [`Server::start`] alone.
+//! What the integration tests share: directories with files, the program as a process, and
+//! clients for it.
 
 #![allow(dead_code, unreachable_pub)] // each test uses its part
 
 pub mod bodies;
 pub mod client;
+pub mod process;
+pub mod server;
+pub mod smbclient;
+pub mod wire;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use smbd::config::Config;
-use smbd::server::Connection;
 use smbd::share::Share;
-use smbd::transport::FrameReader;
 
-/// A server on 127.0.0.1 that runs until the test program ends.
-pub struct Server {
-    address: SocketAddr,
-}
+pub use server::Server;
 
-impl Server {
-    /// Serves directories under names, with blocking sockets and a thread for
-    /// each connection.
-    #[track_caller]
-    pub fn start(shares: &[(&str, &Path)]) -> Server {
-        let config = config(shares);
-        let listener = TcpListener::bind("127.0.0.1:0").expect("no port on 127.0.0.1");
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let config = Arc::clone(&config);
-                std::thread::spawn(move || serve(stream, config));
-            }
-        });
-        Server { address }
-    }
-
-    pub fn port(&self) -> String {
-        self.address.port().to_string()
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
+/// A configuration for a connection without a process around it.
 #[track_caller]
 pub fn config(shares: &[(&str, &Path)]) -> Arc<Config> {
     let shares = shares
@@ -56,35 +26,6 @@ pub fn config(shares: &[(&str, &Path)]) -> Arc<Config> {
         .map(|(name, path)| Share::open(name, path, false).expect("share cannot be opened"))
         .collect();
     Arc::new(Config::new("testserver", shares).unwrap())
-}
-
-fn serve(mut stream: TcpStream, config: Arc<Config>) {
-    let peer = stream.peer_addr().unwrap();
-    let mut connection = Connection::new(config, peer);
-    let mut frames = FrameReader::new();
-    stream.set_nodelay(true).unwrap();
-    loop {
-        match stream.read(frames.spare()) {
-            Ok(0) | Err(_) => return,
-            Ok(n) => frames.filled(n),
-        }
-        loop {
-            let message = match frames.next_message() {
-                Ok(Some(message)) => message,
-                Ok(None) => break,
-                Err(e) => return eprintln!("{peer}: {e}"),
-            };
-            match connection.process(message) {
-                Ok(Some(reply)) => {
-                    if stream.write_all(&reply).is_err() {
-                        return;
-                    }
-                }
-                Ok(None) => {}
-                Err(e) => return eprintln!("{peer}: {e}"),
-            }
-        }
-    }
 }
 
 /// A directory that is removed at the end of the test.
