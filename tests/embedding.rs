@@ -191,7 +191,6 @@ fn next_deadline_tells_when_to_come_back(kind: BackendKind) {
     let log = Log::new();
     let _timer = context.add_timer_after(Duration::from_millis(3), log.timer("timer"));
     let deadline = context.next_deadline().unwrap();
-    assert_eq!(turns(&context, 2), 0, "it isn't due");
     is_readable(context.as_fd(), patience(&context));
     assert!(
         Instant::now() >= deadline,

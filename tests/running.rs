@@ -57,19 +57,21 @@ fn run_goes_on_while_a_descriptor_event_wants_something(kind: BackendKind) {
     let log = Log::new();
     let (ours, theirs) = readable();
     let inner = log.clone();
-    let _fd = context
-        .add_fd(ours, READ, move |_, fd, _| {
-            inner.add("called");
-            if drain(fd.get_ref()) {
-                fd.set_readable(false);
-            }
-        })
-        .unwrap();
-    // Later than the first call, and without a fixed time.
     let mut theirs = Some(theirs);
-    context
-        .add_timer_after(Duration::from_millis(2), move |_, _| drop(theirs.take()))
-        .detach();
+    let handler = move |context: &Context, fd: &tevent::Fd<_>, _| {
+        inner.add("called");
+        if drain(fd.get_ref()) {
+            fd.set_readable(false);
+        }
+        // It goes with the timer's handler; then there is the end to read.
+        if let Some(theirs) = theirs.take() {
+            let keep = move |_: &_, _: &_| drop(theirs.peer_addr());
+            context
+                .add_timer_after(Duration::from_millis(1), keep)
+                .detach();
+        }
+    };
+    let _fd = context.add_fd(ours, READ, handler).unwrap();
     context.run().unwrap();
     assert_eq!(
         log.take(),
