@@ -411,7 +411,8 @@ impl fmt::Debug for Context {
 /// and after a `fork`.
 ///
 /// The poll backend has no such descriptor. There, only signals and other threads' work make what
-/// is lent here readable, so a context that is to be embedded wants [`BackendKind::Standard`].
+/// is lent here readable, so a context that is to be embedded wants [`BackendKind::Standard`] (and
+/// should that have to fall back to poll, the loop it is embedded in must make turns by the clock).
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -522,13 +523,14 @@ impl Inner {
         }
         // First, so that whatever comes after the tables are wiped rings again.
         self.doorbell.attend(SIGNAL | REMOTE);
-        self.wipe();
+        let contents = self.take_contents();
         self.state.level.set(0);
         self.state.stop.set(false);
         self.state.running_fd.set(None);
         self.state.running_timer.set(None);
         self.state.streak.set(0);
         self.leave_if_idle();
+        drop(contents);
         reopened
     }
 
@@ -538,10 +540,11 @@ impl Inner {
         // Closing an instance that a parent shares leaves the parent's alone, and closing one's
         // own forgets what is in it. So sources are out of the set before they are closed.
         drop(backend);
-        self.wipe();
-        drop(self.inbox.close());
+        let contents = self.take_contents();
+        let scheduled = self.inbox.close();
         self.doorbell.release();
         *self.wakeup.borrow_mut() = None;
+        drop((contents, scheduled));
     }
 
     fn unwatch_all(&self) {
@@ -549,25 +552,21 @@ impl Inner {
         fds.mux.unwatch_all(&mut **self.backend.borrow_mut());
     }
 
-    /// Takes everything out of the tables, then drops it.
-    fn wipe(&self) {
+    /// Takes everything out of the tables, to be dropped when the context is in order again: what
+    /// is dropped may use it, or panic.
+    fn take_contents(&self) -> impl Sized + use<> {
         let fds = {
             let mut fds = self.fds.borrow_mut();
             fds.discard_ready();
             fds.mux.take_all()
         };
-        drop(fds);
         let timers = self.timers.borrow_mut().take_all();
-        drop(timers);
         let immediates = self.immediates.borrow_mut().take_all();
-        drop(immediates);
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
-        drop(signals);
         self.doorbell.attend(REMOTE);
         let scheduled = self.inbox.take_all();
-        drop(scheduled);
         let hook = self.state.replace_nesting_hook(None);
-        drop(hook);
+        (fds, timers, immediates, signals, scheduled, hook)
     }
 }
 

@@ -136,6 +136,7 @@ pub enum WakeupTrigger {
 /// - Readiness is level-triggered: a descriptor that stays ready is reported by every wait, and
 ///   when more are ready than there is [room](ReadyList::room) for, all get their turn.
 /// - [`Readiness::HANGUP`] and [`Readiness::ERROR`] are reported whatever the interest is.
+/// - It doesn't call back into the context, whose tables are borrowed meanwhile.
 /// - A backend holds no loop logic: no order of precedence, no clock, no signals. An interruption
 ///   by a signal is returned as [`io::ErrorKind::Interrupted`].
 /// - After an error of `add`, `modify` or `remove` the registration is as it was before.

@@ -99,10 +99,7 @@ fn announce(addresses: &[SocketAddr], is_demo: bool) -> std::io::Result<()> {
     }
     if let Some(address) = addresses.first().filter(|_| is_demo) {
         let (host, port) = (address.ip(), address.port());
-        writeln!(
-            out,
-            "try: smbclient //{host}/demo -p {port} -N -c 'recurse; ls'"
-        )?;
+        writeln!(out, "try: smbclient //{host}/demo -p {port} -N")?;
     }
     // Flushed before any fork, else each child would print it again.
     out.flush()

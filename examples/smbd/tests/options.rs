@@ -100,7 +100,8 @@ fn without_a_share_there_is_one_to_try() {
     assert_eq!(demo(), 1, "directories made");
     if have_smbclient() {
         let try_it = line.strip_prefix("try: ").unwrap();
-        let output = Command::new("sh").args(["-c", try_it]).output().unwrap();
+        let listing = format!("{try_it} -c 'recurse; ls'");
+        let output = Command::new("sh").args(["-c", &listing]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{text}{}", stderr(&output));
         for name in ["README.txt", "Grüße.txt", "large.txt"] {
