@@ -90,10 +90,9 @@ pub(crate) struct Inner {
     wakeup_trigger: Cell<WakeupTrigger>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
-    pub(crate) timers: RefCell<TimerQueue<TimerEntry>>,
+    pub(crate) timers: RefCell<TimerQueue<Instant, TimerEntry>>,
     pub(crate) immediates: RefCell<Immediates>,
     pub(crate) signals: RefCell<SignalTable>,
-    pub(crate) clock: Clock,
     pub(crate) options: Options,
     pub(crate) state: RunState,
     /// How many [`Context`] values there are: one, and those that [`WeakContext`] makes.
@@ -124,10 +123,14 @@ pub(crate) trait FdHandler {
 #[derive(Debug)]
 pub(crate) struct Meta {
     pub(crate) location: &'static Location<'static>,
-    pub(crate) tag: u64,
-    /// A thin pointer, as few events have a name.
-    #[allow(clippy::box_collection, reason = "a Box<str> is twice as large")]
-    pub(crate) name: Option<Box<String>>,
+    /// Apart, as few events have any.
+    label: Option<Box<Label>>,
+}
+
+#[derive(Debug, Default)]
+struct Label {
+    tag: u64,
+    name: Option<String>,
 }
 
 /// What can be set by [`Builder`] and changed later.
@@ -165,60 +168,33 @@ impl RunState {
     }
 }
 
-/// The loop's time: nanoseconds of the monotonic clock since the context was made.
-#[derive(Debug)]
-pub(crate) struct Clock {
-    start: Instant,
-}
-
-impl Clock {
-    fn new() -> Clock {
-        Clock {
-            start: Instant::now(),
-        }
-    }
-
-    #[inline]
-    pub(crate) fn now(&self) -> u64 {
-        self.nanoseconds(Instant::now())
-    }
-
-    /// An instant before the context was made counts as its start, one more than 584 years later
-    /// as 584 years later.
-    #[inline]
-    pub(crate) fn nanoseconds(&self, instant: Instant) -> u64 {
-        let since = instant.saturating_duration_since(self.start);
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    pub(crate) fn instant(&self, nanoseconds: u64) -> Instant {
-        let since = Duration::from_nanos(nanoseconds);
-        self.start.checked_add(since).unwrap_or(self.start)
-    }
-
-    /// The deadline that is `delay` from now, or as late as can be said.
-    pub(crate) fn after(&self, delay: Duration) -> u64 {
-        let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
-        self.now().saturating_add(delay)
-    }
-}
-
 impl Meta {
     #[track_caller]
     pub(crate) fn here() -> Meta {
+        Meta::at(Location::caller())
+    }
+
+    pub(crate) fn at(location: &'static Location<'static>) -> Meta {
         Meta {
-            location: Location::caller(),
-            tag: 0,
-            name: None,
+            location,
+            label: None,
         }
     }
 
+    pub(crate) fn set_tag(&mut self, tag: u64) {
+        self.label.get_or_insert_default().tag = tag;
+    }
+
+    pub(crate) fn tag(&self) -> u64 {
+        self.label.as_ref().map_or(0, |label| label.tag)
+    }
+
     pub(crate) fn set_name(&mut self, name: &str) {
-        self.name = Some(Box::new(name.to_owned()));
+        self.label.get_or_insert_default().name = Some(name.to_owned());
     }
 
     pub(crate) fn name(&self) -> Option<String> {
-        self.name.as_deref().cloned()
+        self.label.as_ref()?.name.clone()
     }
 }
 
@@ -357,7 +333,6 @@ impl Context {
             timers: RefCell::new(TimerQueue::new()),
             immediates: RefCell::new(ImmediateQueue::new()),
             signals: RefCell::new(SignalTable::new()),
-            clock: Clock::new(),
             options,
             state: RunState::default(),
             owners: Cell::new(1),

@@ -454,7 +454,7 @@ impl<S: 'static> Fd<S> {
     /// The number that [`set_tag`](Fd::set_tag) has set, 0 before.
     #[doc(alias = "tevent_fd_get_tag")]
     pub fn tag(&self) -> u64 {
-        self.with_meta(|meta| meta.tag).unwrap_or_default()
+        self.with_meta(|meta| meta.tag()).unwrap_or_default()
     }
 
     /// Gives the event a number, which means nothing to the loop.
@@ -475,7 +475,7 @@ impl<S: 'static> Fd<S> {
     /// ```
     #[doc(alias = "tevent_fd_set_tag")]
     pub fn set_tag(&self, tag: u64) {
-        self.with_meta(|meta| meta.tag = tag);
+        self.with_meta(|meta| meta.set_tag(tag));
     }
 
     /// The name that [`set_name`](Fd::set_name) has set.

@@ -282,7 +282,7 @@ impl Immediate {
     /// The number that [`set_tag`](Immediate::set_tag) has set, 0 before.
     #[doc(alias = "tevent_immediate_get_tag")]
     pub fn tag(&self) -> u64 {
-        self.with_meta(|meta| meta.tag).unwrap_or_default()
+        self.with_meta(|meta| meta.tag()).unwrap_or_default()
     }
 
     /// Gives the immediate a number, which means nothing to the loop.
@@ -300,7 +300,7 @@ impl Immediate {
     /// ```
     #[doc(alias = "tevent_immediate_set_tag")]
     pub fn set_tag(&self, tag: u64) {
-        self.with_meta(|meta| meta.tag = tag);
+        self.with_meta(|meta| meta.set_tag(tag));
     }
 
     /// The name that [`set_name`](Immediate::set_name) has set.

@@ -59,12 +59,7 @@ impl Inner {
     pub(crate) fn accept_remote(&self) {
         let mut scheduled = mem::take(&mut self.inbox.lock().scheduled);
         for Scheduled { closure, location } in scheduled.drain(..) {
-            let meta = Meta {
-                location,
-                tag: 0,
-                name: None,
-            };
-            self.defer(closure, meta);
+            self.defer(closure, Meta::at(location));
         }
         // The memory goes back for the next batch, unless that has begun already.
         let mut queue = self.inbox.lock();

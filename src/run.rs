@@ -187,8 +187,7 @@ impl Context {
         {
             return Some(self.now());
         }
-        let deadline = inner.timers.borrow_mut().next_deadline()?;
-        Some(inner.clock.instant(deadline))
+        inner.timers.borrow_mut().next_deadline()
     }
 
     /// Whether the loop may be run inside its own handlers. By default it may not.
@@ -303,7 +302,7 @@ impl Context {
     /// The rest of step 5: the wait, and what it has brought, that is a signal, else a descriptor,
     /// else a timer that became due, or what was passed over for the others' sake.
     #[inline(never)]
-    fn wait_and_serve(&self, now: Option<u64>, return_if_empty: bool) -> io::Result<Turn> {
+    fn wait_and_serve(&self, now: Option<Instant>, return_if_empty: bool) -> io::Result<Turn> {
         let inner = &*self.inner;
         if return_if_empty && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
@@ -371,7 +370,7 @@ impl Context {
 impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
     /// over. `now` is the time of this turn, if it was read.
-    fn wait(&self, now: Option<u64>) -> io::Result<()> {
+    fn wait(&self, now: Option<Instant>) -> io::Result<()> {
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
@@ -415,14 +414,14 @@ impl Inner {
         }
     }
 
-    fn time_to_wait(&self, now: Option<u64>) -> Option<Duration> {
+    fn time_to_wait(&self, now: Option<Instant>) -> Option<Duration> {
         let limit = self.options.wait_timeout.get();
         let mut timers = self.timers.borrow_mut();
         let Some(deadline) = timers.next_deadline() else {
             return limit;
         };
-        let now = now.unwrap_or_else(|| self.clock.now());
-        let to_timer = Duration::from_nanos(deadline.saturating_sub(now));
+        let now = now.unwrap_or_else(Instant::now);
+        let to_timer = deadline.saturating_duration_since(now);
         Some(limit.map_or(to_timer, |limit| limit.min(to_timer)))
     }
 
@@ -432,8 +431,8 @@ impl Inner {
     }
 
     #[inline]
-    fn time_for_timers(&self) -> Option<u64> {
-        (self.timers.borrow().armed() > 0).then(|| self.clock.now())
+    fn time_for_timers(&self) -> Option<Instant> {
+        (self.timers.borrow().armed() > 0).then(Instant::now)
     }
 
     /// Whether so many immediates and timers ran in a row that the others are to have a turn.

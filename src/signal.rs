@@ -473,7 +473,7 @@ impl Signal {
     /// The number that [`set_tag`](Signal::set_tag) has set, 0 before.
     #[doc(alias = "tevent_signal_get_tag")]
     pub fn tag(&self) -> u64 {
-        self.with_meta(|meta| meta.tag).unwrap_or_default()
+        self.with_meta(|meta| meta.tag()).unwrap_or_default()
     }
 
     /// Gives the event a number, which means nothing to the loop.
@@ -493,7 +493,7 @@ impl Signal {
     /// ```
     #[doc(alias = "tevent_signal_set_tag")]
     pub fn set_tag(&self, tag: u64) {
-        self.with_meta(|meta| meta.tag = tag);
+        self.with_meta(|meta| meta.set_tag(tag));
     }
 
     /// The name that [`set_name`](Signal::set_name) has set.

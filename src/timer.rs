@@ -73,7 +73,6 @@ impl Context {
         deadline: Instant,
         handler: impl FnMut(&Context, &Timer) + 'static,
     ) -> Timer {
-        let deadline = self.inner.clock.nanoseconds(deadline);
         self.add_timer_at(deadline, Box::new(handler), Meta::here())
     }
 
@@ -101,18 +100,16 @@ impl Context {
         delay: Duration,
         handler: impl FnMut(&Context, &Timer) + 'static,
     ) -> Timer {
-        let deadline = self.inner.clock.after(delay);
-        self.add_timer_at(deadline, Box::new(handler), Meta::here())
+        self.add_timer_at(after(delay), Box::new(handler), Meta::here())
     }
 
-    fn add_timer_at(&self, deadline: u64, handler: TimerHandler, meta: Meta) -> Timer {
-        let mut timers = self.inner.timers.borrow_mut();
-        let key = timers.insert(TimerEntry {
+    fn add_timer_at(&self, deadline: Instant, handler: TimerHandler, meta: Meta) -> Timer {
+        let entry = TimerEntry {
             handler: Some(handler),
             meta,
             detached: false,
-        });
-        timers.arm(key, deadline);
+        };
+        let key = self.inner.timers.borrow_mut().insert(deadline, entry);
         Timer {
             inner: Rc::clone(&self.inner),
             key,
@@ -121,7 +118,7 @@ impl Context {
     }
 
     /// Calls the first timer that is due at `now`, if there is one.
-    pub(crate) fn run_due_timer(&self, now: u64) -> bool {
+    pub(crate) fn run_due_timer(&self, now: Instant) -> bool {
         let inner = &*self.inner;
         let (key, handler) = {
             let mut timers = inner.timers.borrow_mut();
@@ -146,6 +143,13 @@ impl Context {
         }
         true
     }
+}
+
+/// The deadline that is `delay` from now, or as late as can be said.
+fn after(delay: Duration) -> Instant {
+    let now = Instant::now();
+    let latest = || now.checked_add(Duration::from_nanos(u64::MAX));
+    now.checked_add(delay).or_else(latest).unwrap_or(now)
 }
 
 /// A timer's handler that is running. Puts it back, also when it panics.
@@ -192,8 +196,7 @@ impl Timer {
     /// # }
     /// ```
     pub fn deadline(&self) -> Option<Instant> {
-        let deadline = self.inner.timers.borrow().deadline(self.key)?;
-        Some(self.inner.clock.instant(deadline))
+        self.inner.timers.borrow().deadline(self.key)
     }
 
     /// The deadline that the timer was armed with last, also when it has fired since; `None` when
@@ -210,8 +213,7 @@ impl Timer {
     /// # }
     /// ```
     pub fn last_deadline(&self) -> Option<Instant> {
-        let deadline = self.inner.timers.borrow().last_deadline(self.key)?;
-        Some(self.inner.clock.instant(deadline))
+        self.inner.timers.borrow().last_deadline(self.key)
     }
 
     /// Arms the timer, or moves it if it is armed, behind others with the same deadline. To push
@@ -233,7 +235,6 @@ impl Timer {
     #[doc(alias = "tevent_update_timer")]
     #[inline]
     pub fn set_deadline(&self, deadline: Instant) -> bool {
-        let deadline = self.inner.clock.nanoseconds(deadline);
         self.inner.timers.borrow_mut().arm(self.key, deadline)
     }
 
@@ -251,8 +252,7 @@ impl Timer {
     /// # }
     /// ```
     pub fn set_after(&self, delay: Duration) -> bool {
-        let deadline = self.inner.clock.after(delay);
-        self.inner.timers.borrow_mut().arm(self.key, deadline)
+        self.inner.timers.borrow_mut().arm(self.key, after(delay))
     }
 
     /// Keeps the timer from firing until it is armed again.
@@ -332,7 +332,7 @@ impl Timer {
     /// The number that [`set_tag`](Timer::set_tag) has set, 0 before.
     #[doc(alias = "tevent_timer_get_tag")]
     pub fn tag(&self) -> u64 {
-        self.with_meta(|meta| meta.tag).unwrap_or_default()
+        self.with_meta(|meta| meta.tag()).unwrap_or_default()
     }
 
     /// Gives the timer a number, which means nothing to the loop.
@@ -350,7 +350,7 @@ impl Timer {
     /// ```
     #[doc(alias = "tevent_timer_set_tag")]
     pub fn set_tag(&self, tag: u64) {
-        self.with_meta(|meta| meta.tag = tag);
+        self.with_meta(|meta| meta.set_tag(tag));
     }
 
     /// The name that [`set_name`](Timer::set_name) has set.

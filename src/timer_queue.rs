@@ -2,7 +2,7 @@
 //!
 //! # Implementation
 //!
-//! A 4-ary heap of `(deadline, sequence, key)` nodes with the keys inline, so that a comparison
+//! A 4-ary heap of `(deadline, sequence, index)` nodes with the keys inline, so that a comparison
 //! touches no other memory, beside a table of entries that know their place in the heap.
 //!
 //! What a node says is a *lower bound* of what its entry wants. Postponing a timer, and disarming
@@ -11,11 +11,12 @@
 //! deadline passes. At most one node exists per entry and removing an entry removes its node, so
 //! nothing piles up.
 //!
-//! Invariants: `entries[heap[i].key].place == i` for every node; a node's `(deadline, sequence)`
+//! Invariants: `entries[heap[i].index].place == i` for every node; a node's `(deadline, sequence)`
 //! is not after that of its entry; an armed entry has a node unless it is suspended; `armed` counts
 //! the armed entries that aren't.
 //!
-//! Deadlines are nanoseconds on a clock of the caller's.
+//! Sequence numbers have 32 bits, to keep nodes small. When they are used up, after 2³² times that
+//! a timer was armed, all are given out anew in the old order.
 
 use crate::key::{Key, Slots};
 
@@ -24,41 +25,53 @@ const ARITY: usize = 4;
 const NOWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
-struct Node {
-    deadline: u64,
-    sequence: u64,
-    key: Key,
+struct Node<D> {
+    deadline: D,
+    sequence: u32,
+    /// Of the entry, in the table.
+    index: u32,
 }
 
-impl Node {
+impl<D: Ord> Node<D> {
     #[inline]
-    fn before(&self, other: &Node) -> bool {
-        (self.deadline, self.sequence) < (other.deadline, other.sequence)
+    fn before(&self, other: &Node<D>) -> bool {
+        self.deadline < other.deadline
+            || self.deadline == other.deadline && self.sequence < other.sequence
     }
 }
 
 #[derive(Debug)]
-struct Entry<T> {
-    value: T,
+struct Entry<D, T> {
     /// Of the pending expiry if armed, else of the latest one.
-    deadline: u64,
-    sequence: u64,
+    deadline: D,
+    sequence: u32,
     place: u32,
     armed: bool,
     /// Kept out of the heap, and of the count, while its handler is running a loop.
     suspended: bool,
+    value: T,
 }
 
-/// A queue of timers that carry a `T` each.
+impl<D: Copy, T> Entry<D, T> {
+    fn node(&self, index: u32) -> Node<D> {
+        Node {
+            deadline: self.deadline,
+            sequence: self.sequence,
+            index,
+        }
+    }
+}
+
+/// A queue of timers with deadlines `D` that carry a `T` each.
 #[derive(Debug)]
-pub(crate) struct TimerQueue<T> {
-    entries: Slots<Entry<T>>,
-    heap: Vec<Node>,
-    next_sequence: u64,
+pub(crate) struct TimerQueue<D, T> {
+    entries: Slots<Entry<D, T>>,
+    heap: Vec<Node<D>>,
+    next_sequence: u32,
     armed: usize,
 }
 
-impl<T> TimerQueue<T> {
+impl<D: Ord + Copy, T> TimerQueue<D, T> {
     pub(crate) const fn new() -> Self {
         TimerQueue {
             entries: Slots::new(),
@@ -74,36 +87,54 @@ impl<T> TimerQueue<T> {
         self.armed
     }
 
-    /// Adds a disarmed timer.
-    pub(crate) fn insert(&mut self, value: T) -> Key {
-        self.entries.insert(Entry {
-            value,
-            deadline: 0,
-            sequence: 0,
-            place: NOWHERE,
-            armed: false,
+    /// Adds an armed timer.
+    #[inline]
+    pub(crate) fn insert(&mut self, deadline: D, value: T) -> Key {
+        let sequence = self.take_sequence();
+        let place = self.heap.len();
+        let key = self.entries.insert(Entry {
+            deadline,
+            sequence,
+            place: place as u32,
+            armed: true,
             suspended: false,
-        })
+            value,
+        });
+        let node = Node {
+            deadline,
+            sequence,
+            index: key.index(),
+        };
+        self.armed += 1;
+        self.heap.push(node);
+        self.sift_up(place, node);
+        key
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.entries.get_mut(key).map(|entry| &mut entry.value)
     }
 
     /// The deadline of an armed timer.
-    pub(crate) fn deadline(&self, key: Key) -> Option<u64> {
+    #[inline]
+    pub(crate) fn deadline(&self, key: Key) -> Option<D> {
         let entry = self.entries.get(key)?;
         entry.armed.then_some(entry.deadline)
     }
 
     /// The deadline that a timer was armed with last, whether or not it is armed still.
-    pub(crate) fn last_deadline(&self, key: Key) -> Option<u64> {
+    pub(crate) fn last_deadline(&self, key: Key) -> Option<D> {
         self.entries.get(key).map(|entry| entry.deadline)
     }
 
     /// Arms a timer, or moves an armed one, behind those with an earlier or the same deadline.
     /// Returns whether there is such a timer.
-    pub(crate) fn arm(&mut self, key: Key, deadline: u64) -> bool {
+    #[inline]
+    pub(crate) fn arm(&mut self, key: Key, deadline: D) -> bool {
+        if self.next_sequence == u32::MAX {
+            self.renumber();
+        }
         let Some(entry) = self.entries.get_mut(key) else {
             return false;
         };
@@ -113,26 +144,22 @@ impl<T> TimerQueue<T> {
         entry.armed = true;
         entry.deadline = deadline;
         entry.sequence = sequence;
-        if entry.suspended {
-            return true;
+        let place = entry.place as usize;
+        if self
+            .heap
+            .get(place)
+            .is_some_and(|node| node.deadline <= deadline)
+        {
+            // The node is a lower bound: it is put right at the top.
+        } else if !entry.suspended {
+            let node = entry.node(key.index());
+            self.put_earlier(place, node);
         }
-        let place = entry.place;
-        let node = Node {
-            deadline,
-            sequence,
-            key,
-        };
-        if place == NOWHERE {
-            self.heap.push(node);
-            self.sift_up(self.heap.len() - 1, node);
-        } else if deadline < self.heap[place as usize].deadline {
-            self.sift_up(place as usize, node);
-        }
-        // Else the node's deadline is a lower bound: it is put right at the top.
         true
     }
 
     /// Takes a timer off the queue; it can be armed again.
+    #[inline]
     pub(crate) fn disarm(&mut self, key: Key) {
         if let Some(entry) = self.entries.get_mut(key) {
             self.armed -= usize::from(entry.armed && !entry.suspended);
@@ -158,18 +185,14 @@ impl<T> TimerQueue<T> {
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.suspended) {
             entry.suspended = false;
             if entry.armed {
-                let node = Node {
-                    deadline: entry.deadline,
-                    sequence: entry.sequence,
-                    key,
-                };
+                let node = entry.node(key.index());
                 self.armed += 1;
-                self.heap.push(node);
-                self.sift_up(self.heap.len() - 1, node);
+                self.put_earlier(NOWHERE as usize, node);
             }
         }
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let entry = self.entries.remove(key)?;
         self.armed -= usize::from(entry.armed && !entry.suspended);
@@ -181,22 +204,18 @@ impl<T> TimerQueue<T> {
 
     /// The earliest deadline.
     #[inline]
-    pub(crate) fn next_deadline(&mut self) -> Option<u64> {
+    pub(crate) fn next_deadline(&mut self) -> Option<D> {
         if self.armed == 0 {
             return None;
         }
         while let Some(&top) = self.heap.first() {
             // An entry takes its node with it when it is removed.
-            let entry = self.entries.get_mut(top.key)?;
+            let entry = self.entries.at_mut(top.index)?;
             if !entry.armed {
                 entry.place = NOWHERE;
                 self.remove_node(0);
             } else if entry.sequence != top.sequence {
-                let node = Node {
-                    deadline: entry.deadline,
-                    sequence: entry.sequence,
-                    key: top.key,
-                };
+                let node = entry.node(top.index);
                 self.sift_down(0, node);
             } else {
                 return Some(top.deadline);
@@ -206,17 +225,18 @@ impl<T> TimerQueue<T> {
     }
 
     /// Disarms the first timer whose deadline is not after `now`.
-    pub(crate) fn pop_due(&mut self, now: u64) -> Option<Key> {
+    #[inline]
+    pub(crate) fn pop_due(&mut self, now: D) -> Option<Key> {
         if self.next_deadline()? > now {
             return None;
         }
-        let key = self.heap[0].key;
-        let entry = self.entries.get_mut(key)?;
+        let index = self.heap.first()?.index;
+        let entry = self.entries.at_mut(index)?;
         entry.armed = false;
         entry.place = NOWHERE;
         self.armed -= 1;
         self.remove_node(0);
-        Some(key)
+        self.entries.key_at(index)
     }
 
     /// Empties the queue and gives back what was in it.
@@ -230,55 +250,101 @@ impl<T> TimerQueue<T> {
             .collect()
     }
 
+    #[inline]
+    fn take_sequence(&mut self) -> u32 {
+        if self.next_sequence == u32::MAX {
+            self.renumber();
+        }
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        sequence
+    }
+
+    /// Gives out the sequence numbers anew, in the old order, and with them all nodes.
+    #[cold]
+    fn renumber(&mut self) {
+        self.heap.clear();
+        let mut order: Vec<(u32, u32)> = Vec::with_capacity(self.entries.len());
+        for index in self.entries.keys().map(Key::index).collect::<Vec<_>>() {
+            if let Some(entry) = self.entries.at_mut(index) {
+                entry.place = NOWHERE;
+                if entry.armed {
+                    order.push((entry.sequence, index));
+                }
+            }
+        }
+        order.sort_unstable();
+        self.next_sequence = order.len() as u32;
+        for (sequence, (_, index)) in (0..).zip(order) {
+            if let Some(entry) = self.entries.at_mut(index) {
+                entry.sequence = sequence;
+                if !entry.suspended {
+                    let node = entry.node(index);
+                    self.put_earlier(NOWHERE as usize, node);
+                }
+            }
+        }
+    }
+
+    /// Puts `node` in where there was none, or in place of a later one.
+    fn put_earlier(&mut self, place: usize, node: Node<D>) {
+        let place = place.min(self.heap.len());
+        if place == self.heap.len() {
+            self.heap.push(node);
+        }
+        self.sift_up(place, node);
+    }
+
     /// Removes the node at `place`, whose entry is gone or was told that it has no node.
+    #[inline]
     fn remove_node(&mut self, place: usize) {
         let Some(last) = self.heap.pop() else { return };
-        if place == self.heap.len() {
-            return;
+        if place != self.heap.len() {
+            self.move_node(place, last);
         }
-        if place > 0 && last.before(&self.heap[(place - 1) / ARITY]) {
-            self.sift_up(place, last);
+    }
+
+    fn move_node(&mut self, place: usize, node: Node<D>) {
+        if place > 0 && node.before(&self.heap[(place - 1) / ARITY]) {
+            self.sift_up(place, node);
         } else {
-            self.sift_down(place, last);
+            self.sift_down(place, node);
         }
     }
 
     /// Puts `node` into the hole at `place` or nearer to the top.
-    fn sift_up(&mut self, mut place: usize, node: Node) {
+    #[inline]
+    fn sift_up(&mut self, mut place: usize, node: Node<D>) {
         while place > 0 {
             let parent = (place - 1) / ARITY;
-            if !node.before(&self.heap[parent]) {
+            let above = self.heap[parent];
+            if !node.before(&above) {
                 break;
             }
-            self.put(place, self.heap[parent]);
+            self.put(place, above);
             place = parent;
         }
         self.put(place, node);
     }
 
     /// Puts `node` into the hole at `place` or farther from the top.
-    fn sift_down(&mut self, mut place: usize, node: Node) {
+    fn sift_down(&mut self, mut place: usize, node: Node<D>) {
         loop {
             let first = place * ARITY + 1;
-            let children = self.heap.get(first..).unwrap_or_default();
-            let Some((offset, &child)) =
-                children
-                    .iter()
-                    .take(ARITY)
-                    .enumerate()
-                    .reduce(|least, child| {
-                        if child.1.before(least.1) {
-                            child
-                        } else {
-                            least
-                        }
-                    })
-            else {
+            let end = self.heap.len().min(first + ARITY);
+            let Some(children @ [head, rest @ ..]) = self.heap.get(first..end) else {
                 break;
             };
-            if !child.before(&node) {
+            let (mut least, mut offset) = (head, 0);
+            for (position, child) in rest.iter().enumerate() {
+                if child.before(least) {
+                    (least, offset) = (child, position + 1);
+                }
+            }
+            if !least.before(&node) {
                 break;
             }
+            let child = children[offset];
             self.put(place, child);
             place = first + offset;
         }
@@ -286,9 +352,9 @@ impl<T> TimerQueue<T> {
     }
 
     #[inline]
-    fn put(&mut self, place: usize, node: Node) {
+    fn put(&mut self, place: usize, node: Node<D>) {
         self.heap[place] = node;
-        if let Some(entry) = self.entries.get_mut(node.key) {
+        if let Some(entry) = self.entries.at_mut(node.index) {
             entry.place = place as u32;
         }
     }
@@ -355,8 +421,13 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
         #[test]
-        fn fires_in_the_order_of_a_sorted_list(operations in prop::collection::vec(operation(), 0..300)) {
+        fn fires_in_the_order_of_a_sorted_list(
+            // Near the end too, where the sequence numbers are given out anew.
+            start in prop_oneof![Just(0), u32::MAX - 300..=u32::MAX],
+            operations in prop::collection::vec(operation(), 0..300),
+        ) {
             let mut queue = TimerQueue::new();
+            queue.next_sequence = start;
             let mut model = Model::default();
             for (number, operation) in (0u32..).zip(operations) {
                 let pick = |index: prop::sample::Index, model: &Model| {
@@ -364,9 +435,8 @@ mod tests {
                 };
                 match operation {
                     Operation::Add(deadline) => {
-                        let key = queue.insert(number);
+                        let key = queue.insert(deadline, number);
                         model.timers.push((key, number, None));
-                        prop_assert!(queue.arm(key, deadline));
                         model.arm(model.timers.len() - 1, deadline);
                     }
                     Operation::Arm(index, deadline) => if let Some(index) = pick(index, &model) {
@@ -417,15 +487,12 @@ mod tests {
     #[test]
     fn postponing_moves_no_node() {
         let mut queue = TimerQueue::new();
-        let keys: Vec<Key> = (0..100).map(|number| queue.insert(number)).collect();
-        for &key in &keys {
-            queue.arm(key, 10);
-        }
-        let before: Vec<Key> = queue.heap.iter().map(|node| node.key).collect();
+        let keys: Vec<Key> = (0..100).map(|number| queue.insert(10, number)).collect();
+        let before: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
         for deadline in 11..1000 {
             queue.arm(keys[0], deadline);
         }
-        let after: Vec<Key> = queue.heap.iter().map(|node| node.key).collect();
+        let after: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
         assert_eq!(before, after);
         assert_eq!(
             queue.pop_due(10),
