@@ -229,17 +229,17 @@ pub fn blocked_signals() -> u64 {
     signal_set(&status, "SigBlk")
 }
 
+/// Of all threads. One that begins or ends has everything blocked for a moment.
 #[track_caller]
 pub fn assert_masks_are_clean() {
-    for task in fs::read_dir("/proc/self/task").expect("proc") {
-        let path = task.expect("proc").path().join("status");
-        // A thread may end meanwhile.
-        let Ok(status) = fs::read_to_string(path) else {
-            continue;
-        };
-        let blocked = signal_set(&status, "SigBlk");
-        assert_eq!(blocked, 0, "no thread is left with a blocked signal");
-    }
+    assert_own_mask_is_clean();
+    wait_until("no thread has a signal blocked", || {
+        let tasks = fs::read_dir("/proc/self/task").expect("proc");
+        tasks.flatten().all(|task| {
+            let status = fs::read_to_string(task.path().join("status"));
+            status.map_or(true, |status| signal_set(&status, "SigBlk") == 0)
+        })
+    });
 }
 
 /// As [`assert_masks_are_clean`], of this thread only.
