@@ -101,6 +101,13 @@ fn poll() -> Poll {
     Poll::named("standard")
 }
 
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        errno(error),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+    )
+}
+
 impl Backend for Standard {
     fn name(&self) -> &str {
         "standard"
@@ -175,10 +182,13 @@ impl Backend for Standard {
     fn reopen(&mut self) -> io::Result<()> {
         self.always_ready.clear();
         if let Mechanism::Epoll(epoll) = &mut self.mechanism {
-            if epoll.reopen().is_ok() {
-                return Ok(());
+            match epoll.reopen() {
+                // The next attempt may find some; and what was lent out by `pollable` would be
+                // the parent's for ever.
+                Err(error) if is_shortage(&error) => return Err(error),
+                Err(_) => self.mechanism = Mechanism::Poll(poll()),
+                Ok(()) => return Ok(()),
             }
-            self.mechanism = Mechanism::Poll(poll());
         }
         self.backend().reopen()
     }

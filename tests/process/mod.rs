@@ -148,6 +148,11 @@ fn run(test: fn(BackendKind), kind: BackendKind) -> Result<(), String> {
     Err(format!("{text}{why}"))
 }
 
+/// Does `work`, and ends this process: the way of a forked child.
+pub fn end_with(work: impl FnOnce()) -> ! {
+    sys::end(exit_code(work))
+}
+
 /// Calls `work`, and turns its panic into an exit code.
 fn exit_code(work: impl FnOnce()) -> i32 {
     match panic::catch_unwind(panic::AssertUnwindSafe(work)) {

@@ -63,6 +63,28 @@ pub fn reap(pid: u32) -> Status {
     }
 }
 
+/// Reaps a child that has ended, if there is one.
+pub fn reap_any() -> Option<Status> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let pid = unsafe {
+        let result = libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags);
+        (result == 0).then(|| info.assume_init().si_pid())
+    };
+    pid.filter(|&pid| pid != 0).map(|pid| reap(pid as u32))
+}
+
+/// Waits for a child, if there is one.
+pub fn await_any_child() -> Option<Status> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOWAIT;
+    let pid = unsafe {
+        let result = libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags);
+        (result == 0).then(|| info.assume_init().si_pid())
+    };
+    pid.map(|pid| reap(pid as u32))
+}
+
 /// Waits for a child that has something to assert.
 #[track_caller]
 pub fn assert_succeeds(pid: u32) {
@@ -111,8 +133,9 @@ pub fn state_of(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-pub fn kernel_thread_id() -> i32 {
-    unsafe { libc::gettid() }
+/// A thread that was joined may be in there for a moment.
+pub fn thread_count() -> usize {
+    fs::read_dir("/proc/self/task").expect("proc").count()
 }
 
 // Signals
@@ -206,17 +229,17 @@ pub fn blocked_signals() -> u64 {
     signal_set(&status, "SigBlk")
 }
 
+/// Of all threads. One that begins or ends has everything blocked for a moment.
 #[track_caller]
 pub fn assert_masks_are_clean() {
-    for task in fs::read_dir("/proc/self/task").expect("proc") {
-        let path = task.expect("proc").path().join("status");
-        // A thread may end meanwhile.
-        let Ok(status) = fs::read_to_string(path) else {
-            continue;
-        };
-        let blocked = signal_set(&status, "SigBlk");
-        assert_eq!(blocked, 0, "no thread is left with a blocked signal");
-    }
+    assert_own_mask_is_clean();
+    wait_until("no thread has a signal blocked", || {
+        let tasks = fs::read_dir("/proc/self/task").expect("proc");
+        tasks.flatten().all(|task| {
+            let status = fs::read_to_string(task.path().join("status"));
+            status.map_or(true, |status| signal_set(&status, "SigBlk") == 0)
+        })
+    });
 }
 
 /// As [`assert_masks_are_clean`], of this thread only.

@@ -5,6 +5,7 @@ mod delivery;
 mod dispatch;
 mod dispositions;
 mod embedding;
+mod gap;
 mod nested;
 mod queue;
 mod several;
@@ -26,6 +27,7 @@ fn main() {
         dispositions::TESTS,
         children::TESTS,
         queue::TESTS,
+        gap::TESTS,
         stress::TESTS,
         embedding::TESTS,
     ])

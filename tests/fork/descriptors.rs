@@ -1,0 +1,137 @@
+//! A child that can have no descriptors gets an error, touches nothing of its parent's, and works
+//! when there are some again.
+
+use crate::process::{self, context, sys, tests};
+use crate::{BY, By, Flag, fork, in_child, run_what_is_ready};
+use std::io::{Read, Write};
+use tevent::{BackendKind, FdFlags, SignalFlags, Signum};
+
+pub const TESTS: &[process::Test] = tests![
+    running_in_a_child_without_descriptors_is_an_error_until_there_are_some,
+    reinitialise_in_a_child_without_descriptors_is_an_error_until_there_are_some,
+    reinitialise_without_descriptors_removes_the_events_all_the_same,
+    a_fork_without_descriptors_either_fails_or_works,
+];
+
+fn running_in_a_child_without_descriptors_is_an_error_until_there_are_some(kind: BackendKind) {
+    for by in BY {
+        let context = context(kind);
+        let (ours, mut theirs) = sys::pair();
+        let called = Flag::default();
+        let flag = called.clone();
+        let _event = context.add_fd(ours, FdFlags::READ, move |_, event, _| {
+            event.get_ref().read_exact(&mut [0]).expect("readable");
+            flag.raise();
+        });
+        let flag = called.clone();
+        let _signal = context.add_signal(Signum::SIGUSR1, SignalFlags::empty(), move |_, _, _| {
+            flag.raise();
+        });
+        run_what_is_ready(&context);
+        let before = sys::epoll_sets();
+        in_child(&context, by, || {
+            sys::without_descriptors(|| {
+                for _ in 0..3 {
+                    context.run_once().unwrap_err();
+                    sys::raise(Signum::SIGUSR1);
+                }
+                assert_eq!(called.count(), 0);
+            });
+            theirs.write_all(b"x").unwrap();
+            context.run_until(|| called.count() == 2).unwrap();
+            assert_eq!(run_what_is_ready(&context), 0, "all was kept, {by:?}");
+            context.remote().schedule(|_| ());
+            assert!(sys::is_readable(&context), "by a descriptor of its own");
+            assert_eq!(run_what_is_ready(&context), 1);
+        });
+        assert_eq!(sys::epoll_sets(), before, "{by:?}");
+        assert!(!sys::is_readable(&context), "the child's signals, {by:?}");
+        theirs.write_all(b"x").unwrap();
+        context.run_until(|| called.count() == 1).unwrap();
+    }
+}
+
+fn reinitialise_in_a_child_without_descriptors_is_an_error_until_there_are_some(kind: BackendKind) {
+    for by in BY {
+        let context = context(kind);
+        let (ours, mut theirs) = sys::pair();
+        let called = Flag::default();
+        let flag = called.clone();
+        let event = context.add_fd(ours, FdFlags::READ, move |_, event, _| {
+            event.get_ref().read_exact(&mut [0]).expect("readable");
+            flag.raise();
+        });
+        event.unwrap().detach();
+        run_what_is_ready(&context);
+        let before = sys::epoll_sets();
+        in_child(&context, by, || {
+            // The sources are closed only when the attempt has failed, so one number is free then.
+            sys::without_descriptors(|| context.reinitialise().unwrap_err());
+            assert_eq!(run_what_is_ready(&context), 0, "the events are gone");
+            let (ours, mut theirs) = sys::pair();
+            let called = Flag::default();
+            let flag = called.clone();
+            let _event = context.add_fd(ours, FdFlags::READ, move |_, event, _| {
+                event.remove();
+                flag.raise();
+            });
+            theirs.write_all(b"x").unwrap();
+            if kind != BackendKind::Poll {
+                assert!(sys::is_readable(&context), "by an instance of its own");
+            }
+            context.run().unwrap();
+            assert_eq!(called.count(), 1, "{by:?}");
+        });
+        assert_eq!(sys::epoll_sets(), before, "{by:?}");
+        theirs.write_all(b"x").unwrap();
+        context.run_until(|| called.count() == 1).unwrap();
+    }
+}
+
+fn reinitialise_without_descriptors_removes_the_events_all_the_same(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, mut theirs) = sys::pair();
+    let event = context
+        .add_fd(ours, FdFlags::READ, |_, _, _| unreachable!())
+        .unwrap();
+    let closed = Flag::default();
+    let flag = closed.clone();
+    event.on_close(move |_| flag.raise());
+    event.detach();
+    let timer = context.add_timer(context.now(), |_, _| unreachable!());
+    context.defer(|_| ());
+    assert!(context.run_once().unwrap());
+    theirs.write_all(b"x").unwrap();
+    sys::without_descriptors(|| context.reinitialise().unwrap_err());
+    assert!(!timer.is_registered());
+    assert_eq!(closed.count(), 1);
+    context.run().unwrap(); // returns, as nothing is left
+    let (ours, theirs) = sys::pair();
+    drop(theirs);
+    let _event = context.add_fd(ours, FdFlags::READ, |_, event, _| event.remove());
+    context.run().unwrap();
+    context.remote().schedule(|_| ());
+    assert!(sys::is_readable(&context));
+}
+
+fn a_fork_without_descriptors_either_fails_or_works(kind: BackendKind) {
+    for by in BY {
+        let context = context(kind);
+        let (ours, theirs) = sys::pair();
+        drop(theirs);
+        let event = context.add_fd(ours, FdFlags::READ, |_, event, _| event.remove());
+        let parent = std::process::id();
+        sys::without_descriptors(|| match by {
+            By::Somebody => drop(fork(&context, by)),
+            By::Context => drop(context.fork()),
+        });
+        if std::process::id() != parent {
+            process::end_with(|| context.run().unwrap());
+        }
+        context.run().unwrap();
+        while let Some(status) = sys::await_any_child() {
+            assert_eq!(status, sys::Status::Exited(0), "the child has run, {by:?}");
+        }
+        drop(event);
+    }
+}
