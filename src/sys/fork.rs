@@ -70,9 +70,25 @@ pub(crate) fn fork() -> io::Result<Option<u32>> {
 /// succeeds in single-threaded processes only.
 #[cfg(target_os = "linux")]
 fn has_other_threads() -> io::Result<bool> {
-    if let Ok(tasks) = fs::read_dir("/proc/self/task") {
-        return Ok(tasks.take(2).count() != 1);
+    // A thread that was joined is listed until the kernel has finished with it, which is a matter
+    // of microseconds.
+    for _ in 0..LOOKS_AT_THREADS {
+        let Ok(tasks) = fs::read_dir("/proc/self/task") else {
+            return has_other_threads_by_unshare();
+        };
+        if tasks.take(2).count() == 1 {
+            return Ok(false);
+        }
+        std::thread::yield_now();
     }
+    Ok(true)
+}
+
+#[cfg(target_os = "linux")]
+const LOOKS_AT_THREADS: u32 = 100;
+
+#[cfg(target_os = "linux")]
+fn has_other_threads_by_unshare() -> io::Result<bool> {
     // SAFETY: no memory is involved; the call changes nothing.
     match check("unshare", unsafe { libc::unshare(libc::CLONE_THREAD) }) {
         Ok(_) => Ok(false),
