@@ -21,6 +21,7 @@ use crate::key::Key;
 use crate::remote::Inbox;
 use crate::run::NestingHook;
 use crate::signal::SignalTable;
+use crate::slow_handler;
 use crate::sys::doorbell::{Doorbell, FORK, REMOTE, SIGNAL};
 use crate::sys::wakeup::Wakeup;
 use crate::timer::TimerEntry;
@@ -95,6 +96,7 @@ pub(crate) struct Inner {
     pub(crate) signals: RefCell<SignalTable>,
     pub(crate) options: Options,
     pub(crate) state: RunState,
+    pub(crate) slow: slow_handler::Watch,
     /// How many [`Context`] values there are: one, and those that [`WeakContext`] makes.
     owners: Cell<usize>,
 }
@@ -335,6 +337,7 @@ impl Context {
             signals: RefCell::new(SignalTable::new()),
             options,
             state: RunState::default(),
+            slow: slow_handler::Watch::default(),
             owners: Cell::new(1),
         });
         let pollable = inner.backend.borrow().pollable();
@@ -517,9 +520,10 @@ impl Inner {
         drop(backend);
         let contents = self.take_contents();
         let scheduled = self.inbox.close();
+        let slow = self.slow.take();
         self.doorbell.release();
         *self.wakeup.borrow_mut() = None;
-        drop((contents, scheduled));
+        drop((contents, scheduled, slow));
     }
 
     fn unwatch_all(&self) {

@@ -3,6 +3,7 @@
 use crate::context::{Context, Inner, Meta};
 use crate::immediate_queue::ImmediateQueue;
 use crate::key::Key;
+use crate::slow_handler::{EventKind, SlowHandler};
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
@@ -118,6 +119,11 @@ impl Context {
             return false;
         };
         inner.lengthen_streak();
+        let timed = inner.start_timing(|| {
+            let mut immediates = inner.immediates.borrow_mut();
+            let meta = immediates.get_mut(key)?;
+            Some(SlowHandler::describe(EventKind::Immediate, meta))
+        });
         let mut call = ImmediateCall {
             immediate: Immediate {
                 inner: Rc::clone(&self.inner),
@@ -130,6 +136,7 @@ impl Context {
             handler.call(self, &call.immediate);
         }
         call.finish();
+        inner.finish_timing(timed);
         true
     }
 }

@@ -229,6 +229,7 @@ mod remote;
 mod run;
 mod signal;
 mod signum;
+mod slow_handler;
 mod sys;
 mod timer;
 mod timer_queue;
@@ -246,6 +247,7 @@ pub use remote::Remote;
 pub use run::Nesting;
 pub use signal::{Signal, SignalInfo};
 pub use signum::Signum;
+pub use slow_handler::{EventKind, SlowHandler};
 pub use sys::siginfo::SigInfo;
 pub use timer::Timer;
 

@@ -5,6 +5,7 @@ use crate::context::{Context, FdHandler, Inner, Meta};
 use crate::error::{self, OsError};
 use crate::flags::FdFlags;
 use crate::key::Key;
+use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys::doorbell::{FORK, REMOTE, SIGNAL};
 use std::io;
 use std::os::fd::RawFd;
@@ -353,6 +354,11 @@ impl Context {
         let Some(ready) = ready else {
             return false;
         };
+        let timed = inner.start_timing(|| {
+            let mut fds = inner.fds.borrow_mut();
+            let meta = fds.mux.get_mut(ready.key)?;
+            Some(SlowHandler::describe(EventKind::Fd, meta))
+        });
         let mut call = FdCall {
             inner,
             key: ready.key,
@@ -363,6 +369,7 @@ impl Context {
             handler.call(self, ready.flags);
         }
         call.finish();
+        inner.finish_timing(timed);
         true
     }
 }

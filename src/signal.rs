@@ -11,6 +11,7 @@ use crate::context::{Context, Inner, Meta};
 use crate::flags::SignalFlags;
 use crate::key::{Key, Slots};
 use crate::signum::Signum;
+use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys;
 use crate::sys::doorbell::{Doorbell, SIGNAL};
 use crate::sys::siginfo::{CAPACITY, SigInfo};
@@ -339,6 +340,11 @@ impl Context {
                 let taken = inner.signals.borrow_mut().take_call(key);
                 let Some((handler, info)) = taken else { break };
                 ran = true;
+                let timed = inner.start_timing(|| {
+                    let signals = inner.signals.borrow();
+                    let entry = signals.entries.get(key)?;
+                    Some(SlowHandler::describe(EventKind::Signal, &entry.meta))
+                });
                 let mut call = SignalCall {
                     signal: Signal {
                         inner: Rc::clone(&self.inner),
@@ -350,6 +356,8 @@ impl Context {
                 if let Some(handler) = &mut call.handler {
                     handler(self, &call.signal, &info);
                 }
+                drop(call);
+                inner.finish_timing(timed);
                 if info.siginfo.is_none() {
                     break;
                 }

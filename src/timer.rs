@@ -2,6 +2,7 @@
 
 use crate::context::{Context, Inner, Meta};
 use crate::key::Key;
+use crate::slow_handler::{EventKind, SlowHandler};
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
@@ -129,6 +130,11 @@ impl Context {
             (key, handler)
         };
         inner.lengthen_streak();
+        let timed = inner.start_timing(|| {
+            let mut timers = inner.timers.borrow_mut();
+            let entry = timers.get_mut(key)?;
+            Some(SlowHandler::describe(EventKind::Timer, &entry.meta))
+        });
         let mut call = TimerCall {
             timer: Timer {
                 inner: Rc::clone(&self.inner),
@@ -141,6 +147,8 @@ impl Context {
         if let Some(handler) = &mut call.handler {
             handler(self, &call.timer);
         }
+        drop(call);
+        inner.finish_timing(timed);
         true
     }
 }
