@@ -116,6 +116,9 @@ pub(crate) struct Fds {
     wakeup_is_readable: bool,
 }
 
+/// A descriptor event that is to be called.
+pub(crate) type ReadyFd = Delivery<Box<dyn FdHandler>>;
+
 /// A closure together with the typed handle that it is called with.
 pub(crate) trait FdHandler {
     fn call(&mut self, context: &Context, flags: FdFlags);
@@ -552,7 +555,7 @@ impl Inner {
 impl Fds {
     /// Takes the next event to be called out of the batch.
     #[inline]
-    pub(crate) fn take_ready(&mut self) -> Option<Delivery<Box<dyn FdHandler>>> {
+    pub(crate) fn take_ready(&mut self) -> Option<ReadyFd> {
         while let Some(&Ready { token, readiness }) = self.ready.get(self.next) {
             match self.mux.deliver(token, readiness, self.served) {
                 // What is left of the report is for the others on the descriptor.

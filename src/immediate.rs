@@ -119,11 +119,28 @@ impl Context {
             return false;
         };
         inner.lengthen_streak();
+        if inner.slow.is_watched() {
+            self.call_immediate_timed(key, handler);
+        } else {
+            self.call_immediate(key, handler);
+        }
+        true
+    }
+
+    #[cold]
+    fn call_immediate_timed(&self, key: Key, handler: Box<dyn ImmediateHandler>) {
+        let inner = &*self.inner;
         let timed = inner.start_timing(|| {
             let mut immediates = inner.immediates.borrow_mut();
             let meta = immediates.get_mut(key)?;
             Some(SlowHandler::describe(EventKind::Immediate, meta))
         });
+        self.call_immediate(key, handler);
+        inner.finish_timing(timed);
+    }
+
+    #[inline(always)]
+    fn call_immediate(&self, key: Key, handler: Box<dyn ImmediateHandler>) {
         let mut call = ImmediateCall {
             immediate: Immediate {
                 inner: Rc::clone(&self.inner),
@@ -136,8 +153,6 @@ impl Context {
             handler.call(self, &call.immediate);
         }
         call.finish();
-        inner.finish_timing(timed);
-        true
     }
 }
 

@@ -1,7 +1,7 @@
 //! The loop: the one place where the order of things is decided.
 
 use crate::backend::mux::{self, Flushed};
-use crate::context::{Context, FdHandler, Inner, Meta};
+use crate::context::{Context, FdHandler, Inner, Meta, ReadyFd};
 use crate::error::{self, OsError};
 use crate::flags::FdFlags;
 use crate::key::Key;
@@ -354,11 +354,29 @@ impl Context {
         let Some(ready) = ready else {
             return false;
         };
+        if inner.slow.is_watched() {
+            self.call_fd_timed(ready);
+        } else {
+            self.call_fd(ready);
+        }
+        true
+    }
+
+    #[cold]
+    fn call_fd_timed(&self, ready: ReadyFd) {
+        let inner = &*self.inner;
         let timed = inner.start_timing(|| {
             let mut fds = inner.fds.borrow_mut();
             let meta = fds.mux.get_mut(ready.key)?;
             Some(SlowHandler::describe(EventKind::Fd, meta))
         });
+        self.call_fd(ready);
+        inner.finish_timing(timed);
+    }
+
+    #[inline(always)]
+    fn call_fd(&self, ready: ReadyFd) {
+        let inner = &*self.inner;
         let mut call = FdCall {
             inner,
             key: ready.key,
@@ -369,8 +387,6 @@ impl Context {
             handler.call(self, ready.flags);
         }
         call.finish();
-        inner.finish_timing(timed);
-        true
     }
 }
 

@@ -154,6 +154,11 @@ impl Watch {
         drop(former);
     }
 
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.threshold.get().is_some()
+    }
+
     /// Stops watching, and gives back whoever was told.
     pub(crate) fn take(&self) -> impl Sized + use<> {
         self.replaced.set(true);
