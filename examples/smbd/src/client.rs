@@ -142,26 +142,33 @@ impl Client {
     /// wait.
     fn process(&mut self, stream: &TcpStream) -> Result<(), End> {
         loop {
-            let mut out_of_messages = false;
-            while self.replies.len() < HIGH_WATER {
-                let message = self
-                    .frames
-                    .next_message()
-                    .map_err(|e| End::Failed(e.to_string()))?;
-                let Some(message) = message else {
-                    out_of_messages = true;
-                    break;
-                };
-                let reply = self
-                    .connection
-                    .process(message)
-                    .map_err(|e| End::Failed(e.to_string()))?;
-                self.replies.extend(reply);
-            }
-            if self.send(stream)? == 0 || out_of_messages {
+            let answered = self.answer();
+            // Also before a message that can't be understood: what came before it was answered.
+            let sent = self.send(stream)?;
+            let out_of_messages = answered?;
+            if sent == 0 || out_of_messages {
                 return Ok(());
             }
         }
+    }
+
+    /// Processes messages until there are none, which is `true`, or too many replies wait.
+    fn answer(&mut self) -> Result<bool, End> {
+        while self.replies.len() < HIGH_WATER {
+            let message = self
+                .frames
+                .next_message()
+                .map_err(|e| End::Failed(e.to_string()))?;
+            let Some(message) = message else {
+                return Ok(true);
+            };
+            let reply = self
+                .connection
+                .process(message)
+                .map_err(|e| End::Failed(e.to_string()))?;
+            self.replies.extend(reply);
+        }
+        Ok(false)
     }
 
     fn send(&mut self, stream: &TcpStream) -> Result<usize, End> {

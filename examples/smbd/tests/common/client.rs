@@ -139,7 +139,7 @@ impl Client<Wire> {
     }
 }
 
-impl<T: Transport> Client<T> {
+impl<T> Client<T> {
     pub fn over(connection: T) -> Client<T> {
         Client {
             connection,
@@ -147,19 +147,6 @@ impl<T: Transport> Client<T> {
             session_id: 0,
             tree_id: 0,
         }
-    }
-
-    #[track_caller]
-    pub fn log_on(&mut self, dialect: u16, share: &str) {
-        self.expect(request(NEGOTIATE, negotiate(&[dialect])), Status::SUCCESS);
-        let setup = request(SESSION_SETUP, session_setup(&ntlm_negotiate()));
-        self.session_id = self
-            .expect(setup, Status::MORE_PROCESSING_REQUIRED)
-            .session_id;
-        let setup = request(SESSION_SETUP, session_setup(&ntlm_authenticate("guest")));
-        self.expect(setup, Status::SUCCESS);
-        let tree = request(TREE_CONNECT, tree_connect(&format!(r"\\server\{share}")));
-        self.tree_id = self.expect(tree, Status::SUCCESS).tree_id;
     }
 
     /// The bytes of a message that holds `requests`.
@@ -190,6 +177,21 @@ impl<T: Transport> Client<T> {
             }
         }
         message
+    }
+}
+
+impl<T: Transport> Client<T> {
+    #[track_caller]
+    pub fn log_on(&mut self, dialect: u16, share: &str) {
+        self.expect(request(NEGOTIATE, negotiate(&[dialect])), Status::SUCCESS);
+        let setup = request(SESSION_SETUP, session_setup(&ntlm_negotiate()));
+        self.session_id = self
+            .expect(setup, Status::MORE_PROCESSING_REQUIRED)
+            .session_id;
+        let setup = request(SESSION_SETUP, session_setup(&ntlm_authenticate("guest")));
+        self.expect(setup, Status::SUCCESS);
+        let tree = request(TREE_CONNECT, tree_connect(&format!(r"\\server\{share}")));
+        self.tree_id = self.expect(tree, Status::SUCCESS).tree_id;
     }
 
     /// Sends a compound and returns its responses.

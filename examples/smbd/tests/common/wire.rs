@@ -1,6 +1,6 @@
 //! The client's end of a TCP connection.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use super::process::PATIENCE;
 
 pub struct Wire {
     pub stream: TcpStream,
+    /// The same socket.
+    reader: BufReader<TcpStream>,
 }
 
 /// A message with its framing header.
@@ -29,7 +31,8 @@ impl Wire {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Wire { stream }
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        Wire { stream, reader }
     }
 
     /// Sends bytes as they are. That the server has closed the connection is left to be noticed
@@ -49,15 +52,15 @@ impl Wire {
     /// The connection breaks in the middle of a reply, or nothing comes for long.
     pub fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut frame = vec![0; FRAME_HEADER_LEN];
-        match self.stream.read(&mut frame[..1]) {
+        match self.reader.read(&mut frame[..1]) {
             Ok(0) => return Ok(None),
             Err(e) if is_closed(&e) => return Ok(None),
             other => other?,
         };
-        self.stream.read_exact(&mut frame[1..])?;
+        self.reader.read_exact(&mut frame[1..])?;
         let length = u32::from_be_bytes(frame[..].try_into().unwrap()) as usize;
         frame.resize(FRAME_HEADER_LEN + length, 0);
-        self.stream.read_exact(&mut frame[FRAME_HEADER_LEN..])?;
+        self.reader.read_exact(&mut frame[FRAME_HEADER_LEN..])?;
         Ok(Some(frame))
     }
 
