@@ -7,6 +7,7 @@ mod common;
 
 use std::path::Path;
 
+use common::process::wait_for_no_children;
 use common::smbclient::{DIALECTS, have_smbclient, run, smbclient};
 use common::{Server, TempDir, noise};
 
@@ -108,6 +109,34 @@ fn a_file_of_200_mib_arrives_whole_under_every_dialect() {
         assert_same(&dir.path().join("large"), &copy, dialect);
         std::fs::remove_file(&copy).unwrap();
     }
+}
+
+#[test]
+fn eight_clients_at_once_get_the_same_file() {
+    if !have_smbclient() {
+        return;
+    }
+    let dir = TempDir::new();
+    dir.write("8M", &noise(8 << 20));
+    let server = Server::start(&[("data", dir.path())]);
+    let fetched = TempDir::new();
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let (server, dir, fetched) = (&server, &dir, &fetched);
+            scope.spawn(move || {
+                let copy = fetched.path().join(n.to_string());
+                let dialect = DIALECTS[n % DIALECTS.len()];
+                run(
+                    server,
+                    dialect,
+                    &["-N"],
+                    &format!("get 8M {}", copy.display()),
+                );
+                assert_same(&dir.path().join("8M"), &copy, dialect);
+            });
+        }
+    });
+    wait_for_no_children(server.pid());
 }
 
 #[test]
