@@ -98,7 +98,7 @@ fn a_client_that_does_not_read_costs_little_and_gets_everything_in_the_end() {
     let ticks = process(child).unwrap().ticks;
     (0..50).for_each(|_| connect(&server).check());
     assert!(
-        process(child).unwrap().ticks <= ticks + 1,
+        process(child).unwrap().ticks <= ticks + 5,
         "the stuck child is busy"
     );
     receive(&mut lazy, COUNT, &contents);

@@ -65,7 +65,7 @@ fn a_child_just_forked_is_told_too() {
 }
 
 #[test]
-fn a_signal_for_the_whole_group_is_survived_by_nobody_but_ends_well() {
+fn an_interrupt_from_the_terminal_ends_everybody_well() {
     use std::os::unix::process::CommandExt;
     let dir = TempDir::new();
     let mut server = Server::run(command(&[("data", dir.path())], &[]).process_group(0));
