@@ -71,6 +71,31 @@ fn wait_until_stuck(child: u32) {
     });
 }
 
+/// Checks that a process uses no time while the server is busy with others.
+#[track_caller]
+fn check_sleeps(server: &Server, child: u32) {
+    let ticks = || process(child).expect("the child has ended").ticks;
+    let before = ticks();
+    for _ in 0..50 {
+        connect(server).check();
+    }
+    let used = ticks() - before;
+    assert!(used <= 5, "{used} ticks with nothing to do");
+}
+
+#[test]
+fn a_silent_client_takes_no_time() {
+    let (_dir, contents, server) = serve();
+    let mut silent = connect(&server);
+    let child = only_child(server.pid());
+    check_sleeps(&server, child);
+    // Nor after replies that had to wait.
+    pipeline(&mut silent, 10);
+    wait_until_stuck(child);
+    receive(&mut silent, 10, &contents);
+    check_sleeps(&server, child);
+}
+
 #[test]
 fn a_client_that_does_not_read_costs_little_and_gets_everything_in_the_end() {
     const COUNT: usize = 40;
@@ -95,12 +120,7 @@ fn a_client_that_does_not_read_costs_little_and_gets_everything_in_the_end() {
         assert!(std::fs::read(copy).unwrap() == contents);
     }
     // The child does nothing for a client that does nothing.
-    let ticks = process(child).unwrap().ticks;
-    (0..50).for_each(|_| connect(&server).check());
-    assert!(
-        process(child).unwrap().ticks <= ticks + 5,
-        "the stuck child is busy"
-    );
+    check_sleeps(&server, child);
     receive(&mut lazy, COUNT, &contents);
     lazy.check();
     let peak = memory(child, "VmHWM");
