@@ -346,6 +346,11 @@ pub fn wakeup_of_the_only_context() -> RawFd {
     }
 }
 
+/// How many descriptors of processes are open.
+pub fn count_of_pidfds() -> usize {
+    descriptors_called("pidfd").len()
+}
+
 #[track_caller]
 pub fn write_to_eventfd(eventfd: RawFd, value: u64) {
     let bytes = value.to_ne_bytes();
