@@ -77,9 +77,12 @@ fn add_noted(context: &Context, way: Way, pid: u32) -> (Child, Ends) {
     (child, ends)
 }
 
+/// Whose end, and what was said of it.
+type End = (u32, io::Result<ExitStatus>);
+
 /// The ends that handlers were told of.
 #[derive(Clone, Default)]
-struct Ends(Rc<RefCell<Vec<(u32, io::Result<ExitStatus>)>>>);
+struct Ends(Rc<RefCell<Vec<End>>>);
 
 impl Ends {
     fn note(&self, child: &Child, result: io::Result<ExitStatus>) {

@@ -157,10 +157,12 @@ fn contexts_on_two_threads_have_their_own_children(kind: BackendKind) {
             sys::await_word(&others_are_ready);
         }
         let work = || {
-            for _ in &threads {
+            for _ in 0..threads.len() {
                 sys::tell(&go);
             }
-            threads.map(|thread| thread.join().expect("no panic"));
+            for thread in threads {
+                thread.join().expect("no panic");
+            }
         };
         match way {
             Way::PidFd => work(),
