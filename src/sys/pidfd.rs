@@ -27,7 +27,7 @@ pub(crate) enum Watch {
 ///
 /// The error is `ECHILD` if this process has no such child, or has reaped it.
 pub(crate) fn watch(pid: libc::pid_t) -> io::Result<Watch> {
-    wait_without_reaping(libc::P_PID, pid.unsigned_abs())?;
+    wait_without_reaping(libc::P_PID, pid as libc::id_t)?;
     // Not there, not allowed, no descriptor left: the child is to be reaped all the same.
     let Ok(pidfd) = PidFd::open(pid) else {
         return Ok(Watch::Sigchld);
@@ -103,7 +103,7 @@ mod linux {
         }
 
         fn id(&self) -> libc::id_t {
-            self.0.as_raw_fd().unsigned_abs()
+            self.0.as_raw_fd() as libc::id_t
         }
 
         pub(super) fn assert_is_child(&self) -> io::Result<()> {
