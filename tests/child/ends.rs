@@ -3,14 +3,15 @@
 use crate::process::{self, sys, tests};
 use crate::{Ends, Process, add, add_noted, either_way, run_what_is_ready};
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use tevent::{BackendKind, Signum};
 
 pub const TESTS: &[process::Test] = tests![
     the_exit_code_is_reported,
     a_death_by_signal_is_reported,
-    the_status_is_what_waitpid_says_core_flag_included,
+    the_core_flag_is_reported,
     an_end_before_the_event_was_added_is_reported,
     the_end_of_an_executed_program_is_reported,
     many_children_are_each_reported_once_with_their_own_status,
@@ -49,34 +50,27 @@ fn a_death_by_signal_is_reported(kind: BackendKind) {
     });
 }
 
-/// Whether there is a core depends on the system, so it is compared with a twin's.
-fn the_status_is_what_waitpid_says_core_flag_included(kind: BackendKind) {
+/// Whether there is a core depends on the system, so the same child is looked at before.
+fn the_core_flag_is_reported(kind: BackendKind) {
+    let folder = std::env::temp_dir().join(format!("tevent-core-{}", std::process::id()));
+    fs::create_dir(&folder).expect("a folder for cores");
     either_way(kind, |context, way| {
         for limit in [0, 1 << 20] {
-            let start = || {
-                Process::that(move || {
-                    let core = libc::rlimit {
-                        rlim_cur: limit,
-                        rlim_max: libc::RLIM_INFINITY,
-                    };
-                    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &core) };
-                    std::process::abort();
-                })
-            };
-            let twin = start();
-            twin.end();
-            let mut raw = 0;
-            unsafe { libc::waitpid(twin.pid as i32, &mut raw, 0) };
-
-            let process = start();
+            let process = Process::that(|| {
+                std::env::set_current_dir(&folder).expect("the folder");
+                sys::limit_core(limit);
+                std::process::abort();
+            });
+            process.end_and_await();
+            let has_core = sys::has_left_a_core(process.pid);
             let (_child, ends) = add_noted(context, way, process.pid);
-            process.end();
             context.run().unwrap();
             let status = ends.status_of(process.pid);
-            assert_eq!(status, ExitStatus::from_raw(raw), "core limit {limit}");
             assert_eq!(status.signal(), Some(libc::SIGABRT));
+            assert_eq!(status.core_dumped(), has_core, "core limit {limit}");
         }
     });
+    fs::remove_dir_all(&folder).expect("the folder");
 }
 
 fn an_end_before_the_event_was_added_is_reported(kind: BackendKind) {
