@@ -6,21 +6,18 @@
 //! loop for its one client from inside the handler that forked. SIGTERM and SIGINT end the parent;
 //! its children serve their clients to the end.
 
-use rustix::process::{Pid, WaitOptions, waitpid};
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::cell::Cell;
 use std::env;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{self, ExitCode};
+use std::process::{self, ExitCode, ExitStatus};
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 use tevent::{Context, FdFlags, Fork, SignalFlags, Signum};
 
-/// The children that haven't been reaped. Only these are waited for, so that the server can share
-/// its process with others that have children.
-type Children = Rc<RefCell<BTreeSet<u32>>>;
+/// How many children are running.
+type Running = Rc<Cell<usize>>;
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -40,29 +37,23 @@ fn main() -> ExitCode {
 
 fn run(address: SocketAddr) -> io::Result<()> {
     let context = Context::new()?;
-    let children = Children::default();
     for signum in [Signum::SIGTERM, Signum::SIGINT] {
         context
             .add_signal(signum, SignalFlags::RESTART, |context, _, _| context.stop())?
             .detach();
     }
-    let flags = SignalFlags::RESTART | SignalFlags::NOCLDSTOP;
-    let known = Rc::clone(&children);
-    context
-        .add_signal(Signum::SIGCHLD, flags, move |_, _, _| reap(&known))?
-        .detach();
 
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     println!("listening on {}", listener.local_addr()?);
-    let known = Rc::clone(&children);
+    let running = Running::default();
     let listening = context.add_fd(listener, FdFlags::READ, move |context, event, _| {
         match event.get_ref().accept() {
             // An event's source stays until its handler has returned. So the fork is left to a
             // handler that is not the listener's: there the child can close the listener.
             Ok((client, _)) => {
-                let known = Rc::clone(&known);
-                context.defer(move |context| serve(context, client, &known));
+                let running = Rc::clone(&running);
+                context.defer(move |context| serve(context, client, &running));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             // The system has no descriptor left, say, and the client stays in the backlog: not
@@ -86,11 +77,14 @@ fn run(address: SocketAddr) -> io::Result<()> {
 
 /// Gives the client a process. This copy of the socket is closed when it is dropped: at the end of
 /// this function, in the parent.
-fn serve(context: &Context, client: TcpStream, children: &Children) {
+fn serve(context: &Context, client: TcpStream, running: &Running) {
     match context.fork() {
         Ok(Fork::Parent(pid)) => {
-            children.borrow_mut().insert(pid);
-            println!("{pid}: started, {} running", children.borrow().len());
+            running.set(running.get() + 1);
+            println!("{pid}: started, {} running", running.get());
+            if let Err(error) = watch(context, pid, running) {
+                eprintln!("forking_echo: {pid} can't be waited for: {error}");
+            }
         }
         Ok(Fork::Child) => process::exit(match be_child(context, client) {
             Ok(()) => 0,
@@ -121,25 +115,18 @@ fn be_child(context: &Context, client: TcpStream) -> io::Result<()> {
     context.run()
 }
 
-/// Forgets the children that have ended.
-fn reap(children: &Children) {
-    children.borrow_mut().retain(|&child| {
-        match to_pid(child).map(|pid| waitpid(Some(pid), WaitOptions::NOHANG)) {
-            // It is running still.
-            Some(Ok(None)) => true,
-            Some(Ok(Some((_, status)))) => {
-                match status.exit_status() {
-                    Some(code) => println!("{child}: ended with {code}"),
-                    None => println!("{child}: ended by a signal"),
-                }
-                false
-            }
-            // Somebody else has reaped it.
-            Some(Err(_)) | None => false,
+/// Says how the child has ended. It is reaped then, and nobody else's child is: the server can share
+/// its process with others that have children.
+fn watch(context: &Context, pid: u32, running: &Running) -> io::Result<()> {
+    let running = Rc::clone(running);
+    let child = context.add_child(pid, move |_, _, result| {
+        running.set(running.get() - 1);
+        match result.as_ref().map(ExitStatus::code) {
+            Ok(Some(code)) => println!("{pid}: ended with {code}"),
+            Ok(None) => println!("{pid}: ended by a signal"),
+            Err(error) => println!("{pid}: ended, and somebody else knows how: {error}"),
         }
-    });
-}
-
-fn to_pid(child: u32) -> Option<Pid> {
-    Pid::from_raw(child.try_into().ok()?)
+    })?;
+    child.detach();
+    Ok(())
 }

@@ -431,6 +431,14 @@ impl<S: 'static> Fd<S> {
         self.owns = false;
     }
 
+    /// A second handle, which doesn't remove the event when it is dropped.
+    pub(crate) fn borrowed(&self) -> Fd<S> {
+        Fd {
+            shared: Rc::clone(&self.shared),
+            owns: false,
+        }
+    }
+
     /// Whether the event is there still: not removed, and its context neither gone nor
     /// re-initialised.
     ///

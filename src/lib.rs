@@ -58,8 +58,8 @@
 //!
 //! # Ownership
 //!
-//! Adding an event returns a handle: [`Fd`], [`Timer`], [`Immediate`], [`Signal`]. Dropping the
-//! handle removes the event; `detach()` leaves it to the context. A handler gets its own event as a
+//! Adding an event returns a handle: [`Fd`], [`Timer`], [`Immediate`], [`Signal`], [`Child`]. Dropping
+//! the handle removes the event; `detach()` leaves it to the context. A handler gets its own event as a
 //! parameter, so that a detached one can re-arm or remove itself, and the context, so that it needs
 //! to capture neither. Whatever else it needs, its closure owns:
 //!
@@ -170,8 +170,30 @@
 //!
 //! The downside: dispositions belong to the process. A library that installs a handler of its own
 //! for the same number replaces this one's, and the loop isn't told. `SIGCHLD` says that *some*
-//! child has ended: wait for the pids that you know, and never for any (`waitpid(-1)`), which takes
-//! other people's.
+//! child has ended; for its own children a program uses [`Context::add_child`].
+//!
+//! # Child processes
+//!
+//! [`Context::add_child`] says how one child has ended, and reaps it. Nobody else's children are
+//! touched, nor any that weren't added, so that a process may have several loops and libraries with
+//! children:
+//!
+//! ```
+//! use std::process::Command;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let context = tevent::Context::new()?;
+//! let pid = Command::new("true").spawn()?.id();
+//! let _child = context.add_child(pid, |_, child, result| match result {
+//!     Ok(status) => println!("{}: {status}", child.pid()),
+//!     Err(error) => println!("{}: nobody knows: {error}", child.pid()),
+//! })?;
+//! context.run()
+//! # }
+//! ```
+//!
+//! The downside: code in the same process that waits for *any* child (`waitpid(-1)`) can still take
+//! a status that was meant for a handler, which is then told that there is none.
 //!
 //! # Panics
 //!
@@ -217,6 +239,7 @@
 )]
 
 mod backend;
+mod child;
 mod context;
 mod error;
 mod fd;
@@ -237,6 +260,7 @@ mod timer_queue;
 pub use backend::{
     Backend, BackendKind, Readiness, ReadyList, Token, UnknownBackend, WakeupTrigger,
 };
+pub use child::Child;
 pub use context::{Builder, Context, ContextRef, WeakContext};
 pub use error::{AddFdError, OsError};
 pub use fd::Fd;

@@ -472,6 +472,24 @@ impl Signal {
         self.owns = false;
     }
 
+    /// A second handle, which doesn't remove the event when it is dropped.
+    pub(crate) fn borrowed(&self) -> Signal {
+        Signal {
+            inner: Rc::clone(&self.inner),
+            key: self.key,
+            owns: false,
+        }
+    }
+
+    /// Has the handler called in the next turn, as if the signal had come.
+    pub(crate) fn call_soon(&self) {
+        let mut signals = self.inner.signals.borrow_mut();
+        if let Some(entry) = signals.entries.get_mut(self.key) {
+            entry.count = entry.count.saturating_add(1);
+            self.inner.doorbell.ring(SIGNAL);
+        }
+    }
+
     /// Whether the event is there still: not removed, and its context neither gone nor
     /// re-initialised.
     pub fn is_registered(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use tevent::{BackendKind, Context, Fd, FdFlags, Immediate, Remote, Timer, WeakContext};
+use tevent::{BackendKind, Child, Context, Fd, FdFlags, Immediate, Remote, Timer, WeakContext};
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -70,6 +70,7 @@ fn contexts_and_handles_stay_on_their_thread() {
     <Fd<std::os::fd::OwnedFd> as AmbiguousIfSend<_>>::is_not_send();
     <Timer as AmbiguousIfSend<_>>::is_not_send();
     <Immediate as AmbiguousIfSend<_>>::is_not_send();
+    <Child as AmbiguousIfSend<_>>::is_not_send();
 }
 
 #[test]

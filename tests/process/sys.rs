@@ -119,6 +119,30 @@ pub fn wait_for_exit(pid: u32, limit: Duration) -> bool {
     is_readable_within(&pidfd, limit)
 }
 
+/// Whether a child that has ended, and stays to be reaped, has left a core.
+#[track_caller]
+pub fn has_left_a_core(pid: u32) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let info = unsafe {
+        check(libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), flags));
+        info.assume_init()
+    };
+    info.si_code == libc::CLD_DUMPED
+}
+
+/// Up to how many bytes of a core this process leaves.
+#[track_caller]
+pub fn limit_core(bytes: libc::rlim_t) {
+    let mut limit = MaybeUninit::uninit();
+    let mut limit = unsafe {
+        check(libc::getrlimit(libc::RLIMIT_CORE, limit.as_mut_ptr()));
+        limit.assume_init()
+    };
+    limit.rlim_cur = bytes.min(limit.rlim_max);
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &limit) });
+}
+
 pub fn lead_group() {
     check(unsafe { libc::setpgid(0, 0) });
 }
@@ -344,6 +368,11 @@ pub fn wakeup_of_the_only_context() -> RawFd {
         [fd] => fd,
         ref several => panic!("one context has one eventfd, not {several:?}"),
     }
+}
+
+/// How many descriptors of processes are open.
+pub fn count_of_pidfds() -> usize {
+    descriptors_called("pidfd").len()
 }
 
 #[track_caller]

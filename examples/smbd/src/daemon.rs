@@ -5,21 +5,23 @@
 //! and adds its one client; then the handler returns, and the loop that called it goes on in the
 //! child with the client's events alone. (Returning, rather than running a loop inside the
 //! handler, lets go of the one listening socket that the handler still holds.) The parent closes
-//! its copy of the connection, counts the child, and reaps it when SIGCHLD has come.
+//! its copy of the connection, counts the child, and has its end reported by an event.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, kill_process};
 use smbd::args::Options;
 use smbd::config::Config;
-use tevent::{Context, Fd, FdFlags, Fork, SignalFlags, Signum, Timer};
+use tevent::{Child, Context, Fd, FdFlags, Fork, SignalFlags, Signum, Timer};
 
 use crate::client;
 use crate::sockets;
@@ -41,10 +43,17 @@ pub(crate) struct Daemon {
     config: RefCell<Arc<Config>>,
     reload: Reload,
     listeners: RefCell<Vec<Fd<TcpListener>>>,
-    /// The children by process id, with the addresses of their clients.
-    children: RefCell<BTreeMap<u32, String>>,
+    /// By process id.
+    children: RefCell<BTreeMap<u32, Served>>,
     stopping: Cell<bool>,
     stop_timer: RefCell<Option<Timer>>,
+}
+
+/// A client with a process of its own.
+struct Served {
+    peer: String,
+    /// Reports the end of the process, for as long as it is in the table.
+    _event: Child,
 }
 
 impl Daemon {
@@ -158,19 +167,37 @@ impl Daemon {
             return;
         }
         match context.fork() {
-            Ok(Fork::Parent(child)) => {
-                // Our copy of the connection closes here.
-                self.children.borrow_mut().insert(child, peer);
-            }
+            // Our copy of the connection closes with this.
+            Ok(Fork::Parent(child)) => self.note(context, child, peer),
             Ok(Fork::Child) => {
                 self.close_listeners();
-                self.children.borrow_mut().clear();
+                let children = self.children.take();
+                drop(children);
                 match context.reinitialise() {
                     Ok(()) => self.serve(context, stream, peer),
                     Err(e) => log::error!("{peer}: re-initialising: {e}"),
                 }
             }
             Err(e) => log::error!("{peer}: refused, fork: {e}"),
+        }
+    }
+
+    /// Counts a child until it has ended.
+    fn note(self: &Rc<Self>, context: &Context, child: u32, peer: String) {
+        let daemon = Rc::clone(self);
+        let added = context.add_child(child, move |context, child, result| {
+            daemon.ended(context, child.pid(), result);
+        });
+        match added {
+            Ok(event) => {
+                event.set_name(&peer);
+                let served = Served {
+                    peer,
+                    _event: event,
+                };
+                self.children.borrow_mut().insert(child, served);
+            }
+            Err(e) => log::error!("{peer}: process {child} can't be waited for: {e}"),
         }
     }
 
@@ -196,14 +223,6 @@ impl Daemon {
     ///
     /// The system refuses.
     pub(crate) fn handle_signals(self: &Rc<Self>, context: &Context) -> io::Result<()> {
-        let daemon = Rc::clone(self);
-        context
-            .add_signal(
-                Signum::SIGCHLD,
-                SignalFlags::RESTART | SignalFlags::NOCLDSTOP,
-                move |context, _, _| daemon.reap(context),
-            )?
-            .detach();
         for signum in [Signum::SIGTERM, Signum::SIGINT] {
             let daemon = Rc::clone(self);
             context
@@ -222,36 +241,22 @@ impl Daemon {
         Ok(())
     }
 
-    /// Reaps the children that have ended. Only our own: nobody else's are waited for.
-    fn reap(&self, context: &Context) {
-        let mut children = self.children.borrow_mut();
-        children.retain(|&child, peer| {
-            let Some(pid) = pid(child) else { return false };
-            match waitpid(Some(pid), WaitOptions::NOHANG) {
-                Ok(None) | Err(Errno::INTR) => true,
-                Ok(Some((_, status))) => {
-                    match (status.exit_status(), status.terminating_signal()) {
-                        (Some(0), _) => log::debug!("{peer}: process {child} has ended"),
-                        // Told to end before it could say that it heard.
-                        (_, Some(signal)) if signal == Signal::TERM.as_raw() => {
-                            log::debug!("{peer}: process {child} was ended");
-                        }
-                        (Some(code), _) => {
-                            log::error!("{peer}: process {child} exited with {code}")
-                        }
-                        (_, signal) => {
-                            log::error!("{peer}: process {child} died: signal {signal:?}")
-                        }
-                    }
-                    false
-                }
-                Err(e) => {
-                    log::error!("{peer}: waiting for process {child}: {e}");
-                    false
-                }
+    /// A child has ended, and was reaped.
+    fn ended(&self, context: &Context, child: u32, result: io::Result<ExitStatus>) {
+        let Some(Served { peer, _event }) = self.children.borrow_mut().remove(&child) else {
+            return;
+        };
+        match result.map(|status| (status.code(), status.signal())) {
+            Ok((Some(0), _)) => log::debug!("{peer}: process {child} has ended"),
+            // Told to end before it could say that it heard.
+            Ok((_, Some(signal))) if signal == Signal::TERM.as_raw() => {
+                log::debug!("{peer}: process {child} was ended");
             }
-        });
-        if self.stopping.get() && children.is_empty() {
+            Ok((Some(code), _)) => log::error!("{peer}: process {child} exited with {code}"),
+            Ok((_, signal)) => log::error!("{peer}: process {child} died: signal {signal:?}"),
+            Err(e) => log::error!("{peer}: waiting for process {child}: {e}"),
+        }
+        if self.stopping.get() && self.children.borrow().is_empty() {
             context.stop();
         }
     }
@@ -282,7 +287,7 @@ impl Daemon {
     }
 
     fn kill_children(&self, signal: Signal) {
-        for (&child, peer) in self.children.borrow().iter() {
+        for (&child, Served { peer, .. }) in self.children.borrow().iter() {
             if let Some(Err(e)) = pid(child).map(|pid| kill_process(pid, signal)) {
                 log::warn!("{peer}: process {child}: {e}");
             }

@@ -1,0 +1,342 @@
+//! The ends of child processes.
+//!
+//! # Implementation
+//!
+//! A child is watched by a descriptor event on its pidfd, or where there is none by a signal event
+//! for `SIGCHLD`. The closure of that event owns the handler, so what is true of those events
+//! (handles, nested loops, panics, re-initialising) is true of this one. It waits for its own child
+//! only, and without blocking: readiness and signals are taken as hints.
+//!
+//! Signals that came before the signal event was added aren't counted for it, so its closure is
+//! called once without one. Whatever ends later raises a signal that is counted.
+//!
+//! A forked child of this process keeps the event but isn't the parent of the process it is about.
+//! The closure compares process ids and ends the event instead of asking.
+
+use crate::context::Context;
+use crate::fd::Fd;
+use crate::flags::{FdFlags, SignalFlags};
+use crate::signal::Signal;
+use crate::signum::Signum;
+use crate::sys::pidfd::{self, PidFd, Watch};
+use std::fmt;
+use std::io;
+use std::panic::Location;
+use std::process::{self, ExitStatus};
+
+/// A child process whose end is waited for, made by [`Context::add_child`].
+///
+/// Dropping the handle removes the event; the process goes on, and its end is then the caller's to
+/// wait for. [`detach`](Child::detach) leaves the event to the context until the process has ended.
+///
+/// The event is over when its handler was called; the handle then does nothing more. The downside
+/// of keeping it: on Linux it holds a descriptor until it is dropped.
+///
+/// ```
+/// use std::process::Command;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let context = tevent::Context::new()?;
+/// let pid = Command::new("sh").args(["-c", "exit 3"]).spawn()?.id();
+/// let child = context.add_child(pid, |context, child, result| {
+///     println!("{} has ended: {result:?}", child.pid());
+///     assert_eq!(result.expect("nobody else waits for it").code(), Some(3));
+/// })?;
+/// assert_eq!(child.pid(), pid);
+/// context.run() // returns, as nothing is left
+/// # }
+/// ```
+#[doc(alias = "pidfd")]
+#[doc(alias = "SIGCHLD")]
+pub struct Child {
+    pid: u32,
+    event: Event,
+}
+
+/// What the child is watched by.
+enum Event {
+    PidFd(Fd<PidFd>),
+    Sigchld(Signal),
+}
+
+/// A handler that hasn't been called.
+struct Waiting<H> {
+    pid: u32,
+    /// Whose child it is.
+    parent: u32,
+    handler: Option<H>,
+}
+
+impl Context {
+    /// Calls `handler` once, when the child process `pid` has ended, with the status it ended
+    /// with; it is reaped by then. A child that has ended already is reported in a later turn.
+    ///
+    /// That is for children of this process only, however they were made
+    /// ([`Command::spawn`](std::process::Command::spawn), [`fork`](Context::fork)), and it waits
+    /// for this one alone: other children are as before, also those of other contexts. Nobody else
+    /// may wait for this one (as `std::process::Child::wait` does). Should somebody, or should the
+    /// process ignore `SIGCHLD` so that the system keeps no status, then the handler gets an error
+    /// with `ECHILD`: the child has ended, and how is not known.
+    ///
+    /// When this process forks, the child in question remains the parent's. In the other process
+    /// the event never calls its handler. It stays until [`reinitialise`](Context::reinitialise), or
+    /// until it would have called it.
+    ///
+    /// On Linux the event holds a descriptor (a pidfd). Where the kernel has none to give (before
+    /// Linux 5.4, under a sandbox that forbids it, or because the process has no descriptors left)
+    /// and on other systems, it has a handler for `SIGCHLD`, and each such signal costs a system call
+    /// for each child that is added. Then the event comes in order with signals, not with
+    /// descriptors. The downside of that way: it can be disturbed by others in the process who
+    /// replace the signal's handler.
+    ///
+    /// # Errors
+    ///
+    /// - [`io::ErrorKind::InvalidInput`]: 0 and numbers above `i32::MAX` are no process ids.
+    /// - `ECHILD`: it isn't a child of this process, or somebody has waited for it already.
+    /// - The backend can't watch the descriptor, or the system refuses to install the handler for
+    ///   `SIGCHLD`.
+    ///
+    /// # Panics
+    ///
+    /// When there are 2³² - 1 descriptor or signal events already.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::os::unix::process::ExitStatusExt;
+    /// use std::process::Command;
+    /// use tevent::Context;
+    ///
+    /// let context = Context::new()?;
+    /// let pid = Command::new("sleep").arg("1000").spawn()?.id();
+    /// context
+    ///     .add_child(pid, |_, child, result| match result {
+    ///         Ok(status) if status.success() => println!("{}: done", child.pid()),
+    ///         Ok(status) => match status.signal() {
+    ///             Some(signal) => println!("{}: died of signal {signal}", child.pid()),
+    ///             None => println!("{}: failed: {status}", child.pid()),
+    ///         },
+    ///         Err(error) => println!("{}: somebody else knows: {error}", child.pid()),
+    ///     })?
+    ///     .detach();
+    /// # unsafe extern "C" { safe fn kill(pid: i32, signal: i32) -> i32; }
+    /// # kill(pid as i32, 9);
+    /// context.run()
+    /// # }
+    /// ```
+    #[doc(alias = "waitpid")]
+    #[doc(alias = "waitid")]
+    #[doc(alias = "pidfd_open")]
+    #[track_caller]
+    pub fn add_child(
+        &self,
+        pid: u32,
+        handler: impl FnOnce(&Context, &Child, io::Result<ExitStatus>) + 'static,
+    ) -> io::Result<Child> {
+        let Some(number) = i32::try_from(pid).ok().filter(|&number| number > 0) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{pid} is no process id"),
+            ));
+        };
+        // What is pending in a context that comes from a fork is forgotten by its first turn.
+        self.inner.recover_from_fork()?;
+        let mut waiting = Waiting {
+            pid,
+            parent: process::id(),
+            handler: Some(handler),
+        };
+        let event = match pidfd::watch(number)? {
+            Watch::PidFd(pidfd) => {
+                let fd = self.add_fd(pidfd, FdFlags::READ, move |context, fd, _| {
+                    let event = Event::PidFd(fd.borrowed());
+                    waiting.look(context, event, || fd.get_ref().reap());
+                })?;
+                Event::PidFd(fd)
+            }
+            Watch::Sigchld => {
+                let flags = SignalFlags::RESTART | SignalFlags::NOCLDSTOP;
+                let signal =
+                    self.add_signal(Signum::SIGCHLD, flags, move |context, signal, _| {
+                        let event = Event::Sigchld(signal.borrowed());
+                        waiting.look(context, event, || pidfd::reap(number));
+                    })?;
+                signal.call_soon();
+                Event::Sigchld(signal)
+            }
+        };
+        Ok(Child { pid, event })
+    }
+}
+
+impl<H: FnOnce(&Context, &Child, io::Result<ExitStatus>)> Waiting<H> {
+    /// Calls the handler if the child has ended, and then ends the event.
+    fn look(
+        &mut self,
+        context: &Context,
+        event: Event,
+        reap: impl FnOnce() -> io::Result<Option<ExitStatus>>,
+    ) {
+        let pid = self.pid;
+        if process::id() != self.parent {
+            Child { pid, event }.remove();
+            return;
+        }
+        let Some(result) = reap().transpose() else {
+            return;
+        };
+        let over = Over(Child { pid, event });
+        if let Some(handler) = self.handler.take() {
+            handler(context, &over.0, result);
+        }
+    }
+}
+
+/// An event whose handler is called for the only time. Ends it, also when the handler panics.
+struct Over(Child);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.remove();
+    }
+}
+
+impl Child {
+    /// The process id. When the handler was called it may be that of another process.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let pid = std::process::Command::new("true").spawn()?.id();
+    /// let child = context.add_child(pid, |_, _, _| ())?;
+    /// assert_eq!(child.pid(), pid);
+    /// # context.run()
+    /// # }
+    /// ```
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Ends the event: its handler is not called any more. The process goes on, and is the
+    /// caller's to wait for. In its own handler this does nothing, as the event is over anyway.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let mut process = std::process::Command::new("true").spawn()?;
+    /// let child = context.add_child(process.id(), |_, _, _| unreachable!())?;
+    /// child.remove();
+    /// context.run()?;
+    /// assert!(process.wait()?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn remove(&self) {
+        match &self.event {
+            Event::PidFd(fd) => fd.remove(),
+            Event::Sigchld(signal) => signal.remove(),
+        }
+    }
+
+    /// Leaves the event to the context: it lives until the process has ended, or the context goes
+    /// or is re-initialised.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let pid = std::process::Command::new("true").spawn()?.id();
+    /// context
+    ///     .add_child(pid, |_, _, result| println!("{result:?}"))?
+    ///     .detach();
+    /// context.run()
+    /// # }
+    /// ```
+    pub fn detach(self) {
+        match self.event {
+            Event::PidFd(fd) => fd.detach(),
+            Event::Sigchld(signal) => signal.detach(),
+        }
+    }
+
+    /// Whether the event is there still: the process hasn't been reported, the event not removed,
+    /// and its context neither gone nor re-initialised. It is there in its own handler.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let pid = std::process::Command::new("true").spawn()?.id();
+    /// let child = context.add_child(pid, |_, child, _| assert!(child.is_registered()))?;
+    /// assert!(child.is_registered());
+    /// context.run()?;
+    /// assert!(!child.is_registered());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_registered(&self) -> bool {
+        match &self.event {
+            Event::PidFd(fd) => fd.is_registered(),
+            Event::Sigchld(signal) => signal.is_registered(),
+        }
+    }
+
+    /// The number that [`set_tag`](Child::set_tag) has set, 0 before.
+    pub fn tag(&self) -> u64 {
+        match &self.event {
+            Event::PidFd(fd) => fd.tag(),
+            Event::Sigchld(signal) => signal.tag(),
+        }
+    }
+
+    /// Gives the event a number, which means nothing to the loop.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// let pid = std::process::Command::new("true").spawn()?.id();
+    /// let child = context.add_child(pid, |_, child, _| assert_eq!(child.tag(), 7))?;
+    /// child.set_tag(7);
+    /// child.set_name("worker");
+    /// assert_eq!((child.tag(), child.name()), (7, Some("worker".to_owned())));
+    /// assert!(child.location().is_some());
+    /// context.run()
+    /// # }
+    /// ```
+    pub fn set_tag(&self, tag: u64) {
+        match &self.event {
+            Event::PidFd(fd) => fd.set_tag(tag),
+            Event::Sigchld(signal) => signal.set_tag(tag),
+        }
+    }
+
+    /// The name that [`set_name`](Child::set_name) has set.
+    pub fn name(&self) -> Option<String> {
+        match &self.event {
+            Event::PidFd(fd) => fd.name(),
+            Event::Sigchld(signal) => signal.name(),
+        }
+    }
+
+    /// Gives the event a name, for whoever looks at the loop.
+    pub fn set_name(&self, name: &str) {
+        match &self.event {
+            Event::PidFd(fd) => fd.set_name(name),
+            Event::Sigchld(signal) => signal.set_name(name),
+        }
+    }
+
+    /// Where the event was added; `None` when it is over.
+    pub fn location(&self) -> Option<&'static Location<'static>> {
+        match &self.event {
+            Event::PidFd(fd) => fd.location(),
+            Event::Sigchld(signal) => signal.location(),
+        }
+    }
+}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Child")
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
+    }
+}
