@@ -19,10 +19,12 @@ use crate::flags::{FdFlags, SignalFlags};
 use crate::signal::Signal;
 use crate::signum::Signum;
 use crate::sys::pidfd::{self, PidFd, Watch};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::panic::Location;
 use std::process::{self, ExitStatus};
+use std::rc::Rc;
 
 /// A child process whose end is waited for, made by [`Context::add_child`].
 ///
@@ -64,7 +66,7 @@ struct Waiting<H> {
     pid: u32,
     /// Whose child it is.
     parent: u32,
-    handler: Option<H>,
+    handler: Cell<Option<H>>,
 }
 
 impl Context {
@@ -140,30 +142,30 @@ impl Context {
         };
         // What is pending in a context that comes from a fork is forgotten by its first turn.
         self.inner.recover_from_fork()?;
-        let mut waiting = Waiting {
+        let waiting = Rc::new(Waiting {
             pid,
             parent: process::id(),
-            handler: Some(handler),
-        };
-        let event = match pidfd::watch(number)? {
-            Watch::PidFd(pidfd) => {
-                let fd = self.add_fd(pidfd, FdFlags::READ, move |context, fd, _| {
-                    let event = Event::PidFd(fd.borrowed());
-                    waiting.look(context, event, || fd.get_ref().reap());
-                })?;
-                Event::PidFd(fd)
+            handler: Cell::new(Some(handler)),
+        });
+        if let Watch::PidFd(pidfd) = pidfd::watch(number)? {
+            let by_pidfd = Rc::clone(&waiting);
+            let added = self.add_fd(pidfd, FdFlags::READ, move |context, fd, _| {
+                let event = Event::PidFd(fd.borrowed());
+                by_pidfd.look(context, event, || fd.get_ref().reap());
+            });
+            // A backend without room for it is no reason to leave the child unreaped.
+            if let Ok(fd) = added {
+                let event = Event::PidFd(fd);
+                return Ok(Child { pid, event });
             }
-            Watch::Sigchld => {
-                let flags = SignalFlags::RESTART | SignalFlags::NOCLDSTOP;
-                let signal =
-                    self.add_signal(Signum::SIGCHLD, flags, move |context, signal, _| {
-                        let event = Event::Sigchld(signal.borrowed());
-                        waiting.look(context, event, || pidfd::reap(number));
-                    })?;
-                signal.call_soon();
-                Event::Sigchld(signal)
-            }
-        };
+        }
+        let flags = SignalFlags::RESTART | SignalFlags::NOCLDSTOP;
+        let signal = self.add_signal(Signum::SIGCHLD, flags, move |context, signal, _| {
+            let event = Event::Sigchld(signal.borrowed());
+            waiting.look(context, event, || pidfd::reap(number));
+        })?;
+        signal.call_soon();
+        let event = Event::Sigchld(signal);
         Ok(Child { pid, event })
     }
 }
@@ -171,7 +173,7 @@ impl Context {
 impl<H: FnOnce(&Context, &Child, io::Result<ExitStatus>)> Waiting<H> {
     /// Calls the handler if the child has ended, and then ends the event.
     fn look(
-        &mut self,
+        &self,
         context: &Context,
         event: Event,
         reap: impl FnOnce() -> io::Result<Option<ExitStatus>>,

@@ -2,11 +2,16 @@
 
 use crate::process::{self, sys, tests};
 use crate::{Ends, Process, add, add_noted, either_way, run_what_is_ready};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
-use tevent::{BackendKind, Signum};
+use std::rc::Rc;
+use std::time::Duration;
+use tevent::{Backend, BackendKind, Context, FdFlags, Readiness, ReadyList, Signum, Token};
 
 pub const TESTS: &[process::Test] = tests![
     the_exit_code_is_reported,
@@ -19,6 +24,7 @@ pub const TESTS: &[process::Test] = tests![
     a_stopped_child_has_not_ended,
     a_child_that_runs_keeps_the_loop_waiting,
     nothing_is_called_again_after_the_end,
+    a_backend_without_room_for_a_pidfd_leaves_no_child_unreaped,
 ];
 
 fn the_exit_code_is_reported(kind: BackendKind) {
@@ -190,4 +196,58 @@ fn nothing_is_called_again_after_the_end(kind: BackendKind) {
         assert_eq!(run_what_is_ready(context), 0);
         assert_eq!(ends.count(), 1);
     });
+}
+
+/// A backend that has room for the wake-up descriptor and nothing else.
+struct NoRoom(Option<(RawFd, Token)>);
+
+impl Backend for NoRoom {
+    fn name(&self) -> &str {
+        "no room"
+    }
+
+    fn add(&mut self, fd: RawFd, token: Token, _: FdFlags) -> io::Result<()> {
+        if self.0.is_some() {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        self.0 = Some((fd, token));
+        Ok(())
+    }
+
+    fn modify(&mut self, _: RawFd, _: Token, _: FdFlags) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+
+    fn remove(&mut self, _: RawFd, _: Token) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
+        let (fd, token) = self.0.expect("the wake-up descriptor comes first");
+        if sys::is_readable_within(&fd, timeout.unwrap_or(Duration::from_secs(20))) {
+            ready.push(token, Readiness::READABLE);
+        }
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.0 = None;
+        Ok(())
+    }
+}
+
+fn a_backend_without_room_for_a_pidfd_leaves_no_child_unreaped(_: BackendKind) {
+    let builder = Context::builder().custom_backend(Box::new(NoRoom(None)));
+    let context = builder.wait_timeout(None).build().unwrap();
+    let process = Process::that_exits_with(7);
+    let pid = process.pid;
+    let code = Rc::new(Cell::new(None));
+    let seen = Rc::clone(&code);
+    let _child = context
+        .add_child(pid, move |_, _, status| seen.set(status.unwrap().code()))
+        .expect("SIGCHLD does as well");
+    process.end();
+    context.run().unwrap();
+    assert_eq!(code.get(), Some(7));
+    assert!(!sys::has_children(), "a child is left");
 }
