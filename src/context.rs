@@ -165,7 +165,13 @@ impl RunState {
     }
 }
 
-/// The loop's time: nanoseconds of the monotonic clock since the context was made.
+/// A hundred years; with 64 bits, 484 are left.
+const LONG_BEFORE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The loop's time: nanoseconds of the monotonic clock.
+///
+/// They count from long before the context was made, so that deadlines before that are told from
+/// each other too.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
@@ -173,8 +179,9 @@ pub(crate) struct Clock {
 
 impl Clock {
     fn new() -> Clock {
+        let now = Instant::now();
         Clock {
-            start: Instant::now(),
+            start: now.checked_sub(LONG_BEFORE).unwrap_or(now),
         }
     }
 
@@ -183,8 +190,7 @@ impl Clock {
         self.nanoseconds(Instant::now())
     }
 
-    /// An instant before the context was made counts as its start, one more than 584 years later
-    /// as 584 years later.
+    /// An instant too early or too late to be said counts as the first or the last that can be.
     #[inline]
     pub(crate) fn nanoseconds(&self, instant: Instant) -> u64 {
         let since = instant.saturating_duration_since(self.start);
