@@ -5,7 +5,7 @@
 //! a dash are filters, of which one has to occur in a test's name; `--exact`, `--skip` and
 //! `--list` work; other options are ignored.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_macros, unused_imports)]
 
 pub mod sys;
 
