@@ -1199,7 +1199,7 @@ impl World {
 
     /// Runs all that there is to run, without scripts.
     fn settle(&self) {
-        let (others, fds) = {
+        let (others, for_fds) = {
             let mut state = self.state.borrow_mut();
             state.is_settling = true;
             state.actions = 0;
@@ -1208,7 +1208,10 @@ impl World {
             let scheduled = |immediate: &&Immediate| immediate.scheduled.is_some();
             let immediates = state.immediates.iter().filter(scheduled).count();
             let fds = state.fds.iter().filter(|event| event.is_alive).count();
-            (timers + immediates + 1, fds)
+            // In as many rounds as there are events on one descriptor, each of them is served; and
+            // some turns are lost to those that want WRITE only and are dead.
+            let siblings = state.members.iter().map(Vec::len).max().unwrap_or(0);
+            (timers + immediates + 1, fds * (2 + siblings))
         };
         for _ in 0..others {
             self.turn(None);
@@ -1217,8 +1220,7 @@ impl World {
             let state = self.state.borrow();
             state.fds.iter().map(|event| event.calls).collect()
         };
-        // Some turns are lost to those that want WRITE only and are dead.
-        for _ in 0..3 * fds {
+        for _ in 0..for_fds {
             self.turn(None);
         }
         for (slot, before) in before.into_iter().enumerate() {
