@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = tests![
     reinitialised_in_a_handler_that_runs_the_loop,
     a_child_that_starts_over_and_serves,
     forked_with_siblings,
+    forked_in_a_signal_handler,
     a_signal_from_before_its_event,
     a_signal_raised_in_a_signal_handler,
     a_signal_raised_in_a_descriptor_handler,
@@ -266,6 +267,11 @@ fn a_child_that_starts_over_and_serves(kind: BackendKind) {
 fn forked_with_siblings(kind: BackendKind) {
     let (read, write) = (add(0, READ, NOTHING), add(0, WRITE, NOTHING));
     compare(kind, &[SocketPair, read, write, Turn, Fork, Turn], &[]);
+}
+
+fn forked_in_a_signal_handler(kind: BackendKind) {
+    let (first, second) = (signal(2, false, false, 9), signal(2, false, false, 0));
+    compare(kind, &[first, second, Raise(2), Turn], &[&[Fork, Pipe]]);
 }
 
 fn a_signal_from_before_its_event(kind: BackendKind) {

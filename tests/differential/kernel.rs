@@ -55,8 +55,24 @@ pub fn readiness(fd: c_int, wanted: i16) -> i16 {
         events: wanted,
         revents: 0,
     };
-    unsafe { libc::syscall(libc::SYS_poll, &raw mut pollfd, 1, 0) };
+    unsafe { wait_by_poll(&raw mut pollfd, 1, Some(AT_ONCE), ptr::null()) };
     pollfd.revents
+}
+
+const AT_ONCE: libc::timespec = libc::timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+unsafe fn wait_by_poll(
+    fds: *mut libc::pollfd,
+    count: libc::nfds_t,
+    mut timeout: Option<libc::timespec>,
+    mask: *const libc::sigset_t,
+) -> c_int {
+    // The kernel writes into it what is left.
+    let timeout = timeout.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+    unsafe { libc::syscall(libc::SYS_ppoll, fds, count, timeout, mask, 8) as c_int }
 }
 
 impl Reports {
@@ -90,9 +106,12 @@ pub unsafe extern "C" fn poll(
     count: libc::nfds_t,
     timeout: c_int,
 ) -> c_int {
-    let timeout = limited(timeout);
-    let answers = unsafe { libc::syscall(libc::SYS_poll, fds, count, timeout) as c_int };
-    unsafe { answer(fds, count, answers) }
+    let limit = (timeout >= 0).then(|| libc::timespec {
+        tv_sec: libc::time_t::from(timeout / 1000),
+        tv_nsec: libc::c_long::from(timeout % 1000 * 1_000_000),
+    });
+    let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
+    unsafe { ppoll(fds, count, limit, ptr::null()) }
 }
 
 /// In the place of libc's.
@@ -107,17 +126,11 @@ pub unsafe extern "C" fn ppoll(
     timeout: *const libc::timespec,
     mask: *const libc::sigset_t,
 ) -> c_int {
-    let zero = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+    let timeout = match unsafe { timeout.as_ref() } {
+        _ if NEVER_BLOCKS.load(Ordering::Relaxed) => Some(AT_ONCE),
+        timeout => timeout.copied(),
     };
-    // The kernel writes into it what is left.
-    let mut limit = match unsafe { timeout.as_ref() } {
-        _ if NEVER_BLOCKS.load(Ordering::Relaxed) => Some(zero),
-        limit => limit.copied(),
-    };
-    let limit = limit.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
-    let answers = unsafe { libc::syscall(libc::SYS_ppoll, fds, count, limit, mask, 8) as c_int };
+    let answers = unsafe { wait_by_poll(fds, count, timeout, mask) };
     unsafe { answer(fds, count, answers) }
 }
 

@@ -95,7 +95,7 @@ const KNOWN: &[Difference] = &[
     },
     Difference {
         documented: "**A child forgets what its parent had counted**",
-        handled: "there is no fork while a signal is pending",
+        handled: "there is no fork while a signal is pending, nor in a signal handler",
     },
     Difference {
         documented: "**What aborts tevent 0.14.1 does not abort here.**",

@@ -1132,6 +1132,11 @@ impl World {
     fn fork(&self) {
         {
             let mut state = self.state.borrow_mut();
+            let mut frames = state.frames.iter();
+            if frames.any(|frame| frame.kind == Kind::Signal) {
+                // The next handler of the same signal would be called in the child, too.
+                return;
+            }
             if !state.pending.is_empty() || state.forks >= MAX_FORKS {
                 return;
             }
