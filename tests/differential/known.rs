@@ -42,7 +42,7 @@ const KNOWN: &[Difference] = &[
     },
     Difference {
         documented: "**A closed descriptor can't be registered**",
-        handled: "one is closed behind its event only if it is the only one, and not before a fork \
+        handled: "one is closed behind its event only if it is the only one, and not around a fork \
                   or a nested loop",
     },
     Difference {

@@ -755,6 +755,8 @@ impl World {
         let Some(descriptor) = self.descriptor(descriptor) else {
             return;
         };
+        // The library aborts in a child that does this before its first turn.
+        let behind = behind && self.state.borrow().path.is_empty();
         let events: Vec<_> = self.events_on(descriptor).collect();
         let is_known_to_the_kernel = |slot: usize| {
             let event = &self.state.borrow().fds[slot];
