@@ -14,6 +14,7 @@ on_every_backend!(
     waiting_for_a_timer_does_not_spin,
     the_earliest_deadline_goes_first_and_equal_ones_in_the_order_they_were_added,
     a_deadline_in_the_past_fires_in_the_next_turn_behind_earlier_ones,
+    deadlines_before_the_context_was_made_go_in_their_order,
     one_timer_fires_per_turn,
     a_timer_fires_once,
     a_timer_can_be_moved_earlier,
@@ -107,10 +108,24 @@ fn a_deadline_in_the_past_fires_in_the_next_turn_behind_earlier_ones(kind: Backe
     let log = Log::new();
     let now = context.now();
     let _now = context.add_timer(now, log.timer("now"));
-    // Long before the context was made: as early as can be.
+    // Before the context was made.
     let _before = context.add_timer(start, log.timer("before"));
     assert!(turn(&context) && turn(&context));
     assert_eq!(log.take(), "before now");
+}
+
+fn deadlines_before_the_context_was_made_go_in_their_order(kind: BackendKind) {
+    let start = Instant::now();
+    let context = context(kind);
+    let log = Log::new();
+    let mut kept = Vec::new();
+    for (name, millis) in [("c", 1), ("a", 60_000), ("b", 2)] {
+        let deadline = start - Duration::from_millis(millis);
+        kept.push(context.add_timer(deadline, log.timer(name)));
+        assert_eq!(kept[kept.len() - 1].deadline(), Some(deadline));
+    }
+    context.run().unwrap();
+    assert_eq!(log.take(), "a b c");
 }
 
 fn one_timer_fires_per_turn(kind: BackendKind) {

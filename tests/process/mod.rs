@@ -5,7 +5,7 @@
 //! a dash are filters, of which one has to occur in a test's name; `--exact`, `--skip` and
 //! `--list` work; other options are ignored.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_macros, unused_imports)]
 
 pub mod sys;
 
@@ -81,6 +81,11 @@ impl Filter {
 
 /// Runs all tests, and ends the process.
 pub fn main(groups: &[&[Test]]) -> ! {
+    main_within(GUARD, groups)
+}
+
+/// The same, with so much time for each test.
+pub fn main_within(guard: Duration, groups: &[&[Test]]) -> ! {
     let filter = Filter::from_arguments();
     let mut passed = 0;
     let mut failures = Vec::new();
@@ -97,7 +102,7 @@ pub fn main(groups: &[&[Test]]) -> ! {
             }
             print!("test {name} ... ");
             std::io::stdout().flush().expect("stdout");
-            match run(test, kind) {
+            match run(test, kind, guard) {
                 Ok(()) => {
                     println!("ok");
                     passed += 1;
@@ -120,7 +125,7 @@ pub fn main(groups: &[&[Test]]) -> ! {
 }
 
 /// Runs one test in a process group of its own. The error is what it had to say.
-fn run(test: fn(BackendKind), kind: BackendKind) -> Result<(), String> {
+fn run(test: fn(BackendKind), kind: BackendKind, guard: Duration) -> Result<(), String> {
     let mut output = sys::memory_file();
     let pid = sys::fork(|| {
         sys::lead_group();
@@ -130,7 +135,7 @@ fn run(test: fn(BackendKind), kind: BackendKind) -> Result<(), String> {
         }
         test(kind);
     });
-    let ended = sys::wait_for_exit(pid, GUARD);
+    let ended = sys::wait_for_exit(pid, guard);
     // What the test has left behind, or what hangs.
     sys::kill_group(pid);
     let status = sys::reap(pid);
@@ -143,7 +148,7 @@ fn run(test: fn(BackendKind), kind: BackendKind) -> Result<(), String> {
     let why = if ended {
         format!("{status:?}")
     } else {
-        format!("it hung for {GUARD:?}")
+        format!("it hung for {guard:?}")
     };
     Err(format!("{text}{why}"))
 }

@@ -353,6 +353,10 @@ pub fn open_descriptors() -> BTreeSet<RawFd> {
     listed.into_iter().filter(is_open).collect()
 }
 
+pub fn is_open(fd: RawFd) -> bool {
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
 fn descriptors_called(what: &str) -> Vec<RawFd> {
     let is_it = |fd: &RawFd| {
         let target = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();

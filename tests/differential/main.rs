@@ -1,0 +1,45 @@
+//! The C library and this crate carry out the same programs, and have to do the same.
+//!
+//! The library is Debian's `libtevent.so.0`, version 0.14.1, loaded at run time. Without it nothing
+//! is compared, which is a failure if `CI` is `true`.
+//!
+//! `program.rs` says what a program is and generates them; `world.rs` carries one out, on either
+//! library (`reference.rs`, `ours.rs`), and writes down what happens: which handler is called,
+//! with which flags or count, what is closed when, what becomes of each turn. `compare.rs` runs
+//! each in processes of their own and compares; `known.rs` says in what the two may differ;
+//! `kernel.rs` makes the kernel the same for both; `corpus.rs` are programs that once failed.
+//!
+//! By hand, for more programs or others:
+//!
+//! ```sh
+//! TEVENT_DIFFERENTIAL_CASES=100000 TEVENT_DIFFERENTIAL_SEED=7 \
+//!     cargo test --release --test differential
+//! ```
+
+#[path = "../process/mod.rs"]
+mod process;
+
+mod compare;
+mod corpus;
+mod ffi;
+mod kernel;
+mod known;
+mod ours;
+mod program;
+mod reference;
+mod world;
+
+use std::time::Duration;
+
+fn main() {
+    if let Err(why) = ffi::tevent() {
+        println!("NOT RUN, as there is no libtevent.so.0: {why}");
+        let is_gate = std::env::var("CI").is_ok_and(|value| value == "true");
+        println!("0 passed, {} failed", u8::from(is_gate));
+        std::process::exit(i32::from(is_gate));
+    }
+    let (cases, seed) = (compare::cases(), compare::seed());
+    println!("{cases} programs for each backend, seed {seed}");
+    let guard = Duration::from_secs(120) + Duration::from_millis(100) * cases as u32;
+    process::main_within(guard, &[known::TESTS, corpus::TESTS, compare::TESTS])
+}
