@@ -47,8 +47,9 @@ fn trace(program: &Program, kind: BackendKind, side: Side) -> String {
             siblings: match kind {
                 _ if !is_compared => 8,
                 _ if kernel_order => 1,
-                BackendKind::Epoll => 2,
-                _ => 8,
+                BackendKind::Poll => 8,
+                // With more, the library's standard backend goes on by poll.
+                _ => 2,
             },
             overlapping: !is_compared,
             forks_with_siblings: kind == BackendKind::Poll || !is_compared,

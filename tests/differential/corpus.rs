@@ -213,6 +213,10 @@ fn closed_behind_its_event(kind: BackendKind) {
 fn closed_behind_several_events(kind: BackendKind) {
     let (read, write) = (add(1, READ, NOTHING), add(1, WRITE, NOTHING));
     compare(kind, &[Pipe, read, write, CloseBehind(1)], &[]);
+    let script = [add(0, WRITE, NOTHING), FreeSelf];
+    let actions = [Pipe, Close(1), add(0, READ, 0), Turn, CloseBehind(0)];
+    compare(kind, &actions, &[&script]);
+    compare(kind, &[Pipe, Fork, write, CloseBehind(1), FreeFd(0)], &[]);
 }
 
 fn freed_in_its_own_handler(kind: BackendKind) {

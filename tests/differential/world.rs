@@ -759,8 +759,10 @@ impl World {
         let behind = behind && self.state.borrow().path.is_empty();
         let events: Vec<_> = self.events_on(descriptor).collect();
         let is_known_to_the_kernel = |slot: usize| {
-            let event = &self.state.borrow().fds[slot];
-            event.flags != 0 && !event.was_changed
+            let fds = &self.state.borrow().fds;
+            let event = &fds[slot];
+            let on_it = fds.iter().filter(|event| event.descriptor == descriptor);
+            event.flags != 0 && !event.was_changed && on_it.count() == 1
         };
         match events[..] {
             [] => {}
