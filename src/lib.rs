@@ -239,6 +239,7 @@
 )]
 
 mod backend;
+mod builder;
 mod child;
 mod context;
 mod error;
@@ -260,8 +261,9 @@ mod timer_queue;
 pub use backend::{
     Backend, BackendKind, Readiness, ReadyList, Token, UnknownBackend, WakeupTrigger,
 };
+pub use builder::Builder;
 pub use child::Child;
-pub use context::{Builder, Context, ContextRef, WeakContext};
+pub use context::{Context, ContextRef, WeakContext};
 pub use error::{AddFdError, OsError};
 pub use fd::Fd;
 pub use flags::{FdFlags, SignalFlags};

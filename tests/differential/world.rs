@@ -145,6 +145,9 @@ struct State {
     order: u32,
     /// The signals that were raised and that nobody has been told of.
     pending: BTreeSet<i32>,
+    /// One was raised in a signal handler. The next handler to be called may be told of an earlier
+    /// one, so from then on `pending` may leave some out.
+    pending_is_unsure: bool,
     /// Those that came, of which one is all that an event wants to be told.
     used_up: BTreeSet<i32>,
     is_settling: bool,
@@ -998,7 +1001,8 @@ impl World {
             let signum = state.signals[slot].signum;
             let signals = state.signals.iter();
             let handlers = signals.filter(|signal| signal.is_alive && signal.signum == signum);
-            state.pending.contains(&signum) && !state.is_ending && handlers.count() == 1
+            let may_wait = state.pending.contains(&signum) || state.pending_is_unsure;
+            may_wait && !state.is_ending && handlers.count() == 1
         };
         if is_last {
             // The library would tell the next event that is added for it.
@@ -1030,6 +1034,9 @@ impl World {
             if once && !state.used_up.insert(signum) {
                 return;
             }
+            let mut frames = state.frames.iter();
+            let in_handler = frames.any(|frame| frame.kind == Kind::Signal);
+            state.pending_is_unsure |= in_handler;
             state.pending.insert(signum);
         }
         self.say(format!("raise {signum} {value:?}"));
@@ -1141,7 +1148,7 @@ impl World {
                 // The next handler of the same signal would be called in the child, too.
                 return;
             }
-            if !state.pending.is_empty() || state.forks >= MAX_FORKS {
+            if !state.pending.is_empty() || state.pending_is_unsure || state.forks >= MAX_FORKS {
                 return;
             }
             let is_closed = |event: &FdEvent| !state.descriptors[event.descriptor];

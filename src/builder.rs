@@ -1,0 +1,189 @@
+//! [`Builder`]: what can be chosen when a context is made.
+
+use crate::backend::{Backend, BackendKind};
+use crate::context::Context;
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// Configures a [`Context`].
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use std::time::Duration;
+/// use tevent::{BackendKind, Context};
+///
+/// let context = Context::builder()
+///     .backend(BackendKind::Poll)
+///     .batch(64)
+///     .wait_timeout(Some(Duration::from_secs(5)))
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Builder {
+    backend: Result<BackendKind, Box<dyn Backend>>,
+    batch: usize,
+    wait_timeout: Option<Duration>,
+    starvation_budget: Option<NonZeroU32>,
+    nesting_allowed: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder {
+            backend: Ok(BackendKind::default()),
+            batch: 256,
+            wait_timeout: Some(Duration::from_secs(30)),
+            starvation_budget: NonZeroU32::new(1024),
+            nesting_allowed: false,
+        }
+    }
+}
+
+impl Builder {
+    /// Chooses one of the crate's backends.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{BackendKind, Context};
+    ///
+    /// let context = Context::builder().backend(BackendKind::Poll).build()?;
+    /// assert_eq!(context.backend_name(), "poll");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn backend(mut self, kind: BackendKind) -> Builder {
+        self.backend = Ok(kind);
+        self
+    }
+
+    /// Plugs in a backend of your own; [`Backend`] has an example.
+    #[doc(alias = "tevent_register_backend")]
+    pub fn custom_backend(mut self, backend: Box<dyn Backend>) -> Builder {
+        self.backend = Err(backend);
+        self
+    }
+
+    /// How many ready descriptors one wait fetches at most. The default is 256.
+    ///
+    /// The fetched ones are handed out one a turn, in an order of precedence that doesn't depend
+    /// on this number, and nothing is called that was removed or disarmed in between. But a
+    /// handler may be told of readiness that an earlier handler of the same batch has used up
+    /// (by reading from that descriptor, say), so descriptors should be non-blocking. With 1 the
+    /// kernel is asked before every handler, as tevent does.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().batch(1).build()?;
+    /// assert!(tevent::Context::builder().batch(0).build().is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn batch(mut self, descriptors: usize) -> Builder {
+        self.batch = descriptors;
+        self
+    }
+
+    /// See [`Context::set_wait_timeout`].
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().wait_timeout(None).build()?;
+    /// assert_eq!(context.wait_timeout(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_timeout(mut self, timeout: Option<Duration>) -> Builder {
+        self.wait_timeout = timeout;
+        self
+    }
+
+    /// After how many handlers of immediates and timers in a row a due timer and a ready
+    /// descriptor get a turn. The default is 1024. `None` is tevent's way: immediates that
+    /// schedule each other keep everything else waiting.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().starvation_budget(None).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn starvation_budget(mut self, handlers: Option<NonZeroU32>) -> Builder {
+        self.starvation_budget = handlers;
+        self
+    }
+
+    /// See [`Context::set_nesting_allowed`].
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().nesting_allowed(true).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn nesting_allowed(mut self, allowed: bool) -> Builder {
+        self.nesting_allowed = allowed;
+        self
+    }
+
+    /// Makes the context.
+    ///
+    /// # Errors
+    ///
+    /// The batch is 0, the backend doesn't exist on this system, or there are no descriptors
+    /// left.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::builder().build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn build(self) -> io::Result<Context> {
+        if self.batch == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a batch of 0 descriptors would never get anywhere",
+            ));
+        }
+        let backend = match self.backend {
+            Ok(kind) => kind.open()?,
+            Err(custom) => custom,
+        };
+        let options = Options {
+            batch: self.batch,
+            wait_timeout: Cell::new(self.wait_timeout),
+            starvation_budget: Cell::new(self.starvation_budget),
+            nesting_allowed: Cell::new(self.nesting_allowed),
+        };
+        Context::open(backend, options)
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let backend = match &self.backend {
+            Ok(kind) => kind.to_string(),
+            Err(custom) => custom.name().to_owned(),
+        };
+        formatter
+            .debug_struct("Builder")
+            .field("backend", &backend)
+            .field("batch", &self.batch)
+            .field("wait_timeout", &self.wait_timeout)
+            .field("starvation_budget", &self.starvation_budget)
+            .field("nesting_allowed", &self.nesting_allowed)
+            .finish()
+    }
+}
+
+/// What can be set by [`Builder`] and changed later.
+pub(crate) struct Options {
+    pub(crate) batch: usize,
+    pub(crate) wait_timeout: Cell<Option<Duration>>,
+    pub(crate) starvation_budget: Cell<Option<NonZeroU32>>,
+    pub(crate) nesting_allowed: Cell<bool>,
+}
