@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::mem;
+use std::ops::Bound;
 use std::panic::Location;
 use std::rc::Rc;
 
@@ -94,15 +95,24 @@ impl SignalTable {
         self.entries.len() - self.running
     }
 
-    /// Moves what came to the handlers' accounts, and lists the handlers that have something to be
-    /// told: by number, and newest first for one number.
-    fn collect(&mut self, doorbell: &Doorbell) -> Vec<Key> {
-        let pending = doorbell.pending_signals();
-        let deferred = mem::take(&mut self.deferred);
-        let mut to_call = mem::take(&mut self.to_call);
-        for (&signum, keys) in &self.numbers {
+    /// Finds the lowest number above `last` whose handlers have something to be told, and lists
+    /// these in `to_call`, newest first.
+    ///
+    /// What came is moved to the handlers' accounts when its number's turn comes. So a handler
+    /// that one of a lower number has added is told too.
+    fn collect(
+        &mut self,
+        doorbell: &Doorbell,
+        last: Option<Signum>,
+        to_call: &mut Vec<Key>,
+    ) -> Option<Signum> {
+        let above = last.map_or(Bound::Unbounded, Bound::Excluded);
+        for (&signum, keys) in self.numbers.range((above, Bound::Unbounded)) {
             let number = signum.number();
-            if pending >> (number - 1) & 1 != 0 || deferred.contains(&signum) {
+            let is_pending = doorbell.pending_signals() >> (number - 1) & 1 != 0;
+            let was_deferred = self.deferred.contains(&signum);
+            if is_pending || was_deferred {
+                self.deferred.retain(|&deferred| deferred != signum);
                 let count = doorbell.take_count(number);
                 let mut info_is_deferred = false;
                 for &key in keys {
@@ -137,8 +147,11 @@ impl SignalTable {
                     .get(key)
                     .is_some_and(SignalEntry::has_something_to_tell)
             }));
+            if !to_call.is_empty() {
+                return Some(signum);
+            }
         }
-        to_call
+        None
     }
 
     /// Takes out the handler of `key`, with what it is to be told next.
@@ -331,36 +344,58 @@ impl Context {
     /// Calls all signal handlers that have something to be told. Returns whether there was one.
     pub(crate) fn run_signals(&self) -> bool {
         let inner = &*self.inner;
-        let to_call = inner.signals.borrow_mut().collect(inner.doorbell);
-        let dispatch = SignalDispatch { inner, to_call };
+        let to_call = mem::take(&mut inner.signals.borrow_mut().to_call);
+        let mut dispatch = SignalDispatch { inner, to_call };
         let mut ran = false;
-        for &key in &dispatch.to_call {
-            // Should a handler fork, what is left is its parent's, in the child.
-            while inner.is_in_its_process() {
-                let taken = inner.signals.borrow_mut().take_call(key);
-                let Some((handler, info)) = taken else { break };
-                ran = true;
-                let timed = inner.start_timing(|| {
-                    let signals = inner.signals.borrow();
-                    let entry = signals.entries.get(key)?;
-                    Some(SlowHandler::describe(EventKind::Signal, &entry.meta))
-                });
-                let mut call = SignalCall {
-                    signal: Signal {
-                        inner: Rc::clone(&self.inner),
-                        key,
-                        owns: false,
-                    },
-                    handler: Some(handler),
-                };
-                if let Some(handler) = &mut call.handler {
-                    handler(self, &call.signal, &info);
-                }
-                drop(call);
-                inner.finish_timing(timed);
-                if info.siginfo.is_none() {
-                    break;
-                }
+        let mut number = None;
+        loop {
+            dispatch.to_call.clear();
+            let collected = {
+                let mut signals = inner.signals.borrow_mut();
+                signals.collect(inner.doorbell, number, &mut dispatch.to_call)
+            };
+            if collected.is_none() {
+                return ran;
+            }
+            number = collected;
+            for &key in &dispatch.to_call {
+                ran |= self.run_signal(key);
+            }
+            if !inner.is_in_its_process() {
+                return ran;
+            }
+        }
+    }
+
+    /// Calls one signal handler until it has been told everything. Returns whether it was called.
+    fn run_signal(&self, key: Key) -> bool {
+        let inner = &*self.inner;
+        let mut ran = false;
+        // Should a handler fork, what is left is its parent's, in the child.
+        while inner.is_in_its_process() {
+            let taken = inner.signals.borrow_mut().take_call(key);
+            let Some((handler, info)) = taken else { break };
+            ran = true;
+            let timed = inner.start_timing(|| {
+                let signals = inner.signals.borrow();
+                let entry = signals.entries.get(key)?;
+                Some(SlowHandler::describe(EventKind::Signal, &entry.meta))
+            });
+            let mut call = SignalCall {
+                signal: Signal {
+                    inner: Rc::clone(&self.inner),
+                    key,
+                    owns: false,
+                },
+                handler: Some(handler),
+            };
+            if let Some(handler) = &mut call.handler {
+                handler(self, &call.signal, &info);
+            }
+            drop(call);
+            inner.finish_timing(timed);
+            if info.siginfo.is_none() {
+                break;
             }
         }
         ran
