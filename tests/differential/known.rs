@@ -90,10 +90,6 @@ const KNOWN: &[Difference] = &[
         handled: "the last event for a number isn't removed while one is pending",
     },
     Difference {
-        documented: "**A signal that comes while signal handlers run**",
-        handled: "signal handlers raise no higher number than their own",
-    },
-    Difference {
         documented: "**A child forgets what its parent had counted**",
         handled: "there is no fork while a signal is pending, nor in a signal handler",
     },

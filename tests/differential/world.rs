@@ -1022,14 +1022,6 @@ impl World {
             let Some(once) = first.map(|first| first.once) else {
                 return;
             };
-            let mut frames = state.frames.iter();
-            let is_higher = |frame: &Frame| {
-                frame.kind == Kind::Signal && state.signals[frame.slot].signum < signum
-            };
-            if frames.any(is_higher) {
-                // The library would handle it in the same turn, ours does in the next.
-                return;
-            }
             // The second would kill the process in the library.
             if once && !state.used_up.insert(signum) {
                 return;
