@@ -70,6 +70,9 @@ const MAX_LEVEL: u32 = 3;
 const MAX_CALLS: u32 = 150;
 const MAX_ACTIONS: u32 = 600;
 const MAX_FORKS: usize = 2;
+/// Fewer than fill a queue of siginfo: when the library blocks a signal, and what it then tells
+/// which handler, isn't compared.
+const MAX_RAISED: usize = 100;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Kind {
@@ -148,6 +151,7 @@ struct State {
     /// One was raised in a signal handler. The next handler to be called may be told of an earlier
     /// one, so from then on `pending` may leave some out.
     pending_is_unsure: bool,
+    raised: usize,
     /// Those that came, of which one is all that an event wants to be told.
     used_up: BTreeSet<i32>,
     is_settling: bool,
@@ -1022,6 +1026,9 @@ impl World {
             let Some(once) = first.map(|first| first.once) else {
                 return;
             };
+            if state.raised >= MAX_RAISED {
+                return;
+            }
             // The second would kill the process in the library.
             if once && !state.used_up.insert(signum) {
                 return;
@@ -1029,6 +1036,7 @@ impl World {
             let mut frames = state.frames.iter();
             let in_handler = frames.any(|frame| frame.kind == Kind::Signal);
             state.pending_is_unsure |= in_handler;
+            state.raised += 1;
             state.pending.insert(signum);
         }
         self.say(format!("raise {signum} {value:?}"));
