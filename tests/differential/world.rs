@@ -1115,7 +1115,7 @@ impl World {
         {
             let state = self.state.borrow();
             let mut frames = state.frames.iter();
-            if !state.pending.is_empty() {
+            if !state.pending.is_empty() || state.pending_is_unsure {
                 return;
             }
             if frames.any(|frame| frame.kind == Kind::Signal) {
