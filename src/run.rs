@@ -415,8 +415,7 @@ impl Inner {
                 if !self.backend.borrow_mut().fall_back() {
                     return Err(OsError::wrap("wait", error));
                 }
-                self.fds.borrow_mut().mux.forget_registrations();
-                self.add_wakeup()
+                self.register_anew()
             }
             _ => Ok(()),
         }
@@ -431,10 +430,17 @@ impl Inner {
             };
             match flushed {
                 Ok(Flushed::Done) => return Ok(()),
-                Ok(Flushed::FellBack) => self.add_wakeup()?,
+                Ok(Flushed::FellBack) => self.register_anew()?,
                 Err(error) => return Err(OsError::wrap("changing an interest", error)),
             }
         }
+    }
+
+    /// The backend has fallen back to another mechanism, which knows nothing yet: adds the wake-up
+    /// descriptor, and leaves the others to the next flush.
+    fn register_anew(&self) -> io::Result<()> {
+        self.fds.borrow_mut().mux.forget_registrations();
+        self.add_wakeup()
     }
 
     fn time_to_wait(&self, now: Option<Instant>) -> Option<Duration> {
@@ -515,9 +521,8 @@ impl Inner {
                 }
                 handler => return Err((handler, error)),
             };
-            fds.mux.forget_registrations();
             drop((fds, backend));
-            if let Err(error) = self.add_wakeup() {
+            if let Err(error) = self.register_anew() {
                 return Err((Some(handler), error));
             }
             event = (handler, meta);

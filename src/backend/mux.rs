@@ -110,8 +110,8 @@ pub(crate) type Removed<H, T> = (Option<H>, T);
 #[derive(Debug)]
 pub(crate) enum Flushed {
     Done,
-    /// The backend has fallen back to another mechanism and knows nothing any more: its wake-up
-    /// descriptor is to be added, then everything flushed again.
+    /// The backend has fallen back to another mechanism and knows nothing any more: the
+    /// registrations are to be forgotten, and everything flushed again.
     FellBack,
 }
 
@@ -305,7 +305,6 @@ impl<H, T> Mux<H, T> {
                 continue;
             };
             if !concerns_one_descriptor(&error) && backend.fall_back() {
-                self.forget_registrations();
                 return Ok(Flushed::FellBack);
             }
             let armed = self

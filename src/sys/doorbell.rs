@@ -159,6 +159,9 @@ impl Doorbell {
         self.wakeup.store(-1, SeqCst);
         self.asleep.store(false, SeqCst);
         self.forget_arrivals();
+        if let Some(arrivals) = self.signals.get() {
+            arrivals.wants_info.store(0, SeqCst);
+        }
         self.claimed.store(false, SeqCst);
     }
 
@@ -335,7 +338,6 @@ impl Doorbell {
             return;
         };
         arrivals.pending.store(0, SeqCst);
-        arrivals.wants_info.store(0, SeqCst);
         for count in &arrivals.counts {
             count.store(0, SeqCst);
         }
@@ -351,15 +353,7 @@ impl Doorbell {
         // The wake-up descriptor is shared with the parent until the context reopens it.
         self.asleep.store(false, SeqCst);
         // What came before the fork was sent to the parent, which has its own copy of it.
-        // `wants_info` stays: the events are kept.
-        let wants_info = self
-            .signals
-            .get()
-            .map(|arrivals| arrivals.wants_info.load(SeqCst));
         self.forget_arrivals();
-        if let (Some(arrivals), Some(wants_info)) = (self.signals.get(), wants_info) {
-            arrivals.wants_info.store(wants_info, SeqCst);
-        }
         self.attention.fetch_and(!SIGNAL, SeqCst);
         self.attention.fetch_or(FORK, SeqCst);
         if self.owner() == forking_thread {
