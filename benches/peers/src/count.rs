@@ -3,7 +3,7 @@
 //! operation costs is the difference by the difference: the set-up cancels out.
 
 use crate::contestants::Contestant;
-use crate::run::{Measured, measure};
+use crate::run::{Measured, measure_work};
 use crate::workload::Workload;
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ fn per_operation(
 ) -> Result<Measured<Calls>, String> {
     let mut runs = Vec::new();
     for operations in workload.counted {
-        match measure(tool, workload.name, contestant.name, operations)? {
+        match measure_work(tool, workload.name, contestant.name, operations)? {
             Ok((outcome, said)) => {
                 let counts = read(&said).map_err(|error| format!("{error}:\n{said}"))?;
                 runs.push((outcome.operations, counts));

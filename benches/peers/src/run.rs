@@ -32,6 +32,11 @@ impl Run {
         result
     }
 
+    /// Adds a time that was taken where [`timed`](Run::timed) can't be called.
+    pub fn took(&mut self, time: Duration) {
+        self.elapsed += time;
+    }
+
     /// Makes what is to be weighed: the memory that the allocator gives out meanwhile and doesn't
     /// get back.
     pub fn weighed<T>(&mut self, make: impl FnOnce() -> T) -> T {
@@ -83,6 +88,11 @@ impl fmt::Display for Outcome {
 }
 
 impl Outcome {
+    /// The nanoseconds that one operation took.
+    pub fn each(&self) -> f64 {
+        self.nanoseconds as f64 / self.operations.max(1) as f64
+    }
+
     fn parse(line: &str) -> Option<Outcome> {
         let mut numbers = line.strip_prefix("done ")?.split(' ').map(str::parse);
         let mut next = || numbers.next()?.ok();
@@ -99,17 +109,10 @@ pub type Measured<T> = Result<T, String>;
 
 /// Makes a measurement in a process of its own, which may run under a tool. Returns also what the
 /// tool has said.
-pub fn measure(
-    tool: &[&str],
-    workload: &str,
-    contestant: &str,
-    operations: u64,
-) -> Result<Measured<(Outcome, String)>, String> {
+pub fn measure(tool: &[&str], what: &[&str]) -> Result<Measured<(Outcome, String)>, String> {
     let program = env::current_exe().map_err(|error| format!("who am I? {error}"))?;
     let program = program.to_string_lossy();
-    let operations = operations.to_string();
-    let mut words = tool.to_vec();
-    words.extend([&program, "run", workload, contestant, &operations]);
+    let words = [tool, &[&program], what].concat();
     let output = Command::new(words[0])
         .args(&words[1..])
         .output()
@@ -122,10 +125,22 @@ pub fn measure(
     match Outcome::parse(said.trim_end()) {
         Some(outcome) if output.status.success() => Ok(Ok((outcome, complaints.into_owned()))),
         _ => Err(format!(
-            "{workload} of {contestant} has failed ({}):\n{said}{complaints}",
+            "{} has failed ({}):\n{said}{complaints}",
+            words.join(" "),
             output.status
         )),
     }
+}
+
+/// Times operations of a workload, or counts them by a tool.
+pub fn measure_work(
+    tool: &[&str],
+    workload: &str,
+    contestant: &str,
+    operations: u64,
+) -> Result<Measured<(Outcome, String)>, String> {
+    let operations = operations.to_string();
+    measure(tool, &["run", workload, contestant, &operations])
 }
 
 /// Why a contestant doesn't take part in a workload.
