@@ -2,7 +2,7 @@
 
 use crate::contestants::{self, CONTESTANTS, Contestant, FLOOR};
 use crate::count;
-use crate::run::{Absence, Run, measure};
+use crate::run::{Absence, How, Run, measure};
 use crate::support;
 use crate::table::{Table, ratio};
 use crate::wall::Race;
@@ -33,6 +33,8 @@ struct Wanted {
     mode: Mode,
     quick: bool,
     rounds: usize,
+    /// After how many seconds a measurement is given up.
+    patience: u32,
     workloads: Vec<&'static Workload>,
     contestants: Vec<&'static Contestant>,
 }
@@ -40,8 +42,14 @@ struct Wanted {
 pub fn main(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let arguments: Vec<String> = arguments.collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["run", workload, contestant, operations] => run(workload, contestant, operations),
-        ["weigh", thing, contestant, _] => weigh(thing, contestant),
+        ["run", workload, contestant, operations, patience] => {
+            give_up_after(patience)?;
+            run(workload, contestant, operations)
+        }
+        ["weigh", thing, contestant, patience] => {
+            give_up_after(patience)?;
+            weigh(thing, contestant)
+        }
         ["--help"] => {
             print!("{HELP}");
             Ok(())
@@ -66,6 +74,7 @@ fn parse(arguments: &[&str]) -> Result<Wanted, String> {
         mode: Mode::Time,
         quick: false,
         rounds: 15,
+        patience: 20,
         workloads: WORKLOADS.iter().collect(),
         contestants: CONTESTANTS.iter().collect(),
     };
@@ -90,6 +99,7 @@ fn parse(arguments: &[&str]) -> Result<Wanted, String> {
     }
     if wanted.quick {
         wanted.rounds = 1;
+        wanted.patience = 3;
     }
     Ok(wanted)
 }
@@ -114,6 +124,14 @@ fn list() {
     for contestant in CONTESTANTS {
         println!("  {}", contestant.name);
     }
+}
+
+/// Has the kernel end this process after so many seconds, whatever it is doing.
+fn give_up_after(seconds: &str) -> Result<(), String> {
+    let seconds = seconds.parse().map_err(|_| "no number of seconds")?;
+    // SAFETY: nobody handles the signal.
+    unsafe { libc::alarm(seconds) };
+    Ok(())
 }
 
 /// One measurement, in this process.
@@ -153,7 +171,13 @@ fn time(wanted: &Wanted) -> Result<(), String> {
             true => workload.quick(),
             false => workload.timed,
         };
-        let race = Race::run(workload, &wanted.contestants, operations, wanted.rounds)?;
+        let race = Race::run(
+            workload,
+            &wanted.contestants,
+            operations,
+            wanted.rounds,
+            wanted.patience,
+        )?;
         println!("### {} (`{}`)\n", workload.title, workload.name);
         println!(
             "Time for {}; {} in each of {} rounds.\n",
@@ -222,10 +246,15 @@ fn memory(wanted: &Wanted) -> Result<(), String> {
     for &(thing, _, count) in WEIGHED {
         let mut cells = vec![thing.to_owned()];
         for contestant in &contestants {
-            cells.push(match measure(&[], &["weigh", thing, contestant, ""])? {
-                Ok((outcome, _)) => format!("{:.0}", outcome.bytes as f64 / count as f64),
-                Err(_) => "—".to_owned(),
-            });
+            cells.push(
+                match measure(
+                    How::by_itself(wanted.patience),
+                    &["weigh", thing, contestant],
+                )? {
+                    Ok((outcome, _)) => format!("{:.0}", outcome.bytes as f64 / count as f64),
+                    Err(_) => "—".to_owned(),
+                },
+            );
         }
         table.row(cells);
     }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -107,12 +108,30 @@ impl Outcome {
 /// What was measured; or, as is no error, why the contestant doesn't take part.
 pub type Measured<T> = Result<T, String>;
 
-/// Makes a measurement in a process of its own, which may run under a tool. Returns also what the
-/// tool has said.
-pub fn measure(tool: &[&str], what: &[&str]) -> Result<Measured<(Outcome, String)>, String> {
+/// How a measurement is made.
+#[derive(Clone, Copy)]
+pub struct How {
+    /// The words of the tool that runs it, if any.
+    pub tool: &'static [&'static str],
+    /// After how many seconds it is given up.
+    pub patience: u32,
+}
+
+impl How {
+    pub const fn by_itself(patience: u32) -> How {
+        How {
+            tool: &[],
+            patience,
+        }
+    }
+}
+
+/// Makes a measurement in a process of its own. Returns also what the tool has said.
+pub fn measure(how: How, what: &[&str]) -> Result<Measured<(Outcome, String)>, String> {
     let program = env::current_exe().map_err(|error| format!("who am I? {error}"))?;
     let program = program.to_string_lossy();
-    let words = [tool, &[&program], what].concat();
+    let patience = how.patience.to_string();
+    let words = [how.tool, &[&program], what, &[&patience]].concat();
     let output = Command::new(words[0])
         .args(&words[1..])
         .output()
@@ -121,6 +140,9 @@ pub fn measure(tool: &[&str], what: &[&str]) -> Result<Measured<(Outcome, String
     let complaints = String::from_utf8_lossy(&output.stderr);
     if let Some(reason) = said.strip_prefix("absent: ") {
         return Ok(Err(reason.trim().to_owned()));
+    }
+    if output.status.signal() == Some(libc::SIGALRM) {
+        return Ok(Err(format!("not done in {} s", how.patience)));
     }
     match Outcome::parse(said.trim_end()) {
         Some(outcome) if output.status.success() => Ok(Ok((outcome, complaints.into_owned()))),
@@ -134,13 +156,13 @@ pub fn measure(tool: &[&str], what: &[&str]) -> Result<Measured<(Outcome, String
 
 /// Times operations of a workload, or counts them by a tool.
 pub fn measure_work(
-    tool: &[&str],
+    how: How,
     workload: &str,
     contestant: &str,
     operations: u64,
 ) -> Result<Measured<(Outcome, String)>, String> {
     let operations = operations.to_string();
-    measure(tool, &["run", workload, contestant, &operations])
+    measure(how, &["run", workload, contestant, &operations])
 }
 
 /// Why a contestant doesn't take part in a workload.

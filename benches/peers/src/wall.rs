@@ -2,7 +2,7 @@
 //! ratio of two is the median of their ratios in the same round, in which they met the same machine.
 
 use crate::contestants::{Contestant, FLOOR};
-use crate::run::{Measured, measure_work};
+use crate::run::{How, Measured, measure_work};
 use crate::table::{Table, ratio, time};
 use crate::workload::Workload;
 
@@ -24,7 +24,9 @@ impl Race {
         contestants: &[&'static Contestant],
         operations: u64,
         rounds: usize,
+        patience: u32,
     ) -> Result<Race, String> {
+        let how = How::by_itself(patience);
         let mut times: Vec<Times> = contestants
             .iter()
             .map(|contestant| Times {
@@ -34,7 +36,7 @@ impl Race {
             .collect();
         let mut operations = vec![operations; contestants.len()];
         for (contestant, operations) in contestants.iter().zip(&mut operations) {
-            *operations = affordable(workload, contestant, *operations)?;
+            *operations = affordable(how, workload, contestant, *operations)?;
         }
         for _ in 0..rounds {
             for (index, contestant) in contestants.iter().enumerate() {
@@ -42,7 +44,7 @@ impl Race {
                 let Ok(past) = &mut times.rounds else {
                     continue;
                 };
-                match measure_work(&[], workload.name, contestant.name, operations[index])? {
+                match measure_work(how, workload.name, contestant.name, operations[index])? {
                     Ok((outcome, _)) => past.push(outcome.each()),
                     Err(reason) => times.rounds = Err(reason),
                 }
@@ -108,6 +110,7 @@ impl Race {
 /// As many operations as a contestant does in half a second, if that is less than what was asked for.
 /// Only those that are slower by orders of magnitude do less.
 fn affordable(
+    how: How,
     workload: &Workload,
     contestant: &Contestant,
     operations: u64,
@@ -117,7 +120,7 @@ fn affordable(
         return Ok(operations);
     }
     Ok(
-        match measure_work(&[], workload.name, contestant.name, few)? {
+        match measure_work(how, workload.name, contestant.name, few)? {
             Ok((outcome, _)) => operations
                 .min((5e8 / outcome.each().max(1.0)) as u64)
                 .max(few),

@@ -257,13 +257,14 @@ fn now() -> Duration {
     SystemTime::UNIX_EPOCH.elapsed().expect("it isn't 1969")
 }
 
+/// Timers that aren't to fire. They are added in the order of their deadlines: the library keeps them
+/// in a list, and a million at random would take it hours.
 unsafe fn armed(shared: &Shared, count: usize) -> Vec<Opaque> {
     let (now, mut random) = (now(), Random::new());
-    let mut new = |_| unsafe {
-        let when = timeval(now + far(&mut random));
-        shared.timer(when, never, ptr::null_mut())
-    };
-    (0..count).map(&mut new).collect()
+    let mut deadlines: Vec<Duration> = (0..count).map(|_| now + far(&mut random)).collect();
+    deadlines.sort();
+    let new = |deadline| unsafe { shared.timer(timeval(deadline), never, ptr::null_mut()) };
+    deadlines.into_iter().map(new).collect()
 }
 
 unsafe fn churn(shared: &Shared, run: &mut Run, outstanding: usize) {
