@@ -70,7 +70,7 @@ pub const FAULTS: &[(Call, &[c_int])] = {
         (Read, &[EAGAIN, EINTR]),
         (Dup3, &[EBUSY, EINTR, EMFILE, EBADF]),
         // The descriptor is closed all the same.
-        (Close, &[EINTR, EIO, ENOSPC]),
+        (Close, &[EINTR, EIO]),
         (Sigaction, &[EPERM, ENOMEM]),
         (Atfork, &[ENOMEM]),
         (Fork, &[EAGAIN, ENOMEM, ENOSYS, EPERM]),

@@ -3,7 +3,9 @@
 use crate::kernel::{self, Call, FAULTS, Fault};
 use crate::process::{self, sys, tests};
 use crate::scene::{By, Scene, assert_succeeds, build, fork};
-use crate::{assert_names_the_call, attempt, fail_in_turn, fail_in_turn_of, with_fault};
+use crate::{
+    assert_names_the_call, attempt, fail_in_turn, fail_in_turn_of, one_of_each, with_fault,
+};
 use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -127,10 +129,12 @@ fn a_nested_loop(kind: BackendKind) {
 
 fn forked(kind: BackendKind, by: By) {
     let mut used = basics_and(kind, &[Call::Dup3]);
+    let mut faults = one_of_each();
     if matches!(by, By::Context) {
         used.extend([Call::Fork, Call::Opendir]);
+        faults = FAULTS.to_vec();
     }
-    fail_in_turn(kind, &used, |kind| {
+    fail_in_turn_of(&faults, kind, &used, |kind| {
         let context = build(kind);
         let scene = Scene::set(&context);
         // Something is armed, and timers and immediates are under way.
@@ -168,10 +172,11 @@ fn generations(kind: BackendKind) {
         // Of what the parent has made happen nothing is left when the child is here.
         Scene::set(context).play(context);
     }
-    fail_in_turn(kind, &basics_and(kind, &[Call::Dup3, Call::Fork]), |kind| {
+    let used = basics_and(kind, &[Call::Dup3, Call::Fork]);
+    fail_in_turn_of(&one_of_each(), kind, &used, |kind| {
         let context = build(kind);
         let scene = Scene::set(&context);
-        generation(&context, &scene, 3);
+        generation(&context, &scene, 2);
     });
 }
 
@@ -195,7 +200,8 @@ fn starting_over(kind: BackendKind) {
 }
 
 fn starting_over_in_a_child(kind: BackendKind) {
-    fail_in_turn(kind, &basics_and(kind, &[Call::Dup3, Call::Fork]), |kind| {
+    let used = basics_and(kind, &[Call::Dup3, Call::Fork]);
+    fail_in_turn_of(&one_of_each(), kind, &used, |kind| {
         let context = build(kind);
         let scene = Scene::set(&context);
         for by in BOTH {
@@ -212,7 +218,7 @@ fn starting_over_in_a_child(kind: BackendKind) {
 }
 
 fn dropping_with_everything_pending(kind: BackendKind) {
-    fail_in_turn(kind, &basics(kind), |kind| {
+    fail_in_turn_of(&one_of_each(), kind, &basics(kind), |kind| {
         let context = build(kind);
         let scene = Scene::set(&context);
         scene.make_happen(&context);

@@ -198,7 +198,7 @@ impl Scene {
         context.defer(move |_| notes.borrow_mut().deferred += 1);
         // One that is due, and one for which the loop has to sleep, by nanoseconds.
         self.timers[0].set_deadline(context.now());
-        self.timers[1].set_after(Duration::from_nanos(60_001));
+        self.timers[1].set_after(Duration::from_nanos(20_001));
         let count = Arc::clone(&self.remote);
         context.remote().schedule(move |_| {
             count.fetch_add(1, SeqCst);
@@ -276,7 +276,7 @@ impl Scene {
     fn assert_quiet(&self, context: &Context) {
         let told = self.told.borrow().clone();
         let before = kernel::waits();
-        self.timers[1].set_after(Duration::from_nanos(50_001));
+        self.timers[1].set_after(Duration::from_nanos(20_001));
         self.run_until(context, || self.told.borrow().timers > told.timers);
         // Without a limit.
         (&self.peer).write_all(b"!").expect("there is room");
