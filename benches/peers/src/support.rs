@@ -1,0 +1,163 @@
+//! What all contestants use, so that they differ in nothing else: descriptors, a byte that is read
+//! and written, random numbers that are drawn before the clock runs.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Reads what there is, which is one byte.
+#[inline(always)]
+pub fn take(fd: RawFd) {
+    let mut buffer = [0u8; 64];
+    // SAFETY: the buffer is as long as it is said to be.
+    let count = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
+    if count != 1 {
+        misread(fd, count);
+    }
+}
+
+/// Writes one byte.
+#[inline(always)]
+pub fn put(fd: RawFd) {
+    // SAFETY: the buffer has the one byte.
+    let count = unsafe { libc::write(fd, b"x".as_ptr().cast(), 1) };
+    if count != 1 {
+        misread(fd, count);
+    }
+}
+
+#[cold]
+fn misread(fd: RawFd, count: isize) -> ! {
+    let error = io::Error::last_os_error();
+    panic!("descriptor {fd}: one byte was to be moved, not {count} ({error})")
+}
+
+/// Two connected sockets that don't block.
+pub fn pair() -> (UnixStream, UnixStream) {
+    let (a, b) = UnixStream::pair().expect("a socket pair");
+    a.set_nonblocking(true).expect("non-blocking");
+    b.set_nonblocking(true).expect("non-blocking");
+    (a, b)
+}
+
+/// Pairs, some of which are ready to be read at their first end. The ready ones are spread evenly.
+/// Who takes the byte from one puts the next into its other end, so that it stays ready.
+pub fn pairs(ready: usize, registered: usize) -> Vec<(UnixStream, UnixStream)> {
+    let pairs: Vec<_> = (0..registered).map(|_| pair()).collect();
+    for index in 0..ready {
+        put(pairs[index * registered / ready].1.as_raw_fd());
+    }
+    pairs
+}
+
+/// Lets the process have as many descriptors as it may.
+pub fn raise_descriptor_limit(wanted: u64) -> Result<(), String> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls are given a valid structure.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
+        }
+    };
+    if !raised || limit.rlim_cur < wanted {
+        return Err(format!(
+            "{wanted} descriptors are needed, and the limit is {}: raise it (ulimit -Hn)",
+            limit.rlim_cur
+        ));
+    }
+    Ok(())
+}
+
+/// How many operations are left, known to the handlers and to those who made them.
+#[derive(Clone)]
+pub struct Countdown(Rc<Cell<u64>>);
+
+impl Countdown {
+    pub fn new(operations: u64) -> Countdown {
+        Countdown(Rc::new(Cell::new(operations)))
+    }
+
+    /// Counts one. Whether it was the last.
+    #[inline(always)]
+    pub fn tick(&self) -> bool {
+        let left = self.0.get().wrapping_sub(1);
+        self.0.set(left);
+        left == 0
+    }
+
+    pub fn left(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// A generator of random numbers (SplitMix64). Every run gets the same ones.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Random {
+        Random(0x7465_7665_6e74)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// Values that were drawn before, in the contestant's own unit; drawing one costs next to nothing.
+pub struct Drawn<T> {
+    values: Vec<T>,
+    next: usize,
+}
+
+const DRAWN: usize = 4096;
+
+impl<T: Copy> Drawn<T> {
+    pub fn new(mut draw: impl FnMut(&mut Random) -> T) -> Drawn<T> {
+        let mut random = Random::new();
+        Drawn {
+            values: (0..DRAWN).map(|_| draw(&mut random)).collect(),
+            next: 0,
+        }
+    }
+
+    #[inline(always)]
+    pub fn next(&mut self) -> T {
+        let value = self.values[self.next % DRAWN];
+        self.next += 1;
+        value
+    }
+}
+
+/// How far away a timer is that isn't to fire: one to two hours, in steps of a microsecond.
+pub fn far(random: &mut Random) -> Duration {
+    HOUR + Duration::from_micros(random.below(3_600_000_000))
+}
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// By how much later each postponement is than the one before.
+pub const STEP: Duration = Duration::from_micros(100);
+
+/// After what time a timer fires that is to: up to 50 ms.
+pub fn near(random: &mut Random) -> Duration {
+    Duration::from_micros(random.below(50_000))
+}
+
+/// After what time all timers of [`near`] are due.
+pub const ALL_DUE: Duration = Duration::from_millis(51);
