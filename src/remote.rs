@@ -1,70 +1,56 @@
 //! Scheduling from other threads.
 
-use crate::context::{Context, Inner, Meta};
-use crate::immediate::{ImmediateHandler, Once};
+use crate::context::{Context, Inner};
+use crate::immediate::{Deferred, Job, Once};
 use crate::sys::doorbell::{Doorbell, REMOTE};
+use crate::sys::mailbox::{self, Letter, Mailbox};
 use std::fmt;
-use std::mem;
 use std::panic::Location;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-struct Scheduled {
-    closure: Box<dyn ImmediateHandler + Send>,
-    location: &'static Location<'static>,
-}
+type Work = dyn Job + Send;
 
 /// What other threads have scheduled and the loop hasn't taken yet.
 pub(crate) struct Inbox {
     doorbell: &'static Doorbell,
-    queue: Mutex<Queue>,
+    /// Closed when the context is gone, as its doorbell may be another's then.
+    mailbox: Mailbox<Work>,
 }
 
-struct Queue {
-    scheduled: Vec<Scheduled>,
-    /// The context is gone, and its doorbell may be another's.
-    closed: bool,
-}
+/// A closure from another thread.
+pub(crate) type Posted = Box<Letter<Work>>;
 
 impl Inbox {
     pub(crate) fn new(doorbell: &'static Doorbell) -> Arc<Inbox> {
         Arc::new(Inbox {
             doorbell,
-            queue: Mutex::new(Queue {
-                scheduled: Vec::new(),
-                closed: false,
-            }),
+            mailbox: Mailbox::new(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // No code of the user runs while it is locked, so a poisoned one is whole.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// In a forked child: whoever posted may not have rung yet, and isn't in this process.
+    pub(crate) fn ring_if_not_empty(&self) {
+        if !self.mailbox.is_empty() {
+            self.doorbell.ring(REMOTE);
+        }
     }
 
     pub(crate) fn take_all(&self) -> impl Sized + use<> {
-        mem::take(&mut self.lock().scheduled)
+        self.mailbox.take_all()
     }
 
-    /// Turns away all that comes from now on, and gives back what is there, to be dropped
-    /// unlocked.
+    /// Turns away all that comes from now on, and gives back what is there.
     pub(crate) fn close(&self) -> impl Sized + use<> {
-        let mut queue = self.lock();
-        queue.closed = true;
-        mem::take(&mut queue.scheduled)
+        self.mailbox.close()
     }
 }
 
 impl Inner {
     /// Moves what other threads have scheduled to the end of the immediates.
     pub(crate) fn accept_remote(&self) {
-        let mut scheduled = mem::take(&mut self.inbox.lock().scheduled);
-        for Scheduled { closure, location } in scheduled.drain(..) {
-            self.defer(closure, Meta::at(location));
-        }
-        // The memory goes back for the next batch, unless that has begun already.
-        let mut queue = self.inbox.lock();
-        if queue.scheduled.capacity() == 0 {
-            queue.scheduled = scheduled;
+        let mut immediates = self.immediates();
+        for letter in self.inbox.mailbox.take_all() {
+            immediates.push_once(Once::Posted(letter));
         }
     }
 }
@@ -139,22 +125,20 @@ impl Remote {
     #[doc(alias = "tevent_thread_proxy_schedule")]
     #[track_caller]
     pub fn schedule(&self, closure: impl FnOnce(&Context) + Send + 'static) -> bool {
-        let scheduled = Scheduled {
-            closure: Box::new(Once(Some(closure))),
-            location: Location::caller(),
+        let letter = Letter::<Work, _>::new(Deferred::new(closure, Location::caller()));
+        let inbox = &*self.inbox;
+        let refused = match inbox.mailbox.post(Box::new(letter)) {
+            mailbox::Posted::First => {
+                let is_there = || !inbox.mailbox.is_closed();
+                inbox.doorbell.ring_if(REMOTE, is_there);
+                return true;
+            }
+            // Whoever posted the first rings for this one too.
+            mailbox::Posted::Another => return true,
+            mailbox::Posted::Refused(refused) => refused,
         };
-        let mut queue = self.inbox.lock();
-        if queue.closed {
-            drop(queue);
-            drop(scheduled);
-            return false;
-        }
-        queue.scheduled.push(scheduled);
-        if queue.scheduled.len() == 1 {
-            // Locked, so that the context can't go (and its doorbell to another) before.
-            self.inbox.doorbell.ring(REMOTE);
-        }
-        true
+        drop(refused);
+        false
     }
 
     /// Whether the context is there still.
@@ -167,7 +151,7 @@ impl Remote {
     /// # }
     /// ```
     pub fn is_closed(&self) -> bool {
-        self.inbox.lock().closed
+        self.inbox.mailbox.is_closed()
     }
 }
 
