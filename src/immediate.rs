@@ -1,10 +1,10 @@
 //! Immediates: closures that run in the next turns, before timers and descriptors.
 
 use crate::context::{Context, Inner, Meta};
-use crate::immediate_queue::{ImmediateQueue, Popped};
+use crate::immediate_queue::{ImmediateQueue, List, Popped};
 use crate::key::Key;
-use crate::remote::Posted;
 use crate::slow_handler::{EventKind, SlowHandler};
+use crate::sys::mailbox::{Job, Jobs};
 use std::cell::RefMut;
 use std::fmt;
 use std::panic::Location;
@@ -13,56 +13,12 @@ use std::rc::Rc;
 /// An immediate's closure.
 type Handler = Box<dyn FnMut(&Context, &Immediate)>;
 
-pub(crate) type Immediates = ImmediateQueue<Handler, Meta, Once>;
+pub(crate) type Immediates = ImmediateQueue<Handler, Meta, Jobs<Context>>;
 
-/// A closure that runs once and has no handle.
-pub(crate) enum Once {
-    Deferred(Box<dyn Job>),
-    Posted(Posted),
-}
-
-/// What there is to do once.
-pub(crate) trait Job {
-    /// Does it, the first time.
-    fn run(&mut self, context: &Context);
-    /// Where it was scheduled.
-    fn location(&self) -> &'static Location<'static>;
-}
-
-pub(crate) struct Deferred<F> {
-    closure: Option<F>,
-    location: &'static Location<'static>,
-}
-
-impl<F> Deferred<F> {
+impl List for Jobs<Context> {
     #[inline]
-    pub(crate) fn new(closure: F, location: &'static Location<'static>) -> Deferred<F> {
-        Deferred {
-            closure: Some(closure),
-            location,
-        }
-    }
-}
-
-impl<F: FnOnce(&Context)> Job for Deferred<F> {
-    #[inline]
-    fn run(&mut self, context: &Context) {
-        if let Some(closure) = self.closure.take() {
-            closure(context);
-        }
-    }
-
-    fn location(&self) -> &'static Location<'static> {
-        self.location
-    }
-}
-
-impl Once {
-    fn job(&mut self) -> &mut dyn Job {
-        match self {
-            Once::Deferred(job) => &mut **job,
-            Once::Posted(letter) => &mut letter.content,
-        }
+    fn is_empty(&self) -> bool {
+        self.is_empty()
     }
 }
 
@@ -137,8 +93,8 @@ impl Context {
     #[doc(alias = "tevent_schedule_immediate")]
     #[track_caller]
     pub fn defer(&self, handler: impl FnOnce(&Context) + 'static) {
-        let deferred = Deferred::new(handler, Location::caller());
-        self.inner.defer(Box::new(deferred));
+        let job = Job::new(handler, Location::caller());
+        self.inner.immediates().push_once(Jobs::one(job));
     }
 
     /// Calls the first scheduled immediate, if there is one. If it schedules itself again and would
@@ -155,14 +111,14 @@ impl Context {
             Popped::Entry(key, handler) if !inner.slow.is_watched() => {
                 self.call_immediate(key, handler, only_once);
             }
-            Popped::Once(mut once) if !inner.slow.is_watched() => once.job().run(self),
+            Popped::Once(job) if !inner.slow.is_watched() => job.run(self),
             popped => self.call_timed(popped),
         }
         true
     }
 
     #[cold]
-    fn call_timed(&self, popped: Popped<Handler, Once>) {
+    fn call_timed(&self, popped: Popped<Handler, Job<Context>>) {
         let inner = &*self.inner;
         match popped {
             Popped::Entry(key, handler) => {
@@ -174,13 +130,12 @@ impl Context {
                 self.call_immediate(key, handler, true);
                 inner.finish_timing(timed);
             }
-            Popped::Once(mut once) => {
+            Popped::Once(job) => {
                 let timed = inner.start_timing(|| {
-                    let meta = Meta::at(once.job().location());
+                    let meta = Meta::at(job.location());
                     Some(SlowHandler::describe(EventKind::Immediate, &meta))
                 });
-                once.job().run(self);
-                drop(once);
+                job.run(self);
                 inner.finish_timing(timed);
             }
         }
@@ -238,11 +193,6 @@ impl Inner {
     pub(crate) fn forget_running_immediate(&self) {
         self.state.running_immediate.set(None);
         self.state.scheduled_again.set(false);
-    }
-
-    /// Puts a closure that runs once at the end of the queue.
-    fn defer(&self, job: Box<dyn Job>) {
-        self.immediates().push_once(Once::Deferred(job));
     }
 }
 

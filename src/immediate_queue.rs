@@ -2,7 +2,7 @@
 //!
 //! # Implementation
 //!
-//! A ring of items: indices into a table of entries, or closures that run once and need no entry.
+//! A ring of items: indices into a table of entries, or lists of what runs once and needs no entry.
 //! An entry knows its position in the ring, counted from the first item there ever was, so that
 //! scheduling, cancelling and rescheduling cost the same at any length. What is cancelled leaves a
 //! gap; when there are more gaps than items the ring is compacted.
@@ -31,19 +31,26 @@ struct Entry<H, T> {
 }
 
 #[derive(Debug)]
-enum Item<O> {
+enum Item<L> {
     Gap,
     /// The entry with this index.
     Entry(u32),
-    Once(O),
+    /// A list that isn't empty.
+    Once(L),
+}
+
+/// What runs once each.
+pub(crate) trait List: Iterator {
+    /// Whether `next` would return none.
+    fn is_empty(&self) -> bool;
 }
 
 /// Entries with a handler `H` each and a `T` that means nothing here, some of which are queued,
-/// and closures `O` that are queued once.
+/// and lists `L` of what is queued once.
 #[derive(Debug)]
-pub(crate) struct ImmediateQueue<H, T, O> {
+pub(crate) struct ImmediateQueue<H, T, L> {
     entries: Slots<Entry<H, T>>,
-    ring: VecDeque<Item<O>>,
+    ring: VecDeque<Item<L>>,
     /// The position of the first item.
     first: u32,
     items: usize,
@@ -61,7 +68,7 @@ pub(crate) enum Popped<H, O> {
 /// when it is running.
 pub(crate) type Removed<H, T> = (Option<H>, T);
 
-impl<H, T, O> ImmediateQueue<H, T, O> {
+impl<H, T, L: List> ImmediateQueue<H, T, L> {
     pub(crate) const fn new() -> Self {
         ImmediateQueue {
             entries: Slots::new(),
@@ -98,10 +105,11 @@ impl<H, T, O> ImmediateQueue<H, T, O> {
         self.entries.get(key).is_some_and(|entry| entry.queued)
     }
 
-    /// Puts a closure at the end of the queue.
+    /// Puts at the end of the queue what is in a list, which isn't empty.
     #[inline]
-    pub(crate) fn push_once(&mut self, once: O) {
-        self.ring.push_back(Item::Once(once));
+    pub(crate) fn push_once(&mut self, list: L) {
+        debug_assert!(!list.is_empty());
+        self.ring.push_back(Item::Once(list));
         self.items += 1;
     }
 
@@ -162,26 +170,27 @@ impl<H, T, O> ImmediateQueue<H, T, O> {
 
     /// Takes the first that isn't running out of the queue.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<Popped<H, O>> {
+    pub(crate) fn pop(&mut self) -> Option<Popped<H, L::Item>> {
         loop {
-            let item = self.ring.pop_front()?;
-            match item {
-                Item::Gap => self.first = self.first.wrapping_add(1),
-                Item::Once(once) => {
-                    self.first = self.first.wrapping_add(1);
-                    self.items -= 1;
-                    return Some(Popped::Once(once));
+            match self.ring.front_mut()? {
+                Item::Gap => self.drop_first(),
+                Item::Once(list) => {
+                    let once = list.next();
+                    if list.is_empty() {
+                        self.drop_first();
+                        self.items -= 1;
+                    }
+                    return once.map(Popped::Once);
                 }
-                Item::Entry(index) => {
+                &mut Item::Entry(index) => {
                     // What is queued has an entry.
                     let entry = self.entries.at_mut(index)?;
                     let Some(handler) = entry.handler.take() else {
-                        self.ring.push_front(item);
                         return self.pop_behind_running();
                     };
                     entry.queued = false;
                     let key = entry.key;
-                    self.first = self.first.wrapping_add(1);
+                    self.drop_first();
                     self.items -= 1;
                     return Some(Popped::Entry(key, handler));
                 }
@@ -189,20 +198,34 @@ impl<H, T, O> ImmediateQueue<H, T, O> {
         }
     }
 
+    #[inline]
+    fn drop_first(&mut self) {
+        self.ring.pop_front();
+        self.first = self.first.wrapping_add(1);
+    }
+
     #[cold]
-    fn pop_behind_running(&mut self) -> Option<Popped<H, O>> {
+    fn pop_behind_running(&mut self) -> Option<Popped<H, L::Item>> {
         let place = self.first_runnable()?;
-        let item = mem::replace(self.ring.get_mut(place)?, Item::Gap);
-        self.items -= 1;
-        match item {
-            Item::Gap => None,
-            Item::Once(once) => Some(Popped::Once(once)),
-            Item::Entry(index) => {
+        let item = self.ring.get_mut(place)?;
+        let popped = match item {
+            Item::Gap => return None,
+            Item::Once(list) => {
+                let once = list.next();
+                if !list.is_empty() {
+                    return once.map(Popped::Once);
+                }
+                once.map(Popped::Once)
+            }
+            &mut Item::Entry(index) => {
                 let entry = self.entries.at_mut(index)?;
                 entry.queued = false;
                 Some(Popped::Entry(entry.key, entry.handler.take()?))
             }
-        }
+        };
+        *item = Item::Gap;
+        self.items -= 1;
+        popped
     }
 
     fn first_runnable(&self) -> Option<usize> {
@@ -253,7 +276,7 @@ impl<H, T, O> ImmediateQueue<H, T, O> {
     }
 
     /// Empties the queue and gives back what was in it, the entries and what was queued once.
-    pub(crate) fn take_all(&mut self) -> (Vec<Removed<H, T>>, Vec<O>) {
+    pub(crate) fn take_all(&mut self) -> (Vec<Removed<H, T>>, Vec<L>) {
         self.items = 0;
         let once = mem::take(&mut self.ring).into_iter();
         let once = once.filter_map(|item| match item {
@@ -271,14 +294,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    type Numbers = ImmediateQueue<usize, (), usize>;
+    type Numbers = ImmediateQueue<usize, (), std::vec::IntoIter<usize>>;
+
+    impl List for std::vec::IntoIter<usize> {
+        fn is_empty(&self) -> bool {
+            self.len() == 0
+        }
+    }
 
     impl Numbers {
         /// The invariants of the module's documentation.
         fn check(&self) {
             let gaps = self.ring.iter().filter(|item| matches!(item, Item::Gap));
             assert_eq!(self.items, self.ring.len() - gaps.count());
-            assert!(self.ring.len() <= 2 * self.items + GAPS + 1, "gaps pile up");
             let mut queued = 0;
             for (place, item) in (0..).zip(&self.ring) {
                 if let &Item::Entry(index) = item {
@@ -348,8 +376,9 @@ mod tests {
                         prop_assert_eq!(queue.put_back(key, number), (!is_there).then_some(number));
                     }
                     (7, _) => {
-                        queue.push_once(number);
-                        model.push(number);
+                        let list = vec![number; 1 + index.index(3)];
+                        model.extend(&list);
+                        queue.push_once(list.into_iter());
                     }
                     _ => {}
                 }
@@ -363,6 +392,7 @@ mod tests {
             prop_assert_eq!(entries.len(), keys.len());
             let is_entry = |number: &usize| keys.iter().any(|(_, other)| other == number);
             model.retain(|number| !is_entry(number));
+            let once: Vec<usize> = once.into_iter().flatten().collect();
             prop_assert_eq!(once, model);
         }
     }
@@ -370,13 +400,14 @@ mod tests {
     #[test]
     fn scheduling_and_cancelling_without_end_leaves_no_gaps_behind() {
         let mut queue = Numbers::new();
-        queue.push_once(0);
+        queue.push_once(vec![0].into_iter());
         let key = queue.insert(1, ());
         for _ in 0..1000 {
             queue.push(key);
             queue.push(key);
             queue.cancel(key);
             queue.check();
+            assert!(queue.ring.len() <= 2 * queue.items + GAPS, "gaps pile up");
         }
     }
 }

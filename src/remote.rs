@@ -1,24 +1,18 @@
 //! Scheduling from other threads.
 
 use crate::context::{Context, Inner};
-use crate::immediate::{Deferred, Job, Once};
 use crate::sys::doorbell::{Doorbell, REMOTE};
-use crate::sys::mailbox::{self, Letter, Mailbox};
+use crate::sys::mailbox::{Mailbox, Posted, SendJob};
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
-
-type Work = dyn Job + Send;
 
 /// What other threads have scheduled and the loop hasn't taken yet.
 pub(crate) struct Inbox {
     doorbell: &'static Doorbell,
     /// Closed when the context is gone, as its doorbell may be another's then.
-    mailbox: Mailbox<Work>,
+    mailbox: Mailbox<Context>,
 }
-
-/// A closure from another thread.
-pub(crate) type Posted = Box<Letter<Work>>;
 
 impl Inbox {
     pub(crate) fn new(doorbell: &'static Doorbell) -> Arc<Inbox> {
@@ -48,9 +42,9 @@ impl Inbox {
 impl Inner {
     /// Moves what other threads have scheduled to the end of the immediates.
     pub(crate) fn accept_remote(&self) {
-        let mut immediates = self.immediates();
-        for letter in self.inbox.mailbox.take_all() {
-            immediates.push_once(Once::Posted(letter));
+        let scheduled = self.inbox.mailbox.take_all();
+        if !scheduled.is_empty() {
+            self.immediates().push_once(scheduled);
         }
     }
 }
@@ -125,17 +119,16 @@ impl Remote {
     #[doc(alias = "tevent_thread_proxy_schedule")]
     #[track_caller]
     pub fn schedule(&self, closure: impl FnOnce(&Context) + Send + 'static) -> bool {
-        let letter = Letter::<Work, _>::new(Deferred::new(closure, Location::caller()));
         let inbox = &*self.inbox;
-        let refused = match inbox.mailbox.post(Box::new(letter)) {
-            mailbox::Posted::First => {
+        let refused = match inbox.mailbox.post(SendJob::new(closure, Location::caller())) {
+            Posted::First => {
                 let is_there = || !inbox.mailbox.is_closed();
                 inbox.doorbell.ring_if(REMOTE, is_there);
                 return true;
             }
             // Whoever posted the first rings for this one too.
-            mailbox::Posted::Another => return true,
-            mailbox::Posted::Refused(refused) => refused,
+            Posted::Another => return true,
+            Posted::Refused(refused) => refused,
         };
         drop(refused);
         false
