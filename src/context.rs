@@ -92,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
     pub(crate) timers: RefCell<Timers>,
+    /// To be had by [`Inner::immediates`].
     pub(crate) immediates: RefCell<Immediates>,
     pub(crate) signals: RefCell<SignalTable>,
     pub(crate) options: Options,
@@ -151,6 +152,10 @@ pub(crate) struct RunState {
     /// The handlers on the stack, innermost of each kind.
     pub(crate) running_fd: Cell<Option<Key>>,
     pub(crate) running_timer: Cell<Option<Key>>,
+    /// The immediate whose handler was called last and hasn't returned, unless it was removed.
+    pub(crate) running_immediate: Cell<Option<Key>>,
+    /// It is to be put at the end of the queue, before anything else is done with that.
+    pub(crate) scheduled_again: Cell<bool>,
     /// Immediates and timers called since the loop last looked at descriptors.
     pub(crate) streak: Cell<u32>,
     /// In a streak that is too long: timers had their turn, descriptors are next.
@@ -168,6 +173,8 @@ impl RunState {
             nesting_hook_changed: Cell::default(),
             running_fd: Cell::default(),
             running_timer: Cell::default(),
+            running_immediate: Cell::default(),
+            scheduled_again: Cell::default(),
             streak: Cell::default(),
             timers_had_their_turn: Cell::default(),
             latest_time: Cell::new(Instant::now()),
@@ -453,6 +460,7 @@ impl Inner {
         }
         self.signals.borrow_mut().enter_child(self.doorbell);
         self.doorbell.attend(FORK);
+        self.inbox.ring_if_not_empty();
         self.leave_if_idle();
         Ok(())
     }
@@ -550,7 +558,8 @@ impl Inner {
             fds.mux.take_all()
         };
         let timers = self.timers.borrow_mut().take_all();
-        let immediates = self.immediates.borrow_mut().take_all();
+        let immediates = self.immediates().take_all();
+        self.forget_running_immediate();
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
         self.doorbell.attend(REMOTE);
         let scheduled = self.inbox.take_all();

@@ -183,7 +183,7 @@ impl Context {
             fds.has_ready() || fds.mux.is_dirty()
         };
         if has_changes
-            || inner.immediates.borrow().has_runnable()
+            || inner.immediates().has_runnable()
             || inner.doorbell.attention() != 0
         {
             return Some(self.now());
@@ -277,7 +277,7 @@ impl Context {
 
         // 3. One immediate; unless there were so many that the others are to have a turn.
         let overdue = inner.others_are_overdue();
-        if !overdue && inner.has_immediates() && self.run_immediate() {
+        if !overdue && inner.has_immediates() && self.run_immediate(!return_if_empty) {
             return Ok(Turn::Ran);
         }
 
@@ -315,7 +315,7 @@ impl Context {
             return Ok(Turn::Ran);
         }
         inner.drain_wakeup();
-        let ran = self.run_immediate() || self.run_due_timer(&mut None);
+        let ran = self.run_immediate(true) || self.run_due_timer(&mut None);
         Ok(if ran { Turn::Ran } else { Turn::Idle })
     }
 
@@ -392,7 +392,7 @@ impl Inner {
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
-        let mut timeout = if self.immediates.borrow().has_runnable() {
+        let mut timeout = if self.immediates().has_runnable() {
             Some(Duration::ZERO)
         } else {
             self.time_to_wait(now)
@@ -449,9 +449,16 @@ impl Inner {
         Some(limit.map_or(to_timer, |limit| limit.min(to_timer)))
     }
 
-    #[inline]
-    fn has_immediates(&self) -> bool {
-        !self.immediates.borrow().is_empty()
+    /// Whether the next turn of [`Context::run`] would call the immediate that has just run and
+    /// scheduled itself, and look at nothing else that there is.
+    #[inline(always)]
+    pub(crate) fn next_turn_is_the_same_immediate(&self) -> bool {
+        self.state.scheduled_again.get()
+            && !self.state.stop.get()
+            && self.doorbell.attention() == 0
+            && !self.others_are_overdue()
+            && self.immediates.borrow().is_empty()
+            && !self.slow.is_watched()
     }
 
     #[inline]
@@ -477,7 +484,7 @@ impl Inner {
         self.timers.borrow().armed() > 0
             || self.fds.borrow().mux.enabled() > 0
             || self.signals.borrow().callable() > 0
-            || self.immediates.borrow().has_runnable()
+            || self.immediates().has_runnable()
     }
 
     /// A handler is about to run a loop: its own event is not to be called there.
