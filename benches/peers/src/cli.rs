@@ -1,7 +1,7 @@
 //! What can be asked for.
 
 use crate::contestants::{self, CONTESTANTS, Contestant};
-use crate::count::{self, Counted};
+use crate::count;
 use crate::run::{Absence, Run};
 use crate::support;
 use crate::table::{Table, ratio};
@@ -114,7 +114,7 @@ fn run(workload: &str, contestant: &str, operations: &str) -> Result<(), String>
     support::raise_descriptor_limit(workload.work.descriptors())?;
     let mut run = Run::new(operations);
     match (contestant.perform)(workload.work, &mut run) {
-        Ok(()) => println!("nanoseconds: {}", run.finish()?.as_nanos()),
+        Ok(()) => println!("{}", run.finish()?),
         Err(Absence::Lacks(what)) => println!("absent: has no {what}"),
         Err(Absence::Missing(why)) => println!("absent: {why}"),
     }
@@ -155,8 +155,8 @@ fn count(wanted: &Wanted) -> Result<(), String> {
             let mut cells = vec![workload.name.to_owned()];
             for contestant in &wanted.contestants {
                 cells.push(match count::instructions(workload, contestant)? {
-                    Counted::Cost(cost) => format!("{cost:.0}"),
-                    Counted::Absent(_) => "—".to_owned(),
+                    Ok(cost) => format!("{cost:.0}"),
+                    Err(_) => "—".to_owned(),
                 });
             }
             instructions.row(cells);
@@ -165,7 +165,7 @@ fn count(wanted: &Wanted) -> Result<(), String> {
             let mut cells = vec![workload.name.to_owned()];
             for contestant in &wanted.contestants {
                 cells.push(match count::system_calls(workload, contestant)? {
-                    Counted::Cost(calls) => {
+                    Ok(calls) => {
                         let each: Vec<String> = calls
                             .iter()
                             .map(|(name, count)| format!("{name} {}", ratio(*count)))
@@ -176,9 +176,9 @@ fn count(wanted: &Wanted) -> Result<(), String> {
                             contestant.name,
                             each.join(", ")
                         ));
-                        ratio(calls.values().sum())
+                        ratio(calls.values().fold(0.0, |sum, count| sum + count))
                     }
-                    Counted::Absent(_) => "—".to_owned(),
+                    Err(_) => "—".to_owned(),
                 });
             }
             system_calls.row(cells);

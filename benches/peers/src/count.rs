@@ -3,69 +3,69 @@
 //! operation costs is the difference by the difference: the set-up cancels out.
 
 use crate::contestants::Contestant;
+use crate::run::{Measured, measure};
 use crate::workload::Workload;
 use std::collections::BTreeMap;
-use std::env;
-use std::process::Command;
 
-/// What one operation costs.
-pub enum Counted<T> {
-    Cost(T),
-    /// The contestant doesn't take part.
-    Absent(String),
-}
-
-/// Instructions in user space. The kernel's are not among them.
-pub fn instructions(workload: &Workload, contestant: &Contestant) -> Result<Counted<f64>, String> {
-    let mut totals = [0.0; 2];
-    for (total, operations) in totals.iter_mut().zip(workload.counted) {
-        let valgrind = [
-            "valgrind",
-            "--tool=callgrind",
-            "--callgrind-out-file=/dev/null",
-        ];
-        let text = match under(&valgrind, workload, contestant, operations)? {
-            Counted::Cost(text) => text,
-            Counted::Absent(reason) => return Ok(Counted::Absent(reason)),
-        };
-        *total = text
-            .lines()
-            .find_map(|line| line.split_once("Collected :"))
-            .and_then(|(_, count)| count.trim().parse().ok())
-            .ok_or_else(|| format!("valgrind has counted nothing:\n{text}"))?;
-    }
-    Ok(Counted::Cost(per_operation(workload, totals)))
+/// Instructions in user space for an operation. The kernel's are not among them.
+pub fn instructions(workload: &Workload, contestant: &Contestant) -> Result<Measured<f64>, String> {
+    let tool = [
+        "valgrind",
+        "--tool=callgrind",
+        "--callgrind-out-file=/dev/null",
+    ];
+    per_operation(workload, contestant, &tool, |text| {
+        let lines = text.lines();
+        let count = lines
+            .filter_map(|line| line.split_once("Collected :"))
+            .next();
+        let count = count.and_then(|(_, count)| count.trim().parse().ok());
+        let total = count.ok_or("valgrind has counted nothing")?;
+        Ok(BTreeMap::from([(String::new(), total)]))
+    })
+    .map(|costs| costs.map(|costs| costs.values().sum()))
 }
 
 /// System calls by name.
 pub type Calls = BTreeMap<String, f64>;
 
+/// System calls for an operation.
 pub fn system_calls(
     workload: &Workload,
     contestant: &Contestant,
-) -> Result<Counted<Calls>, String> {
+) -> Result<Measured<Calls>, String> {
+    per_operation(workload, contestant, &["strace", "-f", "-c"], strace_table)
+}
+
+fn per_operation(
+    workload: &Workload,
+    contestant: &Contestant,
+    tool: &[&str],
+    read: impl Fn(&str) -> Result<Calls, String>,
+) -> Result<Measured<Calls>, String> {
     let mut runs = Vec::new();
     for operations in workload.counted {
-        match under(&["strace", "-f", "-c"], workload, contestant, operations)? {
-            Counted::Cost(text) => runs.push(strace_table(&text)?),
-            Counted::Absent(reason) => return Ok(Counted::Absent(reason)),
+        match measure(tool, workload.name, contestant.name, operations)? {
+            Ok((outcome, said)) => {
+                let counts = read(&said).map_err(|error| format!("{error}:\n{said}"))?;
+                runs.push((outcome.operations, counts));
+            }
+            Err(reason) => return Ok(Err(reason)),
         }
     }
+    let [(few, base), (many, total)] = &runs[..] else {
+        return Err("two runs were to be made".to_owned());
+    };
     let mut costs = Calls::new();
-    for name in runs.iter().flat_map(Calls::keys) {
-        let totals = [0, 1].map(|run| runs[run].get(name).copied().unwrap_or(0.0));
-        let cost = per_operation(workload, totals);
-        // What isn't done once in a thousand operations isn't what they cost.
-        if cost.abs() >= 0.001 {
+    for name in total.keys() {
+        let more = total[name] - base.get(name).copied().unwrap_or(0.0);
+        let cost = more / (many - few) as f64;
+        // What isn't done once in two hundred operations isn't what they cost.
+        if cost.abs() >= 0.005 {
             costs.insert(name.clone(), cost);
         }
     }
-    Ok(Counted::Cost(costs))
-}
-
-fn per_operation(workload: &Workload, totals: [f64; 2]) -> f64 {
-    let [few, many] = workload.counted;
-    (totals[1] - totals[0]) / (many - few) as f64
+    Ok(Ok(costs))
 }
 
 /// Rows are: % time, seconds, usecs/call, calls, errors (or nothing), name.
@@ -82,40 +82,7 @@ fn strace_table(text: &str) -> Result<Calls, String> {
         }
     }
     match calls.is_empty() {
-        true => Err(format!("strace has printed no table:\n{text}")),
+        true => Err("strace has printed no table".to_owned()),
         false => Ok(calls),
     }
-}
-
-/// Runs one measurement under a tool, and returns what the tool has said.
-fn under(
-    tool: &[&str],
-    workload: &Workload,
-    contestant: &Contestant,
-    operations: u64,
-) -> Result<Counted<String>, String> {
-    let program = env::current_exe().map_err(|error| format!("who am I? {error}"))?;
-    let output = Command::new(tool[0])
-        .args(&tool[1..])
-        .arg(program)
-        .args([
-            "run",
-            workload.name,
-            contestant.name,
-            &operations.to_string(),
-        ])
-        .output()
-        .map_err(|error| format!("{} can't be run: {error}", tool[0]))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let text = String::from_utf8_lossy(&output.stderr);
-    if let Some(reason) = said.strip_prefix("absent: ") {
-        return Ok(Counted::Absent(reason.trim().to_owned()));
-    }
-    if !output.status.success() || !said.starts_with("nanoseconds: ") {
-        return Err(format!(
-            "{} of {} under {} has failed ({}):\n{said}{text}",
-            workload.name, contestant.name, tool[0], output.status
-        ));
-    }
-    Ok(Counted::Cost(text.into_owned()))
 }

@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::{Barrier, Mutex};
+use std::thread;
 use std::time::Duration;
 
 /// Reads what there is, which is one byte.
@@ -75,25 +77,32 @@ pub fn raise_descriptor_limit(wanted: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// How many operations are left, known to the handlers and to those who made them.
+/// Counts operations, in the handlers, down to the last that is wanted. Some loops can't be stopped
+/// before they have handled what they had found, so there may be a few more.
 #[derive(Clone)]
-pub struct Countdown(Rc<Cell<u64>>);
+pub struct Countdown {
+    left: Rc<Cell<u64>>,
+    wanted: u64,
+}
 
 impl Countdown {
-    pub fn new(operations: u64) -> Countdown {
-        Countdown(Rc::new(Cell::new(operations)))
+    pub fn new(wanted: u64) -> Countdown {
+        Countdown {
+            left: Rc::new(Cell::new(wanted)),
+            wanted,
+        }
     }
 
-    /// Counts one. Whether it was the last.
+    /// Counts one. Whether it was the last that is wanted.
     #[inline(always)]
     pub fn tick(&self) -> bool {
-        let left = self.0.get().wrapping_sub(1);
-        self.0.set(left);
+        let left = self.left.get().wrapping_sub(1);
+        self.left.set(left);
         left == 0
     }
 
-    pub fn left(&self) -> u64 {
-        self.0.get()
+    pub fn done(&self) -> u64 {
+        self.wanted.wrapping_sub(self.left.get())
     }
 }
 
@@ -161,3 +170,66 @@ pub fn near(random: &mut Random) -> Duration {
 
 /// After what time all timers of [`near`] are due.
 pub const ALL_DUE: Duration = Duration::from_millis(51);
+
+/// Raises the signal of the workload in this thread.
+pub fn raise() {
+    // SAFETY: there is a handler for it, or nobody is harmed but this process.
+    let result = unsafe { libc::raise(libc::SIGUSR1) };
+    assert_eq!(result, 0, "the signal was raised");
+}
+
+type Post<T> = Box<dyn FnOnce(&mut T) + Send>;
+
+/// Closures from another thread, for the loops that have a way to be woken and no more.
+pub struct Posts<T> {
+    posted: Mutex<Vec<Post<T>>>,
+}
+
+impl<T> Default for Posts<T> {
+    fn default() -> Posts<T> {
+        Posts {
+            posted: Mutex::default(),
+        }
+    }
+}
+
+impl<T> Posts<T> {
+    /// Calls what was posted. The loop was woken.
+    pub fn call_all(&self, state: &mut T) {
+        let posted = std::mem::take(&mut *self.posted.lock().expect("no panic"));
+        for closure in posted {
+            closure(state);
+        }
+    }
+
+    /// Adds a closure. Whether the loop has to be woken: it will look, if there were others.
+    fn post(&self, closure: impl FnOnce(&mut T) + Send + 'static) -> bool {
+        let mut posted = self.posted.lock().expect("no panic");
+        posted.push(Box::new(closure));
+        posted.len() == 1
+    }
+}
+
+impl Posts<u64> {
+    /// A thread posts closures that count, while this one runs the loop. Who waits at the barrier
+    /// lets the thread begin.
+    pub fn post_from_another_thread(
+        &self,
+        operations: u64,
+        wake: impl Fn() + Sync,
+        run_loop: impl FnOnce(&Barrier),
+    ) {
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                for _ in 0..operations {
+                    if self.post(|called| *called += 1) {
+                        wake();
+                    }
+                }
+            });
+            run_loop(&start);
+        });
+    }
+}

@@ -2,16 +2,15 @@
 //! ratio of two is the median of their ratios in the same round, in which they met the same machine.
 
 use crate::contestants::{Contestant, FLOOR};
+use crate::run::{Measured, measure};
 use crate::table::{Table, ratio, time};
 use crate::workload::Workload;
-use std::env;
-use std::process::Command;
 
 /// The times of one contestant.
 pub struct Times {
     pub name: &'static str,
     /// Of each round, the nanoseconds an operation took; or why there are none.
-    pub rounds: Result<Vec<f64>, String>,
+    pub rounds: Measured<Vec<f64>>,
 }
 
 /// The times of all contestants in one workload.
@@ -38,8 +37,10 @@ impl Race {
                 let Ok(past) = &mut times.rounds else {
                     continue;
                 };
-                match measure(workload, contestant, operations)? {
-                    Ok(nanoseconds) => past.push(nanoseconds / operations as f64),
+                match measure(&[], workload.name, contestant.name, operations)? {
+                    Ok((outcome, _)) => {
+                        past.push(outcome.nanoseconds as f64 / outcome.operations as f64);
+                    }
                     Err(reason) => times.rounds = Err(reason),
                 }
             }
@@ -109,39 +110,4 @@ pub fn median(mut values: Vec<f64>) -> f64 {
         true => f64::NAN,
         false => (values[low] + values[high]) / 2.0,
     }
-}
-
-/// The nanoseconds of one run, or why the contestant doesn't take part.
-fn measure(
-    workload: &Workload,
-    contestant: &Contestant,
-    operations: u64,
-) -> Result<Result<f64, String>, String> {
-    let program = env::current_exe().map_err(|error| format!("who am I? {error}"))?;
-    let output = Command::new(program)
-        .args([
-            "run",
-            workload.name,
-            contestant.name,
-            &operations.to_string(),
-        ])
-        .output()
-        .map_err(|error| format!("a measurement can't be started: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    if let Some(reason) = said.strip_prefix("absent: ") {
-        return Ok(Err(reason.trim().to_owned()));
-    }
-    said.strip_prefix("nanoseconds: ")
-        .filter(|_| output.status.success())
-        .and_then(|count| count.trim().parse().ok())
-        .map(Ok)
-        .ok_or_else(|| {
-            format!(
-                "{} of {} has failed ({}):\n{said}{}",
-                workload.name,
-                contestant.name,
-                output.status,
-                String::from_utf8_lossy(&output.stderr)
-            )
-        })
 }

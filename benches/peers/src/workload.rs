@@ -29,6 +29,18 @@ pub enum Work {
     /// An event reads a byte and asks for writability; when told, it asks for it no more and makes
     /// itself ready again. Two calls and two changes are an operation.
     LastingToggle,
+    /// So many things are made, armed, and there; their memory is measured.
+    Hold(Thing, usize),
+}
+
+/// What memory is measured of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Thing {
+    Context,
+    Fd,
+    Timer,
+    Immediate,
+    Signal,
 }
 
 /// A workload by name, with what is measured of it.
@@ -51,6 +63,8 @@ impl Work {
     pub fn descriptors(self) -> u64 {
         let pairs = match self {
             Work::Ready { registered, .. } => registered,
+            // Contexts have a few each.
+            Work::Hold(_, count) => 4 * count,
             _ => 1,
         };
         2 * pairs as u64 + 64

@@ -7,15 +7,16 @@
 //! - signals: `sigaction`, and a flag that the loop looks at
 //! - other threads: a vector of closures in a mutex, and an eventfd that is written when it was empty
 
-use crate::run::{Performed, Run};
-use crate::support::{ALL_DUE, Countdown, Drawn, HOUR, STEP, far, near, pair, pairs, put, take};
+use crate::run::{Absence, Performed, Run};
+use crate::support::{
+    ALL_DUE, Countdown, Drawn, HOUR, Posts, Random, STEP, far, near, pair, pairs, put, raise, take,
+};
 use crate::workload::Work;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
         Work::Remote => remote(run),
         Work::Toggle => toggle(run),
         Work::LastingToggle => lasting_toggle(run),
+        Work::Hold(..) => return Err(Absence::Lacks("events that would have a size")),
     }
     Ok(())
 }
@@ -275,17 +277,18 @@ fn far_deadlines() -> Drawn<u64> {
     Drawn::new(|random| nanoseconds(far(random)))
 }
 
-fn armed(count: usize, deadlines: &mut Drawn<u64>) -> Heap {
+fn armed(count: usize) -> Heap {
+    let mut random = Random::new();
     let mut heap = Heap::default();
     for timer in 0..count {
-        heap.insert(timer as u32, deadlines.next());
+        heap.insert(timer as u32, nanoseconds(far(&mut random)));
     }
     heap
 }
 
 fn rearm(run: &mut Run, outstanding: usize) {
     let deadlines = &mut far_deadlines();
-    let mut heap = armed(outstanding, deadlines);
+    let mut heap = armed(outstanding);
     let timer = outstanding as u32;
     let operations = run.operations;
     run.timed(|| {
@@ -302,7 +305,7 @@ type Closure = Box<dyn FnMut()>;
 
 fn churn(run: &mut Run, outstanding: usize) {
     let deadlines = &mut far_deadlines();
-    let mut heap = armed(outstanding, deadlines);
+    let mut heap = armed(outstanding);
     let mut closures: Vec<Option<Closure>> = Vec::new();
     closures.resize_with(outstanding + 1, || None);
     let timer = outstanding as u32;
@@ -322,7 +325,7 @@ fn churn(run: &mut Run, outstanding: usize) {
 }
 
 fn postpone(run: &mut Run, outstanding: usize) {
-    let mut heap = armed(outstanding, &mut far_deadlines());
+    let mut heap = armed(outstanding);
     let mut chosen = Drawn::new(|random| random.below(outstanding as u64) as u32);
     let mut deadline = nanoseconds(2 * HOUR);
     let operations = run.operations;
@@ -358,7 +361,7 @@ fn fire(run: &mut Run, count: usize) {
                 closures[timer as usize]();
             }
         });
-        run.did(count as u64 - calls.left());
+        run.did(calls.done());
     }
 }
 
@@ -375,7 +378,7 @@ fn immediate(run: &mut Run) {
             }
         }
     });
-    run.did(run.operations - calls.left());
+    run.did(calls.done());
 }
 
 static RAISED: AtomicBool = AtomicBool::new(false);
@@ -399,8 +402,7 @@ fn signal(run: &mut Run) {
     let mut called = 0;
     run.timed(|| {
         while called < operations {
-            // SAFETY: the signal has a handler.
-            unsafe { libc::raise(libc::SIGUSR1) };
+            raise();
             if RAISED.swap(false, Ordering::SeqCst) {
                 called += 1;
             }
@@ -408,8 +410,6 @@ fn signal(run: &mut Run) {
     });
     run.did(called);
 }
-
-type Posted = Box<dyn FnOnce(&mut u64) + Send>;
 
 fn remote(run: &mut Run) {
     let operations = run.operations;
@@ -419,34 +419,22 @@ fn remote(run: &mut Run) {
         assert!(number >= 0, "eventfd: {}", io::Error::last_os_error());
         OwnedFd::from_raw_fd(number)
     };
-    let queue: Arc<Mutex<Vec<Posted>>> = Arc::default();
     let mut epoll = Epoll::new();
     // Edge-triggered, so that it needn't be read.
     epoll.add(wakeup.as_raw_fd(), 0, READ | libc::EPOLLET as u32);
-    let start = Barrier::new(2);
+    let wake = || {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the buffer has so many bytes.
+        unsafe { libc::write(wakeup.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    };
+    let posts = Posts::default();
     let mut called = 0;
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            start.wait();
-            for _ in 0..operations {
-                let mut queue = queue.lock().expect("no panic");
-                queue.push(Box::new(|called| *called += 1));
-                if queue.len() == 1 {
-                    let one = 1u64.to_ne_bytes();
-                    // SAFETY: the buffer has so many bytes.
-                    unsafe { libc::write(wakeup.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-                }
-            }
-        });
+    posts.post_from_another_thread(operations, wake, |start| {
         run.timed(|| {
             start.wait();
-            let mut batch = Vec::new();
             while called < operations {
                 epoll.wait();
-                std::mem::swap(&mut batch, &mut *queue.lock().expect("no panic"));
-                for closure in batch.drain(..) {
-                    closure(&mut called);
-                }
+                posts.call_all(&mut called);
             }
         });
     });

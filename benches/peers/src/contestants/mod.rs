@@ -2,6 +2,9 @@
 //! top of its file.
 
 mod bare;
+mod libev;
+mod libevent;
+mod libuv;
 mod ours;
 
 use crate::run::{Performed, Run};
@@ -25,6 +28,18 @@ pub const CONTESTANTS: &[Contestant] = &[
     Contestant {
         name: OURS,
         perform: ours::perform,
+    },
+    Contestant {
+        name: "libev",
+        perform: libev::perform,
+    },
+    Contestant {
+        name: "libuv",
+        perform: libuv::perform,
+    },
+    Contestant {
+        name: "libevent",
+        perform: libevent::perform,
     },
 ];
 

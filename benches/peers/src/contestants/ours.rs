@@ -2,10 +2,13 @@
 //! that own what they need.
 
 use crate::run::{Performed, Run};
-use crate::support::{ALL_DUE, Countdown, Drawn, HOUR, STEP, far, near, pair, pairs, put, take};
-use crate::workload::Work;
+use crate::support::{
+    ALL_DUE, Countdown, Drawn, HOUR, Random, STEP, far, near, pair, pairs, put, raise, take,
+};
+use crate::workload::{Thing, Work};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::{Arc, Barrier};
@@ -27,6 +30,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
         Work::Remote => remote(context, run),
         Work::Toggle => toggle(context, run),
         Work::LastingToggle => lasting_toggle(context, run),
+        Work::Hold(thing, count) => hold(context, run, thing, count),
     }
     Ok(())
 }
@@ -56,8 +60,8 @@ fn ping_pong(context: &Context, run: &mut Run) {
     };
     let _events = (ping.expect("an event"), pong.expect("an event"));
     run.timed(|| context.run()).expect("the loop runs");
-    assert_eq!(pings.left(), pongs.left(), "every ping has its pong");
-    run.did(run.operations - pongs.left());
+    assert_eq!(pings.done(), pongs.done(), "every ping has its pong");
+    run.did(pongs.done());
 }
 
 fn some_ready(context: &Context, run: &mut Run, ready: usize, registered: usize) {
@@ -75,7 +79,7 @@ fn some_ready(context: &Context, run: &mut Run, ready: usize, registered: usize)
         events.push(event.expect("an event"));
     }
     run.timed(|| context.run()).expect("the loop runs");
-    run.did(run.operations - calls.left());
+    run.did(calls.done());
 }
 
 fn toggle(context: &Context, run: &mut Run) {
@@ -94,7 +98,7 @@ fn toggle(context: &Context, run: &mut Run) {
     });
     let _event = event.expect("an event");
     run.timed(|| context.run()).expect("the loop runs");
-    run.did(run.operations - calls.left());
+    run.did(calls.done());
 }
 
 fn lasting_toggle(context: &Context, run: &mut Run) {
@@ -116,14 +120,17 @@ fn lasting_toggle(context: &Context, run: &mut Run) {
     });
     let _event = event.expect("an event");
     run.timed(|| context.run()).expect("the loop runs");
-    run.did(run.operations - calls.left());
+    run.did(calls.done());
 }
 
 /// Timers that aren't to fire.
-fn armed(context: &Context, count: usize, deadlines: &mut Drawn<Instant>) -> Vec<Timer> {
-    (0..count)
-        .map(|_| context.add_timer(deadlines.next(), |_, _| unreachable!("it was far away")))
-        .collect()
+fn armed(context: &Context, count: usize) -> Vec<Timer> {
+    let (now, mut random) = (context.now(), Random::new());
+    let mut new = |_| {
+        let deadline = now + far(&mut random);
+        context.add_timer(deadline, |_, _| unreachable!("it was far away"))
+    };
+    (0..count).map(&mut new).collect()
 }
 
 fn far_deadlines(context: &Context) -> Drawn<Instant> {
@@ -133,7 +140,7 @@ fn far_deadlines(context: &Context) -> Drawn<Instant> {
 
 fn rearm(context: &Context, run: &mut Run, outstanding: usize) {
     let deadlines = &mut far_deadlines(context);
-    let _others = armed(context, outstanding, deadlines);
+    let _others = armed(context, outstanding);
     let fired = Countdown::new(1);
     let handler_fired = fired.clone();
     let timer = context.add_timer(deadlines.next(), move |context, _| {
@@ -152,13 +159,13 @@ fn rearm(context: &Context, run: &mut Run, outstanding: usize) {
     assert_eq!(timer.deadline(), None);
     timer.set_deadline(context.now());
     context.run().expect("the loop runs");
-    assert_eq!(fired.left(), 0, "it fired once");
+    assert_eq!(fired.done(), 1, "it fired once");
     run.did(operations);
 }
 
 fn churn(context: &Context, run: &mut Run, outstanding: usize) {
     let deadlines = &mut far_deadlines(context);
-    let _others = armed(context, outstanding, deadlines);
+    let _others = armed(context, outstanding);
     let first = context.next_deadline();
     let operations = run.operations;
     run.timed(|| {
@@ -173,7 +180,7 @@ fn churn(context: &Context, run: &mut Run, outstanding: usize) {
 }
 
 fn postpone(context: &Context, run: &mut Run, outstanding: usize) {
-    let timers = armed(context, outstanding, &mut far_deadlines(context));
+    let timers = armed(context, outstanding);
     let mut chosen = Drawn::new(|random| random.below(outstanding as u64) as usize);
     let mut deadline = context.now() + 2 * HOUR;
     let operations = run.operations;
@@ -223,7 +230,7 @@ fn immediate(context: &Context, run: &mut Run) {
     });
     immediate.schedule();
     run.timed(|| context.run()).expect("the loop runs");
-    run.did(run.operations - calls.left());
+    run.did(calls.done());
 }
 
 fn signal(context: &Context, run: &mut Run) {
@@ -243,12 +250,7 @@ fn signal(context: &Context, run: &mut Run) {
     let _event = event.expect("an event");
     raise();
     run.timed(|| context.run()).expect("the loop runs");
-    run.did(run.operations - calls.left());
-}
-
-fn raise() {
-    // SAFETY: the signal has a handler.
-    unsafe { libc::raise(libc::SIGUSR1) };
+    run.did(calls.done());
 }
 
 fn remote(context: &Context, run: &mut Run) {
@@ -279,4 +281,42 @@ fn remote(context: &Context, run: &mut Run) {
     .expect("the loop runs");
     poster.join().expect("the other thread is done");
     run.did(CALLS.get());
+}
+
+/// Handlers that own nothing take no memory themselves.
+fn hold(context: &Context, run: &mut Run, thing: Thing, count: usize) {
+    match thing {
+        Thing::Context => {
+            let new = |_| Context::new().expect("a context");
+            run.weighed(|| (0..count).map(new).collect::<Vec<_>>());
+        }
+        Thing::Fd => {
+            let pairs = pairs(0, count);
+            run.weighed(|| {
+                for (source, peer) in pairs {
+                    let event = context.add_fd(source, FdFlags::READ, |_, _, _| ());
+                    event.expect("an event").detach();
+                    mem::forget(peer);
+                }
+            });
+        }
+        Thing::Timer => {
+            run.weighed(|| armed(context, count));
+        }
+        Thing::Immediate => {
+            let new = |_| {
+                let immediate = context.add_immediate(|_, _| ());
+                immediate.schedule();
+                immediate
+            };
+            run.weighed(|| (0..count).map(new).collect::<Vec<_>>());
+        }
+        Thing::Signal => {
+            let new = |_| {
+                let event = context.add_signal(Signum::SIGUSR1, SignalFlags::RESTART, |_, _, _| ());
+                event.expect("an event")
+            };
+            run.weighed(|| (0..count).map(new).collect::<Vec<_>>());
+        }
+    }
 }
