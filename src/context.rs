@@ -88,7 +88,8 @@ pub(crate) struct Inner {
     backend_name: String,
     /// `None` when the context is gone.
     wakeup: RefCell<Option<Rc<Wakeup>>>,
-    wakeup_trigger: Cell<WakeupTrigger>,
+    /// `None` while the backend doesn't know the wake-up descriptor, as adding it has failed.
+    wakeup_trigger: Cell<Option<WakeupTrigger>>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
     pub(crate) timers: RefCell<Timers>,
@@ -339,7 +340,7 @@ impl Context {
             backend_name: backend.name().to_owned(),
             backend: RefCell::new(backend),
             wakeup: RefCell::new(Some(Rc::clone(&wakeup))),
-            wakeup_trigger: Cell::new(WakeupTrigger::Level),
+            wakeup_trigger: Cell::new(None),
             inbox: Inbox::new(doorbell),
             fds: RefCell::new(Fds {
                 mux: Mux::new(),
@@ -483,11 +484,18 @@ impl Inner {
     /// Registers the wake-up descriptor with a backend that doesn't know it.
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
+            self.wakeup_trigger.set(None);
             let fd = wakeup.fd().as_raw_fd();
             let trigger = self.backend.borrow_mut().add_wakeup(fd, wakeup_token())?;
-            self.wakeup_trigger.set(trigger);
+            self.wakeup_trigger.set(Some(trigger));
         }
         Ok(())
+    }
+
+    /// Whether something other than descriptors can end a wait.
+    #[inline]
+    pub(crate) fn has_wakeup(&self) -> bool {
+        self.wakeup_trigger.get().is_some()
     }
 
     /// Makes the wake-up descriptor unreadable if the backend goes on reporting it otherwise.
@@ -496,7 +504,7 @@ impl Inner {
         if !mem::take(&mut self.fds.borrow_mut().wakeup_is_readable) {
             return;
         }
-        if self.wakeup_trigger.get() == WakeupTrigger::Level {
+        if self.wakeup_trigger.get() == Some(WakeupTrigger::Level) {
             if let Some(wakeup) = &*self.wakeup.borrow() {
                 wakeup.drain();
             }

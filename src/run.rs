@@ -1,6 +1,6 @@
 //! The loop: the one place where the order of things is decided.
 
-use crate::backend::mux::{self, Flushed};
+use crate::backend::mux;
 use crate::context::{Context, FdHandler, Inner, Meta, ReadyFd};
 use crate::error::{self, OsError};
 use crate::flags::FdFlags;
@@ -389,6 +389,10 @@ impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
     /// over. `now` is the time of this turn, if it was read.
     fn wait(&self, now: Option<Instant>) -> io::Result<()> {
+        if !self.has_wakeup() {
+            // The backend fell back, and then refused it.
+            self.add_wakeup()?;
+        }
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
@@ -418,16 +422,24 @@ impl Inner {
 
     /// Tells the backend what the events want.
     fn flush(&self) -> io::Result<()> {
+        let mut refused = None;
         loop {
             let flushed = {
                 let mut backend = self.backend.borrow_mut();
                 self.fds.borrow_mut().mux.flush(&mut **backend)
             };
-            match flushed {
-                Ok(Flushed::Done) => return Ok(()),
-                Ok(Flushed::FellBack) => self.register_anew()?,
-                Err(error) => return Err(OsError::wrap("changing an interest", error)),
+            refused = refused.or(flushed.refused);
+            if !flushed.fell_back {
+                break;
             }
+            if let Err(error) = self.register_anew() {
+                refused.get_or_insert(error);
+                break;
+            }
+        }
+        match refused {
+            Some(error) => Err(OsError::wrap("changing an interest", error)),
+            None => Ok(()),
         }
     }
 
