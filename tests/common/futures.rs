@@ -46,8 +46,13 @@ impl Gate {
     }
 
     pub fn open(&self) {
-        self.0.is_open.set(true);
+        self.open_unnoticed();
         self.wake();
+    }
+
+    /// Opens without waking anybody.
+    pub fn open_unnoticed(&self) {
+        self.0.is_open.set(true);
     }
 
     /// Wakes whoever waits, without opening.
