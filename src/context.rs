@@ -144,6 +144,8 @@ struct Label {
 pub(crate) struct RunState {
     /// How many loops run inside each other.
     pub(crate) level: Cell<u32>,
+    /// How often it was re-initialised. A loop of before counts no more.
+    pub(crate) starts: Cell<u32>,
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
     /// Missing while it runs.
@@ -529,6 +531,9 @@ impl Inner {
         self.doorbell.attend(SIGNAL | REMOTE);
         let contents = self.take_contents();
         self.state.level.set(0);
+        self.state
+            .starts
+            .set(self.state.starts.get().wrapping_add(1));
         self.state.stop.set(false);
         self.state.running_fd.set(None);
         self.state.running_timer.set(None);

@@ -248,6 +248,7 @@ impl Context {
         let level = Level {
             context: self,
             number: outer + 1,
+            start: inner.state.starts.get(),
             _entered: Entered { inner, outer },
         };
         self.call_nesting_hook(Nesting::Begin(outer + 1));
@@ -572,6 +573,8 @@ impl Drop for StopScope<'_> {
 struct Level<'a> {
     context: &'a Context,
     number: u32,
+    /// Of those of the context.
+    start: u32,
     /// Dropped after the hook was told, also when that panicked.
     _entered: Entered<'a>,
 }
@@ -583,7 +586,10 @@ struct Entered<'a> {
 
 impl Drop for Level<'_> {
     fn drop(&mut self) {
-        self.context.call_nesting_hook(Nesting::End(self.number));
+        // A hook that was set since the context was re-initialised wasn't told that this began.
+        if self.context.inner.state.starts.get() == self.start {
+            self.context.call_nesting_hook(Nesting::End(self.number));
+        }
     }
 }
 
