@@ -40,6 +40,9 @@ pub fn run(bytes: &[u8]) {
     let Some((&[kind, batch, budget, ending], program)) = bytes.split_first_chunk() else {
         return;
     };
+    // Rust's own `main` does that, a fuzzer's doesn't.
+    // SAFETY: no memory is involved, and nobody here handles it.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let open_before = open_descriptors();
     let faults = Rc::new(Faults::default());
     let builder = match kind % 4 {

@@ -40,6 +40,8 @@ pub(super) struct World {
     /// How deep handlers, destructors and loops are in each other.
     pub(super) depth: Cell<u32>,
     pub(super) level: Cell<u32>,
+    /// A loop runs that ends when a closure stops it.
+    pub(super) in_run: Cell<bool>,
     pub(super) nesting_allowed: Cell<bool>,
     pub(super) objects: RefCell<Vec<Rc<Object>>>,
     pub(super) fds: RefCell<Vec<FdModel>>,
@@ -120,6 +122,7 @@ impl World {
             is_strict,
             depth: Cell::new(0),
             level: Cell::new(0),
+            in_run: Cell::new(false),
             nesting_allowed: Cell::new(false),
             objects: RefCell::default(),
             fds: RefCell::default(),
@@ -361,7 +364,9 @@ impl World {
                 "an event is registered until it is removed",
             );
             let flags = handle.flags();
-            let may_be_disarmed = fd.flags == FdFlags::WRITE || self.faults.any.get();
+            // A file that epoll refuses is added with empty flags, and disarmed later.
+            let may_be_disarmed =
+                fd.flags == FdFlags::WRITE || self.faults.any.get() || object.is_file();
             ensure(
                 flags == fd.flags || !fd.alive || flags.is_empty() && may_be_disarmed,
                 "an event's flags are those that were set last",

@@ -712,7 +712,10 @@ fn run(world: &World, context: Option<&Context>) {
     let depth = world.depth.replace(world.depth.get() + 1);
     let byte = world.next();
     let turns = Cell::new(byte / 8);
-    let result = guarded(|| match byte % 8 {
+    // What would take away the stop of a loop that waits for it has to stay out.
+    let in_run = world.in_run.get();
+    let how = if in_run { 3 } else { byte % 8 };
+    let result = guarded(|| match how {
         0 => {
             context.set_wait_timeout(Some(Duration::from_micros(20)));
             context.run_once().map(|_| ())
@@ -724,6 +727,7 @@ fn run(world: &World, context: Option<&Context>) {
         2 => {
             // Stopped by what is scheduled last, if not by something else.
             if let Some(id) = new_immediate(world, true).filter(|_| is_allowed) {
+                world.in_run.set(true);
                 world.queue.borrow_mut().push_back(id);
                 context.defer(move |context| {
                     context.stop();
@@ -736,6 +740,7 @@ fn run(world: &World, context: Option<&Context>) {
         }
         _ => context.run_once().map(|_| ()),
     });
+    world.in_run.set(in_run);
     context.set_wait_timeout(Some(Duration::ZERO));
     if is_allowed {
         world.level.set(outer);
@@ -759,7 +764,7 @@ fn reinitialise(world: &World, context: Option<&Context>) {
         return;
     };
     // Not too often, as little is left afterwards.
-    if world.next() % 4 != 0 {
+    if world.next() % 4 != 0 || world.in_run.get() {
         return;
     }
     world.forget_events();

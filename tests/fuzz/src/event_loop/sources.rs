@@ -12,6 +12,7 @@ use std::rc::Rc;
 pub(super) struct Object {
     fd: OwnedFd,
     peer: RefCell<Option<OwnedFd>>,
+    is_file: bool,
 }
 
 /// What an event owns.
@@ -80,12 +81,17 @@ impl Object {
         };
         Object {
             fd,
+            is_file: peer.is_none(),
             peer: RefCell::new(peer),
         }
     }
 
     pub(super) fn number(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+
+    pub(super) fn is_file(&self) -> bool {
+        self.is_file
     }
 
     pub(super) fn feed(&self) {
@@ -117,7 +123,7 @@ impl Object {
 
     pub(super) fn fill(&self) {
         // A file would take for ever.
-        if self.peer.borrow().is_some() {
+        if !self.is_file {
             while write(self.number(), &[0; 65536]) {}
         }
     }
@@ -125,7 +131,6 @@ impl Object {
 
 fn write(fd: RawFd, bytes: &[u8]) -> bool {
     // SAFETY: the buffer is as long as said.
-    // MSG_NOSIGNAL is for sockets only; SIGPIPE is ignored in Rust's processes.
     unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) > 0 }
 }
 
