@@ -64,7 +64,10 @@ impl Polling {
             .watches
             .iter()
             .position(|watch| (watch.0, watch.1) == (fd, token));
-        ensure(found.is_some(), "the context changes only what it has added");
+        ensure(
+            found.is_some(),
+            "the context changes only what it has added",
+        );
         found.unwrap_or_default()
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct World {
     /// How deep handlers, destructors and loops are in each other.
     pub(super) depth: Cell<u32>,
     pub(super) level: Cell<u32>,
+    /// The context is being re-initialised; handlers are dropped one after the other.
+    pub(super) wiping: Cell<u32>,
     /// A loop runs that ends when a closure stops it.
     pub(super) in_run: Cell<bool>,
     pub(super) nesting_allowed: Cell<bool>,
@@ -122,6 +124,7 @@ impl World {
             is_strict,
             depth: Cell::new(0),
             level: Cell::new(0),
+            wiping: Cell::new(0),
             in_run: Cell::new(false),
             nesting_allowed: Cell::new(false),
             objects: RefCell::default(),
@@ -315,7 +318,10 @@ impl World {
         let mut signals = self.signals.borrow_mut();
         let signal = &mut signals[id];
         ensure(signal.alive, "a removed signal event isn't called");
-        ensure(!signal.running, "a signal handler on the stack isn't called");
+        ensure(
+            !signal.running,
+            "a signal handler on the stack isn't called",
+        );
         ensure(signal.number == number, "a handler is told of its signal");
         ensure(count > 0, "a handler is called for something");
         signal.told += u64::from(count);

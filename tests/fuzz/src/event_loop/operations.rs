@@ -235,7 +235,9 @@ fn add_fd(world: &World, context: Option<&Context>) {
             let was_told_to = world.faults.any.get();
             let is_file = context.backend_name() == "epoll";
             if !was_told_to && !is_file {
-                violated(&format!("only files are refused, and only by epoll: {error}"));
+                violated(&format!(
+                    "only files are refused, and only by epoll: {error}"
+                ));
             }
             drop(source);
         }
@@ -244,7 +246,10 @@ fn add_fd(world: &World, context: Option<&Context>) {
 
 fn world_of_handler() -> Option<Rc<World>> {
     let world = world();
-    ensure(world.is_some(), "handlers are called while the program runs");
+    ensure(
+        world.is_some(),
+        "handlers are called while the program runs",
+    );
     world
 }
 
@@ -287,7 +292,7 @@ fn take_fd(world: &World, use_it: impl FnOnce(&World, usize, Fd<Source>)) {
 fn into_source(world: &World, id: usize, handle: Fd<Source>) {
     world.fds.borrow_mut()[id].alive = false;
     // Destructors that run meanwhile don't get at the handle, so nobody sets a close callback.
-    let was_running = world.fds.borrow()[id].running;
+    let has_handler = world.fds.borrow()[id].running || world.wiping.get() > 0;
     match handle.into_source() {
         Ok(source) => {
             ensure(source.event == id, "a source comes back to its owner");
@@ -295,7 +300,7 @@ fn into_source(world: &World, id: usize, handle: Fd<Source>) {
             drop(source);
         }
         Err(handle) => {
-            ensure(was_running, "only a running handler keeps the source");
+            ensure(has_handler, "only a handler that is there keeps the source");
             world.fds.borrow_mut()[id].handle = Some(Rc::new(handle));
         }
     }
@@ -769,7 +774,9 @@ fn reinitialise(world: &World, context: Option<&Context>) {
     }
     world.forget_events();
     world.level.set(0);
+    world.wiping.set(world.wiping.get() + 1);
     let result = context.reinitialise();
+    world.wiping.set(world.wiping.get() - 1);
     ensure(
         result.is_ok() || world.faults.any.get(),
         "a context can be re-initialised",
