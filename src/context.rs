@@ -455,12 +455,8 @@ impl Inner {
             return Ok(());
         }
         self.reopen()?;
-        {
-            let mut fds = self.fds.borrow_mut();
-            // They were the parent's to serve.
-            fds.discard_ready();
-            fds.mux.forget_registrations();
-        }
+        // They were the parent's to serve.
+        self.fds.borrow_mut().discard_ready();
         self.signals.borrow_mut().enter_child(self.doorbell);
         self.doorbell.attend(FORK);
         self.inbox.ring_if_not_empty();
@@ -477,6 +473,8 @@ impl Inner {
 
     fn reopen(&self) -> io::Result<()> {
         self.backend.borrow_mut().reopen()?;
+        // Now, as what comes next may fail.
+        self.fds.borrow_mut().mux.forget_registrations();
         if let Some(wakeup) = &*self.wakeup.borrow() {
             wakeup.reopen()?;
         }
