@@ -25,7 +25,7 @@ use crate::signal::SignalTable;
 use crate::slow_handler;
 use crate::sys::doorbell::{Doorbell, FORK, REMOTE, SIGNAL};
 use crate::sys::wakeup::Wakeup;
-use crate::timer::TimerEntry;
+use crate::timer::Timers;
 use crate::timer_queue::TimerQueue;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -91,7 +91,7 @@ pub(crate) struct Inner {
     wakeup_trigger: Cell<WakeupTrigger>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
-    pub(crate) timers: RefCell<TimerQueue<Instant, TimerEntry>>,
+    pub(crate) timers: RefCell<Timers>,
     pub(crate) immediates: RefCell<Immediates>,
     pub(crate) signals: RefCell<SignalTable>,
     pub(crate) options: Options,
@@ -139,7 +139,6 @@ struct Label {
 }
 
 /// Where the loop is.
-#[derive(Default)]
 pub(crate) struct RunState {
     /// How many loops run inside each other.
     pub(crate) level: Cell<u32>,
@@ -156,9 +155,25 @@ pub(crate) struct RunState {
     pub(crate) streak: Cell<u32>,
     /// In a streak that is too long: timers had their turn, descriptors are next.
     pub(crate) timers_had_their_turn: Cell<bool>,
+    /// What the clock said when it was last read for timers.
+    pub(crate) latest_time: Cell<Instant>,
 }
 
 impl RunState {
+    fn new() -> RunState {
+        RunState {
+            level: Cell::default(),
+            stop: Cell::default(),
+            nesting_hook: Cell::default(),
+            nesting_hook_changed: Cell::default(),
+            running_fd: Cell::default(),
+            running_timer: Cell::default(),
+            streak: Cell::default(),
+            timers_had_their_turn: Cell::default(),
+            latest_time: Cell::new(Instant::now()),
+        }
+    }
+
     pub(crate) fn replace_nesting_hook(&self, hook: Option<NestingHook>) -> Option<NestingHook> {
         self.nesting_hook_changed.set(true);
         self.nesting_hook.replace(hook)
@@ -331,7 +346,7 @@ impl Context {
             immediates: RefCell::new(ImmediateQueue::new()),
             signals: RefCell::new(SignalTable::new()),
             options,
-            state: RunState::default(),
+            state: RunState::new(),
             slow: slow_handler::Watch::default(),
             owners: Cell::new(1),
         });

@@ -283,12 +283,10 @@ impl Context {
 
         // 4. One due timer. The clock is read only if there are timers.
         let mut now = None;
-        if !(overdue && inner.state.timers_had_their_turn.get()) {
-            now = inner.time_for_timers();
-            if now.is_some_and(|now| self.run_due_timer(now)) {
-                inner.state.timers_had_their_turn.set(overdue);
-                return Ok(Turn::Ran);
-            }
+        let had_their_turn = overdue && inner.state.timers_had_their_turn.get();
+        if !had_their_turn && inner.has_timers() && self.run_due_timer(&mut now) {
+            inner.state.timers_had_their_turn.set(overdue);
+            return Ok(Turn::Ran);
         }
 
         // 5. One descriptor of those that the latest wait has found ready.
@@ -317,10 +315,7 @@ impl Context {
             return Ok(Turn::Ran);
         }
         inner.drain_wakeup();
-        let ran = self.run_immediate()
-            || inner
-                .time_for_timers()
-                .is_some_and(|now| self.run_due_timer(now));
+        let ran = self.run_immediate() || self.run_due_timer(&mut None);
         Ok(if ran { Turn::Ran } else { Turn::Idle })
     }
 
@@ -460,8 +455,8 @@ impl Inner {
     }
 
     #[inline]
-    fn time_for_timers(&self) -> Option<Instant> {
-        (self.timers.borrow().armed() > 0).then(Instant::now)
+    fn has_timers(&self) -> bool {
+        self.timers.borrow().armed() > 0
     }
 
     /// Whether so many immediates and timers ran in a row that the others are to have a turn.

@@ -1,11 +1,12 @@
 //! Runs programs on both, each in a process of its own, and compares.
 
-use crate::kernel;
-use crate::ours::Ours;
+use super::kernel;
+use super::library::Limits;
+use super::ours::Ours;
+use super::program::{self, Program};
+use super::reference::Reference;
+use super::world::{PROBLEM, carry_out};
 use crate::process::{Test, sys, tests};
-use crate::program::{self, Program};
-use crate::reference::Reference;
-use crate::world::{Limits, PROBLEM, carry_out};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::fs::File;
 use std::io::{Read, Seek, Write};

@@ -4,12 +4,12 @@
 //! the whole process, the C library included. They do two things, and neither before a program runs:
 //!
 //! - no wait blocks. Version 0.14.1 of the library has no way to ask for that;
-//! - where the two don't wait for the same descriptors in the same order (see [`crate::known`]),
+//! - where the two don't wait for the same descriptors in the same order (see [`super::known`]),
 //!   every wait reports one descriptor only: the one that was reported least recently. If several
 //!   events are on it, only that is reported which one of them wants, and they take turns. The
 //!   libraries' own descriptors aren't reported: they are there to end waits, and no wait lasts.
 
-use crate::world::{FIRST_NUMBER, world};
+use super::world::{FIRST_NUMBER, world};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_int;

@@ -1,7 +1,8 @@
 //! Programs on this crate.
 
-use crate::program::{Close, When};
-use crate::world::{Library, world};
+use super::library::Library;
+use super::program::{Close, When};
+use super::world::world;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::rc::Rc;

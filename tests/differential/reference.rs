@@ -1,9 +1,10 @@
 //! Programs on the C library.
 
-use crate::ffi::{self, HERE, Opaque, Tevent};
+use super::ffi::{self, HERE, Opaque, Tevent};
+use super::library::Library;
+use super::program::{Close, When};
+use super::world::world;
 use crate::process::sys;
-use crate::program::{Close, When};
-use crate::world::{Library, world};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int, c_void};
 use std::os::fd::RawFd;

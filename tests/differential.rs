@@ -16,19 +16,23 @@
 //!     cargo test --release --test differential
 //! ```
 
-#[path = "../process/mod.rs"]
+#[path = "process/mod.rs"]
 mod process;
 
-mod compare;
-mod corpus;
-mod ffi;
-mod kernel;
-mod known;
-mod ours;
-mod program;
-mod reference;
-mod world;
+mod differential {
+    pub mod compare;
+    pub mod corpus;
+    pub mod ffi;
+    mod kernel;
+    pub mod known;
+    mod library;
+    mod ours;
+    mod program;
+    mod reference;
+    mod world;
+}
 
+use differential::{compare, corpus, ffi, known};
 use std::time::Duration;
 
 fn main() {
