@@ -33,8 +33,8 @@ impl Run {
         result
     }
 
-    /// Runs an echo server until its clients have gone. Tells them to begin, and takes the CPU time
-    /// for the time.
+    /// Runs an echo server until all requests are answered. Tells the clients to begin, and takes the
+    /// CPU time for the time.
     pub fn served<T>(&mut self, serve: impl FnOnce() -> T) -> T {
         println!("ready");
         let before = cpu_time();
