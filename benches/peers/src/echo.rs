@@ -69,8 +69,8 @@ pub fn measure(
         return Err(format!("the server isn't ready: {line:?}"));
     }
     keep_busy(&clients, requests).map_err(|error| format!("the clients have failed: {error}"))?;
+    server.process.stdin = None;
     let line = server.line()?;
-    drop(clients);
     let outcome =
         Outcome::parse(&line).ok_or_else(|| format!("the server has failed: {line:?}"))?;
     Ok(Ok(outcome))
@@ -93,6 +93,7 @@ impl Server {
         let (requests, patience) = (requests.to_string(), patience.to_string());
         let mut process = Command::new(program)
             .args(["run", workload, contestant, &requests, &patience])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("the server can't be started: {error}"))?;

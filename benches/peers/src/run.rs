@@ -40,6 +40,8 @@ impl Run {
         let before = cpu_time();
         let result = serve();
         self.elapsed += cpu_time() - before;
+        // The connections stay until the clients have read the last answers.
+        let _ = std::io::stdin().read_line(&mut String::new());
         result
     }
 
