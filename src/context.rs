@@ -6,14 +6,15 @@
 //! The rule that makes any operation legal in any handler: **no cell is borrowed while code of the
 //! user runs or is dropped**, that is handlers, sources, destructors of what closures own. A
 //! handler that is called is taken out of its table and put back afterwards if its event is
-//! still there; whatever is removed is dropped when the borrow has ended.
+//! still there (a descriptor event's is called by a reference of its own, see `fd.rs`); whatever is
+//! removed is dropped when the borrow has ended.
 //!
 //! Handlers keep `Inner` alive (their events' handles are in there), so the last [`Context`] to go
 //! empties the tables; that breaks the cycle. What is left for handles that outlive it is tables
 //! in which they find nothing.
 
 use crate::backend::mux::{Delivery, Mux};
-use crate::backend::{Backend, Ready, ReadyList, Token, WakeupTrigger};
+use crate::backend::{AnyBackend, Backend, ReadyList, Token, WakeupTrigger};
 use crate::builder::{Builder, Options};
 use crate::flags::FdFlags;
 use crate::immediate::Immediates;
@@ -24,13 +25,13 @@ use crate::run::NestingHook;
 use crate::signal::SignalTable;
 use crate::slow_handler;
 use crate::sys::doorbell::{Doorbell, FORK, REMOTE, SIGNAL};
+use crate::sys::timeout::Timeout;
 use crate::sys::wakeup::Wakeup;
 use crate::timer::TimerEntry;
 use crate::timer_queue::TimerQueue;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::Location;
 use std::rc::{Rc, Weak};
@@ -84,11 +85,10 @@ pub struct Context {
 
 pub(crate) struct Inner {
     pub(crate) doorbell: &'static Doorbell,
-    pub(crate) backend: RefCell<Box<dyn Backend>>,
+    pub(crate) backend: RefCell<AnyBackend>,
     backend_name: String,
     /// `None` when the context is gone.
     wakeup: RefCell<Option<Rc<Wakeup>>>,
-    wakeup_trigger: Cell<WakeupTrigger>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
     pub(crate) timers: RefCell<TimerQueue<Instant, TimerEntry>>,
@@ -103,36 +103,45 @@ pub(crate) struct Inner {
 
 /// The descriptor events, and the batch of ready ones that is being served.
 pub(crate) struct Fds {
-    pub(crate) mux: Mux<Box<dyn FdHandler>, Meta>,
-    ready: Vec<Ready>,
+    pub(crate) mux: Mux<Rc<dyn FdHandler>>,
+    ready: ReadyList,
     /// How many of `ready` are done with.
     next: usize,
-    /// What of `ready[next]` was delivered already.
-    served: FdFlags,
-    /// Whether one report may serve several events on a descriptor, each with flags of its own:
-    /// not when the batch is 1, as then every handler gets a wait of its own.
-    serves_siblings: bool,
-    /// The wake-up descriptor was among the ready ones.
-    wakeup_is_readable: bool,
+    /// Read empty when it is reported; missing if the backend reports it once for each ring.
+    wakeup: Option<Rc<Wakeup>>,
 }
 
 /// A descriptor event that is to be called.
-pub(crate) type ReadyFd = Delivery<Box<dyn FdHandler>>;
+pub(crate) type ReadyFd = Delivery<Rc<dyn FdHandler>>;
 
-/// A closure together with the typed handle that it is called with.
+/// A descriptor event's closure, together with the event that it is called with.
 pub(crate) trait FdHandler {
-    fn call(&mut self, context: &Context, flags: FdFlags);
+    fn call(self: Rc<Self>, context: &Context, flags: FdFlags);
+
+    fn meta(&self) -> &Meta;
+
+    /// The event has ended: drops the closure, now or when it has returned.
+    fn end(&self);
+}
+
+/// The handler of an event that was removed. Dropping it ends the event, so that is for when nothing
+/// is borrowed.
+pub(crate) struct Removed(pub(crate) Rc<dyn FdHandler>);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// What every event carries for those who look at the loop.
-#[derive(Debug)]
 pub(crate) struct Meta {
     pub(crate) location: &'static Location<'static>,
     /// Apart, as few events have any.
-    label: Option<Box<Label>>,
+    label: Cell<Option<Box<Label>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Label {
     tag: u64,
     name: Option<String>,
@@ -149,13 +158,19 @@ pub(crate) struct RunState {
     pub(crate) nesting_hook: Cell<Option<NestingHook>>,
     /// The hook that is running was replaced.
     pub(crate) nesting_hook_changed: Cell<bool>,
-    /// The handlers on the stack, innermost of each kind.
+    /// The descriptor event whose handler the innermost loop is calling.
     pub(crate) running_fd: Cell<Option<Key>>,
+    /// The timer's handler on the stack, innermost.
     pub(crate) running_timer: Cell<Option<Key>>,
-    /// Immediates and timers called since the loop last looked at descriptors.
-    pub(crate) streak: Cell<u32>,
-    /// In a streak that is too long: timers had their turn, descriptors are next.
-    pub(crate) timers_had_their_turn: Cell<bool>,
+    pub(crate) streak: Cell<Streak>,
+}
+
+/// Immediates and timers that were called since the loop last looked at descriptors.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Streak {
+    pub(crate) length: u32,
+    /// It is too long: timers had their turn, descriptors are next.
+    pub(crate) timers_had_their_turn: bool,
 }
 
 impl RunState {
@@ -174,24 +189,35 @@ impl Meta {
     pub(crate) fn at(location: &'static Location<'static>) -> Meta {
         Meta {
             location,
-            label: None,
+            label: Cell::new(None),
         }
     }
 
-    pub(crate) fn set_tag(&mut self, tag: u64) {
-        self.label.get_or_insert_default().tag = tag;
+    pub(crate) fn set_tag(&self, tag: u64) {
+        let mut label = self.label.take().unwrap_or_default();
+        label.tag = tag;
+        self.label.set(Some(label));
     }
 
     pub(crate) fn tag(&self) -> u64 {
-        self.label.as_ref().map_or(0, |label| label.tag)
+        self.look_at_label(|label| label.tag).unwrap_or_default()
     }
 
-    pub(crate) fn set_name(&mut self, name: &str) {
-        self.label.get_or_insert_default().name = Some(name.to_owned());
+    pub(crate) fn set_name(&self, name: &str) {
+        let mut label = self.label.take().unwrap_or_default();
+        label.name = Some(name.to_owned());
+        self.label.set(Some(label));
     }
 
     pub(crate) fn name(&self) -> Option<String> {
-        self.label.as_ref()?.name.clone()
+        self.look_at_label(|label| label.name.clone()).flatten()
+    }
+
+    fn look_at_label<R>(&self, look: impl FnOnce(&Label) -> R) -> Option<R> {
+        let label = self.label.take()?;
+        let result = look(&label);
+        self.label.set(Some(label));
+        Some(result)
     }
 }
 
@@ -271,7 +297,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_context_set_wait_timeout")]
     pub fn set_wait_timeout(&self, timeout: Option<Duration>) {
-        self.inner.options.wait_timeout.set(timeout);
+        self.inner.options.wait_timeout.set(Timeout::new(timeout));
     }
 
     /// What [`set_wait_timeout`](Context::set_wait_timeout) or the builder has set.
@@ -286,7 +312,7 @@ impl Context {
     /// # }
     /// ```
     pub fn wait_timeout(&self) -> Option<Duration> {
-        self.inner.options.wait_timeout.get()
+        self.inner.options.wait_timeout.get().limit()
     }
 
     /// A reference that doesn't keep the context alive, for the rare closure that must reach it
@@ -308,7 +334,7 @@ impl Context {
         }
     }
 
-    pub(crate) fn open(backend: Box<dyn Backend>, options: Options) -> io::Result<Context> {
+    pub(crate) fn open(backend: AnyBackend, options: Options) -> io::Result<Context> {
         crate::sys::fork::watch()?;
         let wakeup = Rc::new(Wakeup::new()?);
         let doorbell = Doorbell::claim(wakeup.write_number());
@@ -317,15 +343,12 @@ impl Context {
             backend_name: backend.name().to_owned(),
             backend: RefCell::new(backend),
             wakeup: RefCell::new(Some(Rc::clone(&wakeup))),
-            wakeup_trigger: Cell::new(WakeupTrigger::Level),
             inbox: Inbox::new(doorbell),
             fds: RefCell::new(Fds {
                 mux: Mux::new(),
-                ready: Vec::new(),
+                ready: ReadyList::new(options.batch),
                 next: 0,
-                served: FdFlags::empty(),
-                serves_siblings: options.batch > 1,
-                wakeup_is_readable: false,
+                wakeup: None,
             }),
             timers: RefCell::new(TimerQueue::new()),
             immediates: RefCell::new(ImmediateQueue::new()),
@@ -462,22 +485,12 @@ impl Inner {
         if let Some(wakeup) = &*self.wakeup.borrow() {
             let fd = wakeup.fd().as_raw_fd();
             let trigger = self.backend.borrow_mut().add_wakeup(fd, wakeup_token())?;
-            self.wakeup_trigger.set(trigger);
+            self.fds.borrow_mut().wakeup = match trigger {
+                WakeupTrigger::Level => Some(Rc::clone(wakeup)),
+                WakeupTrigger::Edge => None,
+            };
         }
         Ok(())
-    }
-
-    /// Makes the wake-up descriptor unreadable if the backend goes on reporting it otherwise.
-    #[inline]
-    pub(crate) fn drain_wakeup(&self) {
-        if !mem::take(&mut self.fds.borrow_mut().wakeup_is_readable) {
-            return;
-        }
-        if self.wakeup_trigger.get() == WakeupTrigger::Level {
-            if let Some(wakeup) = &*self.wakeup.borrow() {
-                wakeup.drain();
-            }
-        }
     }
 
     /// Removes every event, and starts anew with kernel objects of its own.
@@ -501,7 +514,7 @@ impl Inner {
         self.state.stop.set(false);
         self.state.running_fd.set(None);
         self.state.running_timer.set(None);
-        self.state.streak.set(0);
+        self.state.streak.set(Streak::default());
         self.leave_if_idle();
         drop(contents);
         reopened
@@ -509,7 +522,8 @@ impl Inner {
 
     /// The last context is going.
     fn close(&self) {
-        let backend = mem::replace(&mut *self.backend.borrow_mut(), Box::new(Closed));
+        let closed = AnyBackend::Custom(Box::new(Closed));
+        let backend = self.backend.replace(closed);
         // Closing an instance that a parent shares leaves the parent's alone, and closing one's
         // own forgets what is in it. So sources are out of the set before they are closed.
         drop(backend);
@@ -517,6 +531,7 @@ impl Inner {
         let scheduled = self.inbox.close();
         let slow = self.slow.take();
         self.doorbell.release();
+        self.fds.borrow_mut().wakeup = None;
         *self.wakeup.borrow_mut() = None;
         drop((contents, scheduled, slow));
     }
@@ -534,6 +549,7 @@ impl Inner {
             fds.discard_ready();
             fds.mux.take_all()
         };
+        let fds: Vec<Removed> = fds.into_iter().map(Removed).collect();
         let timers = self.timers.borrow_mut().take_all();
         let immediates = self.immediates.borrow_mut().take_all();
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
@@ -546,22 +562,38 @@ impl Inner {
 
 impl Fds {
     /// Takes the next event to be called out of the batch.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_ready(&mut self) -> Option<ReadyFd> {
-        while let Some(&Ready { token, readiness }) = self.ready.get(self.next) {
-            match self.mux.deliver(token, readiness, self.served) {
-                // What is left of the report is for the others on the descriptor.
-                Some(delivery) if delivery.has_siblings && self.serves_siblings => {
-                    self.served |= delivery.flags;
+        let ready = self.ready.get(self.next)?;
+        match self.mux.deliver(ready) {
+            Some(delivery) => {
+                self.next += 1;
+                Some(delivery)
+            }
+            None => self.take_ready_slowly(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_ready_slowly(&mut self) -> Option<ReadyFd> {
+        while let Some(mut ready) = self.ready.get(self.next) {
+            match self.mux.deliver_slowly(&mut ready) {
+                // What is left of the report is for the others on the descriptor. Not when the
+                // batch is 1, as then every handler gets a wait of its own.
+                Some(delivery) if delivery.has_siblings && self.ready.limit() > 1 => {
+                    self.ready.set(self.next, ready);
                     return Some(delivery);
                 }
-                delivery => {
+                Some(delivery) => {
                     self.next += 1;
-                    self.served = FdFlags::empty();
-                    if delivery.is_some() {
-                        return delivery;
-                    }
-                    self.wakeup_is_readable |= token == wakeup_token();
+                    return Some(delivery);
+                }
+                None => self.next += 1,
+            }
+            if ready.token() == wakeup_token() {
+                if let Some(wakeup) = &self.wakeup {
+                    wakeup.drain();
                 }
             }
         }
@@ -576,20 +608,13 @@ impl Fds {
     pub(crate) fn discard_ready(&mut self) {
         self.ready.clear();
         self.next = 0;
-        self.served = FdFlags::empty();
     }
 
-    /// Lends the batch's memory to a backend.
-    pub(crate) fn lend_ready(&mut self, limit: usize) -> ReadyList {
+    /// The batch, emptied, for a backend to fill.
+    #[inline]
+    pub(crate) fn new_batch(&mut self) -> &mut ReadyList {
         self.discard_ready();
-        ReadyList {
-            entries: mem::take(&mut self.ready),
-            limit,
-        }
-    }
-
-    pub(crate) fn return_ready(&mut self, list: ReadyList) {
-        self.ready = list.entries;
+        &mut self.ready
     }
 }
 

@@ -2,17 +2,21 @@
 //!
 //! # Implementation
 //!
-//! The source lives in [`Shared`], which the handle and the handler's own copy of the handle
-//! refer to. It leaves when both are gone: then it is dropped, or handed to the close callback. By
-//! then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to a
-//! source that was closed, without any unsafe code.
+//! An event is one allocation, [`Shared`], with the source and the handler. The table refers to it,
+//! so do the handles, and so does the loop while the handler runs; that reference is what the
+//! handler gets as its handle.
+//!
+//! The source leaves when all of them are gone: then it is dropped, or handed to the close callback.
+//! By then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to
+//! a source that was closed, without any unsafe code. The handler goes earlier, when the event ends
+//! and isn't running.
 
-use crate::context::{Context, FdHandler, Inner, Meta};
+use crate::context::{Context, FdHandler, Inner, Meta, Removed};
 use crate::error::AddFdError;
 use crate::flags::FdFlags;
 use crate::key::Key;
 use crate::sys;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -51,22 +55,26 @@ use std::rc::Rc;
 /// ```
 #[doc(alias = "tevent_fd")]
 pub struct Fd<S: 'static> {
-    shared: Rc<Shared<S>>,
+    shared: Rc<Shared<S, dyn Handler<S>>>,
     /// Whether dropping this removes the event: not so the handler's copy.
     owns: bool,
 }
 
-struct Shared<S> {
+struct Shared<S, H: ?Sized> {
     inner: Rc<Inner>,
     key: Key,
+    /// Whether the handler is to go as soon as it isn't running.
+    ended: Cell<bool>,
     /// Present until it leaves.
     source: Option<S>,
     on_close: Cell<Option<CloseCallback<S>>>,
+    meta: Meta,
+    handler: H,
 }
 
 type CloseCallback<S> = Box<dyn FnOnce(S)>;
 
-impl<S> Drop for Shared<S> {
+impl<S, H: ?Sized> Drop for Shared<S, H> {
     fn drop(&mut self) {
         if let (Some(source), Some(on_close)) = (self.source.take(), self.on_close.take()) {
             on_close(source);
@@ -74,15 +82,69 @@ impl<S> Drop for Shared<S> {
     }
 }
 
-/// A handler with its copy of the handle.
-struct Handler<S: 'static, H> {
-    fd: Fd<S>,
-    handler: H,
+/// The place of a closure: it is borrowed while it runs, and empty when the event has ended.
+trait Handler<S> {
+    fn call(&self, context: &Context, event: &Fd<S>, flags: FdFlags);
+
+    /// Drops the closure unless it is running.
+    fn clear(&self);
 }
 
-impl<S, H: FnMut(&Context, &Fd<S>, FdFlags)> FdHandler for Handler<S, H> {
-    fn call(&mut self, context: &Context, flags: FdFlags) {
-        (self.handler)(context, &self.fd, flags);
+impl<S, F: FnMut(&Context, &Fd<S>, FdFlags)> Handler<S> for RefCell<Option<F>> {
+    #[inline(always)]
+    fn call(&self, context: &Context, event: &Fd<S>, flags: FdFlags) {
+        // It can't be running, as an event is suspended while its handler runs a loop.
+        if let Ok(mut handler) = self.try_borrow_mut() {
+            if let Some(handler) = &mut *handler {
+                handler(context, event, flags);
+            }
+        }
+    }
+
+    fn clear(&self) {
+        let handler = match self.try_borrow_mut() {
+            Ok(mut handler) => handler.take(),
+            Err(_) => None,
+        };
+        // Not borrowed any more, as this is code of the user.
+        drop(handler);
+    }
+}
+
+impl<S, F> FdHandler for Shared<S, RefCell<Option<F>>>
+where
+    S: 'static,
+    F: FnMut(&Context, &Fd<S>, FdFlags) + 'static,
+{
+    fn call(self: Rc<Self>, context: &Context, flags: FdFlags) {
+        let running = Running(Fd {
+            shared: self,
+            owns: false,
+        });
+        let event = &running.0;
+        event.shared.handler.call(context, event, flags);
+    }
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn end(&self) {
+        self.ended.set(true);
+        self.handler.clear();
+    }
+}
+
+/// An event whose handler is running. If that has ended its event, it goes when it has returned, also
+/// by a panic.
+struct Running<S: 'static>(Fd<S>);
+
+impl<S> Drop for Running<S> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.0.shared.ended.get() {
+            self.0.shared.handler.clear();
+        }
     }
 }
 
@@ -142,38 +204,33 @@ impl Context {
         let shared = Rc::new(Shared {
             inner: Rc::clone(&self.inner),
             key,
+            ended: Cell::new(false),
             source: Some(source),
             on_close: Cell::new(None),
+            meta,
+            handler: RefCell::new(Some(handler)),
         });
-        let handler = Handler {
-            fd: Fd {
-                shared: Rc::clone(&shared),
-                owns: false,
-            },
-            handler,
-        };
-        match self
-            .inner
-            .add_fd_event(number, flags, Box::new(handler), meta)
-        {
+        let registered = Rc::clone(&shared);
+        match self.inner.add_fd_event(number, flags, registered) {
             Ok(added) => {
                 debug_assert_eq!(added, key);
                 Ok(Fd { shared, owns: true })
             }
             Err((refused, error)) => {
                 drop(refused);
-                let shared = Rc::into_inner(shared).unwrap_or_else(|| unreachable!());
-                Err(AddFdError::new(shared.into_source(), error))
+                let mut shared: Rc<Shared<S, dyn Handler<S>>> = shared;
+                let source = take_source(&mut shared).unwrap_or_else(|| unreachable!());
+                Err(AddFdError::new(source, error))
             }
         }
     }
 }
 
-impl<S> Shared<S> {
-    fn into_source(mut self) -> S {
-        self.on_close.take();
-        self.source.take().unwrap_or_else(|| unreachable!())
-    }
+/// Takes the source out of an event that has ended, if nobody else refers to it.
+fn take_source<S>(shared: &mut Rc<Shared<S, dyn Handler<S>>>) -> Option<S> {
+    let shared = Rc::get_mut(shared)?;
+    shared.on_close.take();
+    shared.source.take()
 }
 
 impl<S: 'static> Fd<S> {
@@ -219,13 +276,10 @@ impl<S: 'static> Fd<S> {
     /// ```
     pub fn into_source(self) -> Result<S, Fd<S>> {
         self.remove();
-        let shared = Rc::clone(&self.shared);
+        let mut shared = Rc::clone(&self.shared);
         // What is left of this handle removes an event that is gone already.
         drop(self);
-        match Rc::try_unwrap(shared) {
-            Ok(shared) => Ok(shared.into_source()),
-            Err(shared) => Err(Fd { shared, owns: true }),
-        }
+        take_source(&mut shared).ok_or(Fd { shared, owns: true })
     }
 
     /// What the event waits for.
@@ -411,7 +465,7 @@ impl<S: 'static> Fd<S> {
                 fds.mux.remove(None, self.shared.key)
             }
         };
-        drop(removed);
+        drop(removed.map(Removed));
     }
 
     /// Leaves the event to the context: it lives until it [removes](Fd::remove) itself, or the
@@ -501,9 +555,16 @@ impl<S: 'static> Fd<S> {
         self.with_meta(|meta| meta.location)
     }
 
-    fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
-        let mut fds = self.shared.inner.fds.borrow_mut();
-        Some(look(fds.mux.get_mut(self.shared.key)?))
+    fn with_meta<R>(&self, look: impl FnOnce(&Meta) -> R) -> Option<R> {
+        let is_registered = self
+            .shared
+            .inner
+            .fds
+            .borrow()
+            .mux
+            .flags(self.shared.key)
+            .is_some();
+        is_registered.then(|| look(&self.shared.meta))
     }
 }
 

@@ -1,15 +1,17 @@
 //! The loop: the one place where the order of things is decided.
 
 use crate::backend::mux::{self, Flushed};
-use crate::context::{Context, FdHandler, Inner, Meta, ReadyFd};
+use crate::context::{Context, FdHandler, Inner, ReadyFd, Removed, Streak};
 use crate::error::{self, OsError};
 use crate::flags::FdFlags;
 use crate::key::Key;
 use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys::doorbell::{FORK, REMOTE, SIGNAL};
+use crate::sys::timeout::Timeout;
 use std::io;
 use std::os::fd::RawFd;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Instant;
 
 /// A closure that is told when a loop begins and ends.
 pub(crate) type NestingHook = Box<dyn FnMut(&Context, Nesting)>;
@@ -236,19 +238,23 @@ impl Context {
     fn enter(&self) -> io::Result<Level<'_>> {
         let inner = &*self.inner;
         let outer = inner.state.level.get();
-        if outer > 0 {
-            if !inner.options.nesting_allowed.get() {
-                return Err(error::nested());
-            }
-            inner.suspend_running();
-        } else {
+        if outer == 0 {
             inner.doorbell.stay_awake();
+        } else if !inner.options.nesting_allowed.get() {
+            return Err(error::nested());
         }
+        let outer_fd = inner.state.running_fd.take();
+        let suspended = inner.suspend_running(outer_fd);
         inner.state.level.set(outer + 1);
         let level = Level {
             context: self,
             number: outer + 1,
-            _entered: Entered { inner, outer },
+            _entered: Entered {
+                inner,
+                outer,
+                outer_fd,
+                suspended,
+            },
         };
         self.call_nesting_hook(Nesting::Begin(outer + 1));
         Ok(level)
@@ -283,17 +289,16 @@ impl Context {
 
         // 4. One due timer. The clock is read only if there are timers.
         let mut now = None;
-        if !(overdue && inner.state.timers_had_their_turn.get()) {
+        if !(overdue && inner.state.streak.get().timers_had_their_turn) {
             now = inner.time_for_timers();
             if now.is_some_and(|now| self.run_due_timer(now)) {
-                inner.state.timers_had_their_turn.set(overdue);
+                inner.timers_had_their_turn(overdue);
                 return Ok(Turn::Ran);
             }
         }
 
         // 5. One descriptor of those that the latest wait has found ready.
-        inner.state.streak.set(0);
-        inner.state.timers_had_their_turn.set(false);
+        inner.state.streak.set(Streak::default());
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
@@ -308,7 +313,6 @@ impl Context {
         if return_if_empty && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
         }
-        inner.drain_wakeup();
         inner.wait(now)?;
         if inner.doorbell.attention() != 0 && self.attend()? {
             return Ok(Turn::Ran);
@@ -316,7 +320,6 @@ impl Context {
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
-        inner.drain_wakeup();
         let ran = self.run_immediate()
             || inner
                 .time_for_timers()
@@ -365,60 +368,60 @@ impl Context {
     #[cold]
     fn call_fd_timed(&self, ready: ReadyFd) {
         let inner = &*self.inner;
-        let timed = inner.start_timing(|| {
-            let mut fds = inner.fds.borrow_mut();
-            let meta = fds.mux.get_mut(ready.key)?;
-            Some(SlowHandler::describe(EventKind::Fd, meta))
-        });
+        let describe = || Some(SlowHandler::describe(EventKind::Fd, ready.handler.meta()));
+        let timed = inner.start_timing(describe);
         self.call_fd(ready);
         inner.finish_timing(timed);
     }
 
     #[inline(always)]
     fn call_fd(&self, ready: ReadyFd) {
-        let inner = &*self.inner;
-        let mut call = FdCall {
-            inner,
-            key: ready.key,
-            handler: Some(ready.handler),
-            outer: inner.state.running_fd.replace(Some(ready.key)),
-        };
-        if let Some(handler) = &mut call.handler {
-            handler.call(self, ready.flags);
-        }
-        call.finish();
+        let state = &self.inner.state;
+        // Should the handler panic, the end of this loop puts this right.
+        state.running_fd.set(Some(ready.key));
+        ready.handler.call(self, ready.flags);
+        state.running_fd.set(None);
     }
 }
 
 impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
     /// over. `now` is the time of this turn, if it was read.
+    #[inline]
     fn wait(&self, now: Option<Instant>) -> io::Result<()> {
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
         let mut timeout = if self.immediates.borrow().has_runnable() {
-            Some(Duration::ZERO)
+            Timeout::ZERO
         } else {
             self.time_to_wait(now)
         };
         // Only a loop that blocks has to be woken.
-        if timeout != Some(Duration::ZERO) && !self.doorbell.fall_asleep() {
-            timeout = Some(Duration::ZERO);
+        if !timeout.is_zero() && !self.doorbell.fall_asleep() {
+            timeout = Timeout::ZERO;
         }
-        let mut ready = self.fds.borrow_mut().lend_ready(self.options.batch);
-        let result = self.backend.borrow_mut().wait(timeout, &mut ready);
+        let result = {
+            let mut fds = self.fds.borrow_mut();
+            let mut backend = self.backend.borrow_mut();
+            backend.wait_for(&timeout, fds.new_batch())
+        };
         self.doorbell.stay_awake();
-        self.fds.borrow_mut().return_ready(ready);
         match result {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                if !self.backend.borrow_mut().fall_back() {
-                    return Err(OsError::wrap("wait", error));
-                }
-                self.register_anew()
-            }
-            _ => Ok(()),
+            Ok(()) => Ok(()),
+            Err(error) => self.after_failed_wait(error),
         }
+    }
+
+    #[cold]
+    fn after_failed_wait(&self, error: io::Error) -> io::Result<()> {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return Ok(());
+        }
+        if !self.backend.borrow_mut().fall_back() {
+            return Err(OsError::wrap("wait", error));
+        }
+        self.register_anew()
     }
 
     /// Tells the backend what the events want.
@@ -443,15 +446,23 @@ impl Inner {
         self.add_wakeup()
     }
 
-    fn time_to_wait(&self, now: Option<Instant>) -> Option<Duration> {
+    #[inline]
+    fn time_to_wait(&self, now: Option<Instant>) -> Timeout {
         let limit = self.options.wait_timeout.get();
-        let mut timers = self.timers.borrow_mut();
-        let Some(deadline) = timers.next_deadline() else {
+        if self.timers.borrow().armed() == 0 {
+            return limit;
+        }
+        self.time_to_timer(now, limit)
+    }
+
+    fn time_to_timer(&self, now: Option<Instant>, limit: Timeout) -> Timeout {
+        let Some(deadline) = self.timers.borrow_mut().next_deadline() else {
             return limit;
         };
         let now = now.unwrap_or_else(Instant::now);
         let to_timer = deadline.saturating_duration_since(now);
-        Some(limit.map_or(to_timer, |limit| limit.min(to_timer)))
+        let limit = limit.limit();
+        Timeout::new(Some(limit.map_or(to_timer, |limit| limit.min(to_timer))))
     }
 
     #[inline]
@@ -468,31 +479,40 @@ impl Inner {
     #[inline]
     fn others_are_overdue(&self) -> bool {
         let budget = self.options.starvation_budget.get();
-        budget.is_some_and(|budget| self.state.streak.get() >= budget.get())
+        budget.is_some_and(|budget| self.state.streak.get().length >= budget.get())
     }
 
     #[inline]
     pub(crate) fn lengthen_streak(&self) {
-        self.state
-            .streak
-            .set(self.state.streak.get().wrapping_add(1));
+        let mut streak = self.state.streak.get();
+        streak.length = streak.length.wrapping_add(1);
+        self.state.streak.set(streak);
     }
 
+    fn timers_had_their_turn(&self, they_had: bool) {
+        let mut streak = self.state.streak.get();
+        streak.timers_had_their_turn = they_had;
+        self.state.streak.set(streak);
+    }
+
+    #[inline]
     fn has_something_to_wait_for(&self) -> bool {
+        self.fds.borrow().mux.enabled() > 0 || self.has_no_fd_but_something_to_wait_for()
+    }
+
+    fn has_no_fd_but_something_to_wait_for(&self) -> bool {
         self.timers.borrow().armed() > 0
-            || self.fds.borrow().mux.enabled() > 0
             || self.signals.borrow().callable() > 0
             || self.immediates.borrow().has_runnable()
     }
 
-    /// A handler is about to run a loop: its own event is not to be called there.
-    fn suspend_running(&self) {
-        if let Some(key) = self.state.running_fd.get() {
-            self.fds.borrow_mut().mux.suspend(key);
-        }
+    /// A handler is about to run a loop: its own event is not to be called there. Returns what is to
+    /// be resumed when that loop has ended.
+    fn suspend_running(&self, fd: Option<Key>) -> Option<Key> {
         if let Some(key) = self.state.running_timer.get() {
             self.timers.borrow_mut().suspend(key);
         }
+        fd.filter(|&key| self.fds.borrow_mut().mux.suspend(key))
     }
 
     /// Registers a descriptor event, with the kernel too. When that fails the handler comes back,
@@ -501,31 +521,26 @@ impl Inner {
         &self,
         fd: RawFd,
         flags: FdFlags,
-        handler: Box<dyn FdHandler>,
-        meta: Meta,
-    ) -> Result<Key, (Option<Box<dyn FdHandler>>, io::Error)> {
-        let mut event = (handler, meta);
+        mut handler: Rc<dyn FdHandler>,
+    ) -> Result<Key, (Removed, io::Error)> {
         loop {
             if let Err(error) = self.recover_from_fork() {
-                return Err((Some(event.0), error));
+                return Err((Removed(handler), error));
             }
             let mut backend = self.backend.borrow_mut();
             let mut fds = self.fds.borrow_mut();
-            let ((handler, meta), error) = match fds.mux.add(&mut **backend, fd, flags, event) {
+            let (refused, error) = match fds.mux.add(&mut **backend, fd, flags, handler) {
                 Ok(key) => return Ok(key),
                 Err(refused) => refused,
             };
-            let handler = match handler {
-                Some(handler) if !mux::concerns_one_descriptor(&error) && backend.fall_back() => {
-                    handler
-                }
-                handler => return Err((handler, error)),
-            };
+            if mux::concerns_one_descriptor(&error) || !backend.fall_back() {
+                return Err((Removed(refused), error));
+            }
             drop((fds, backend));
             if let Err(error) = self.register_anew() {
-                return Err((Some(handler), error));
+                return Err((Removed(refused), error));
             }
-            event = (handler, meta);
+            handler = refused;
         }
     }
 }
@@ -565,6 +580,10 @@ struct Level<'a> {
 struct Entered<'a> {
     inner: &'a Inner,
     outer: u32,
+    /// The descriptor event whose handler runs this loop.
+    outer_fd: Option<Key>,
+    /// The same, if this loop has suspended it.
+    suspended: Option<Key>,
 }
 
 impl Drop for Level<'_> {
@@ -575,42 +594,14 @@ impl Drop for Level<'_> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        self.inner.state.level.set(self.outer);
+        let state = &self.inner.state;
+        state.level.set(self.outer);
+        state.running_fd.set(self.outer_fd);
+        if let Some(key) = self.suspended {
+            self.inner.fds.borrow_mut().mux.resume(key);
+        }
         if self.outer == 0 {
             self.inner.doorbell.leave();
-        }
-    }
-}
-
-/// A descriptor handler that is running. Puts it back, also when it panics.
-struct FdCall<'a> {
-    inner: &'a Inner,
-    key: Key,
-    handler: Option<Box<dyn FdHandler>>,
-    outer: Option<Key>,
-}
-
-impl FdCall<'_> {
-    #[inline(always)]
-    fn finish(&mut self) {
-        self.inner.state.running_fd.set(self.outer);
-        if let Some(handler) = self.handler.take() {
-            let unwanted = self.inner.fds.borrow_mut().mux.put_back(self.key, handler);
-            drop(unwanted);
-        }
-    }
-
-    #[cold]
-    fn finish_after_panic(&mut self) {
-        self.finish();
-    }
-}
-
-impl Drop for FdCall<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.handler.is_some() {
-            self.finish_after_panic();
         }
     }
 }

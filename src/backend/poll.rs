@@ -10,6 +10,7 @@
 use super::{Backend, Readiness, ReadyList, Token};
 use crate::flags::FdFlags;
 use crate::sys::poll::{self, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, PollFd};
+use crate::sys::timeout::Timeout;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
@@ -18,7 +19,7 @@ use std::time::Duration;
 const HOLE: RawFd = -1;
 
 #[derive(Debug)]
-pub(super) struct Poll {
+pub(crate) struct Poll {
     name: &'static str,
     fds: Vec<PollFd>,
     tokens: Vec<Token>,
@@ -41,6 +42,26 @@ impl Poll {
         self.positions.insert(fd.fd(), self.fds.len());
         self.fds.push(fd);
         self.tokens.push(token);
+    }
+
+    pub(super) fn wait_for(&mut self, timeout: &Timeout, ready: &mut ReadyList) -> io::Result<()> {
+        self.close_holes();
+        let mut answers = poll::poll(&mut self.fds, timeout)?;
+        let mut first_unseen = 0;
+        for (fd, &token) in self.fds.iter().zip(&self.tokens) {
+            if answers == 0 || ready.room() == 0 {
+                break;
+            }
+            first_unseen += 1;
+            if fd.answer() != 0 {
+                ready.push(token, readiness(fd.answer()));
+                answers -= 1;
+            }
+        }
+        if first_unseen > 0 {
+            self.reorder(|index, fd| index < first_unseen && fd.answer() != 0);
+        }
+        Ok(())
     }
 
     fn close_holes(&mut self) {
@@ -95,7 +116,7 @@ impl Backend for Poll {
         // here rather than reported as invalid later.
         let mut probe = [PollFd::new(fd, 0)];
         let answers = loop {
-            match poll::poll(&mut probe, Some(Duration::ZERO)) {
+            match poll::poll(&mut probe, &Timeout::ZERO) {
                 // This isn't the wait that a signal is to interrupt.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
@@ -127,23 +148,7 @@ impl Backend for Poll {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
-        self.close_holes();
-        let mut answers = poll::poll(&mut self.fds, timeout)?;
-        let mut first_unseen = 0;
-        for (fd, &token) in self.fds.iter().zip(&self.tokens) {
-            if answers == 0 || ready.room() == 0 {
-                break;
-            }
-            first_unseen += 1;
-            if fd.answer() != 0 {
-                ready.push(token, readiness(fd.answer()));
-                answers -= 1;
-            }
-        }
-        if first_unseen > 0 {
-            self.reorder(|index, fd| index < first_unseen && fd.answer() != 0);
-        }
-        Ok(())
+        self.wait_for(&Timeout::new(timeout), ready)
     }
 
     fn reopen(&mut self) -> io::Result<()> {
