@@ -32,6 +32,7 @@ use crate::timer_queue::TimerQueue;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::Location;
 use std::rc::{Rc, Weak};
@@ -85,7 +86,6 @@ pub struct Context {
 
 pub(crate) struct Inner {
     pub(crate) doorbell: &'static Doorbell,
-    pub(crate) backend: RefCell<AnyBackend>,
     backend_name: String,
     /// `None` when the context is gone.
     wakeup: RefCell<Option<Rc<Wakeup>>>,
@@ -103,6 +103,7 @@ pub(crate) struct Inner {
 
 /// The descriptor events, and the batch of ready ones that is being served.
 pub(crate) struct Fds {
+    pub(crate) backend: AnyBackend,
     pub(crate) mux: Mux<Rc<dyn FdHandler>>,
     ready: ReadyList,
     /// How many of `ready` are done with.
@@ -154,6 +155,10 @@ pub(crate) struct RunState {
     pub(crate) level: Cell<u32>,
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
+    /// There may be more to look at than the doorbell and the descriptors: an immediate, an armed
+    /// timer, a request to stop, a report of slow handlers. Whoever adds one of these sets this; a
+    /// turn that finds none of them clears it.
+    busy: Cell<bool>,
     /// Missing while it runs.
     pub(crate) nesting_hook: Cell<Option<NestingHook>>,
     /// The hook that is running was replaced.
@@ -174,6 +179,21 @@ pub(crate) struct Streak {
 }
 
 impl RunState {
+    /// Says that the next turn is to look at everything.
+    #[inline]
+    pub(crate) fn set_busy(&self) {
+        self.busy.set(true);
+    }
+
+    #[inline]
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
+    pub(crate) fn clear_busy(&self) {
+        self.busy.set(false);
+    }
+
     pub(crate) fn replace_nesting_hook(&self, hook: Option<NestingHook>) -> Option<NestingHook> {
         self.nesting_hook_changed.set(true);
         self.nesting_hook.replace(hook)
@@ -341,10 +361,10 @@ impl Context {
         let inner = Rc::new(Inner {
             doorbell,
             backend_name: backend.name().to_owned(),
-            backend: RefCell::new(backend),
             wakeup: RefCell::new(Some(Rc::clone(&wakeup))),
             inbox: Inbox::new(doorbell),
             fds: RefCell::new(Fds {
+                backend,
                 mux: Mux::new(),
                 ready: ReadyList::new(options.batch),
                 next: 0,
@@ -358,7 +378,7 @@ impl Context {
             slow: slow_handler::Watch::default(),
             owners: Cell::new(1),
         });
-        let pollable = inner.backend.borrow().pollable();
+        let pollable = inner.fds.borrow().backend.pollable();
         // From here on dropping `context` gives the doorbell back.
         let context = Context {
             inner,
@@ -473,7 +493,7 @@ impl Inner {
     }
 
     fn reopen(&self) -> io::Result<()> {
-        self.backend.borrow_mut().reopen()?;
+        self.fds.borrow_mut().backend.reopen()?;
         if let Some(wakeup) = &*self.wakeup.borrow() {
             wakeup.reopen()?;
         }
@@ -484,8 +504,8 @@ impl Inner {
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
             let fd = wakeup.fd().as_raw_fd();
-            let trigger = self.backend.borrow_mut().add_wakeup(fd, wakeup_token())?;
-            self.fds.borrow_mut().wakeup = match trigger {
+            let mut fds = self.fds.borrow_mut();
+            fds.wakeup = match fds.backend.add_wakeup(fd, wakeup_token())? {
                 WakeupTrigger::Level => Some(Rc::clone(wakeup)),
                 WakeupTrigger::Edge => None,
             };
@@ -523,7 +543,7 @@ impl Inner {
     /// The last context is going.
     fn close(&self) {
         let closed = AnyBackend::Custom(Box::new(Closed));
-        let backend = self.backend.replace(closed);
+        let backend = mem::replace(&mut self.fds.borrow_mut().backend, closed);
         // Closing an instance that a parent shares leaves the parent's alone, and closing one's
         // own forgets what is in it. So sources are out of the set before they are closed.
         drop(backend);
@@ -537,8 +557,8 @@ impl Inner {
     }
 
     fn unwatch_all(&self) {
-        let mut fds = self.fds.borrow_mut();
-        fds.mux.unwatch_all(&mut **self.backend.borrow_mut());
+        let fds = &mut *self.fds.borrow_mut();
+        fds.mux.unwatch_all(&mut *fds.backend);
     }
 
     /// Takes everything out of the tables, to be dropped when the context is in order again: what
@@ -601,6 +621,7 @@ impl Fds {
     }
 
     /// Whether part of the batch hasn't been served yet.
+    #[inline]
     pub(crate) fn has_ready(&self) -> bool {
         self.next < self.ready.len()
     }
@@ -610,11 +631,12 @@ impl Fds {
         self.next = 0;
     }
 
-    /// The batch, emptied, for a backend to fill.
-    #[inline]
-    pub(crate) fn new_batch(&mut self) -> &mut ReadyList {
-        self.discard_ready();
-        &mut self.ready
+    /// Has the backend fill the batch anew.
+    #[inline(always)]
+    pub(crate) fn wait(&mut self, timeout: &Timeout) -> io::Result<()> {
+        self.ready.clear();
+        self.next = 0;
+        self.backend.wait_for(timeout, &mut self.ready)
     }
 }
 
@@ -689,7 +711,7 @@ impl WeakContext {
             return None;
         }
         let wakeup = inner.wakeup.borrow().clone()?;
-        let pollable = inner.backend.borrow().pollable();
+        let pollable = inner.fds.borrow().backend.pollable();
         inner.owners.set(owners + 1);
         Some(ContextRef {
             context: Context {

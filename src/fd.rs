@@ -11,6 +11,7 @@
 //! a source that was closed, without any unsafe code. The handler goes earlier, when the event ends
 //! and isn't running.
 
+use crate::backend::Backend;
 use crate::context::{Context, FdHandler, Inner, Meta, Removed};
 use crate::error::AddFdError;
 use crate::flags::FdFlags;
@@ -117,12 +118,12 @@ where
     F: FnMut(&Context, &Fd<S>, FdFlags) + 'static,
 {
     fn call(self: Rc<Self>, context: &Context, flags: FdFlags) {
-        let running = Running(Fd {
-            shared: self,
+        let event = Fd {
+            shared: Rc::clone(&self) as Rc<Shared<S, dyn Handler<S>>>,
             owns: false,
-        });
-        let event = &running.0;
-        event.shared.handler.call(context, event, flags);
+        };
+        let _running = Running(&*self);
+        self.handler.call(context, &event, flags);
     }
 
     fn meta(&self) -> &Meta {
@@ -135,15 +136,17 @@ where
     }
 }
 
-/// An event whose handler is running. If that has ended its event, it goes when it has returned, also
-/// by a panic.
-struct Running<S: 'static>(Fd<S>);
+/// A handler that is running. If it has ended its event, it goes when it has returned, also by a
+/// panic.
+struct Running<'a, S: 'static, F>(&'a Shared<S, RefCell<Option<F>>>)
+where
+    F: FnMut(&Context, &Fd<S>, FdFlags);
 
-impl<S> Drop for Running<S> {
-    #[inline]
+impl<S, F: FnMut(&Context, &Fd<S>, FdFlags)> Drop for Running<'_, S, F> {
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.0.shared.ended.get() {
-            self.0.shared.handler.clear();
+        if self.0.ended.get() {
+            self.0.handler.clear();
         }
     }
 }
@@ -454,16 +457,16 @@ impl<S: 'static> Fd<S> {
     /// context.run() // returns, as nothing is left
     /// # }
     /// ```
+    #[inline(never)]
     pub fn remove(&self) {
         let inner = &*self.shared.inner;
         let removed = {
-            let mut fds = inner.fds.borrow_mut();
-            if inner.is_in_its_process() {
-                let mut backend = inner.backend.borrow_mut();
-                fds.mux.remove(Some(&mut **backend), self.shared.key)
-            } else {
-                fds.mux.remove(None, self.shared.key)
-            }
+            let fds = &mut *inner.fds.borrow_mut();
+            let backend: Option<&mut dyn Backend> = match inner.is_in_its_process() {
+                true => Some(&mut *fds.backend),
+                false => None,
+            };
+            fds.mux.remove(backend, self.shared.key)
         };
         drop(removed.map(Removed));
     }
@@ -569,6 +572,7 @@ impl<S: 'static> Fd<S> {
 }
 
 impl<S: 'static> Drop for Fd<S> {
+    #[inline(always)]
     fn drop(&mut self) {
         if self.owns {
             self.remove();

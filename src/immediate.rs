@@ -162,6 +162,7 @@ impl Inner {
         let mut immediates = self.immediates.borrow_mut();
         let key = immediates.insert(handler, meta, true);
         immediates.push(key);
+        self.state.set_busy();
     }
 }
 
@@ -215,6 +216,7 @@ impl Immediate {
     #[doc(alias = "tevent_schedule_immediate")]
     #[inline]
     pub fn schedule(&self) -> bool {
+        self.inner.state.set_busy();
         self.inner.immediates.borrow_mut().push(self.key)
     }
 

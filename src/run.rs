@@ -161,6 +161,7 @@ impl Context {
     /// ```
     pub fn stop(&self) {
         self.inner.state.stop.set(true);
+        self.inner.state.set_busy();
     }
 
     /// When the next turn has something to do even if the [descriptor](Context#impl-AsFd-for-Context)
@@ -271,9 +272,46 @@ impl Context {
         }
     }
 
-    /// One turn. The steps are those of tevent's `tevent_loop_once`.
+    /// One turn.
+    ///
+    /// Most turns of a busy server have to do with descriptors only: nothing rang, and nobody has
+    /// said that there is anything else. Such a turn is made here, in one piece.
     #[inline(always)]
     fn turn(&self, return_if_empty: bool) -> io::Result<Turn> {
+        let inner = &*self.inner;
+        if inner.doorbell.attention() != 0 || inner.state.is_busy() {
+            return self.turn_in_full(return_if_empty);
+        }
+        let mut fds = inner.fds.borrow_mut();
+        let waits = !fds.has_ready();
+        if waits {
+            let timeout = inner.options.wait_timeout.get();
+            if !fds.mux.is_settled() || timeout.is_zero() || !inner.doorbell.fall_asleep() {
+                drop(fds);
+                return self.turn_in_full(return_if_empty);
+            }
+            let result = fds.wait(&timeout);
+            inner.doorbell.stay_awake();
+            if result.is_err() || inner.doorbell.attention() != 0 {
+                drop(fds);
+                return self.serve_after_wait(result);
+            }
+        }
+        let ready = fds.take_ready();
+        drop(fds);
+        match ready {
+            Some(ready) => {
+                self.call_fd(ready);
+                Ok(Turn::Ran)
+            }
+            None if waits => self.serve_after_wait(Ok(())),
+            None => self.turn_in_full(return_if_empty),
+        }
+    }
+
+    /// One turn, whatever there is to do. The steps are those of tevent's `tevent_loop_once`.
+    #[inline(never)]
+    fn turn_in_full(&self, return_if_empty: bool) -> io::Result<Turn> {
         let inner = &*self.inner;
 
         // 1. and 2. Signals; what other threads have scheduled goes to the end of the immediates.
@@ -297,23 +335,27 @@ impl Context {
             }
         }
 
-        // 5. One descriptor of those that the latest wait has found ready.
+        // 5. One descriptor of those that the latest wait has found ready; else the wait.
         inner.state.streak.set(Streak::default());
+        inner.clear_busy_if_idle();
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
-        self.wait_and_serve(now, return_if_empty)
-    }
-
-    /// The rest of step 5: the wait, and what it has brought, that is a signal, else a descriptor,
-    /// else a timer that became due, or what was passed over for the others' sake.
-    #[inline(never)]
-    fn wait_and_serve(&self, now: Option<Instant>, return_if_empty: bool) -> io::Result<Turn> {
-        let inner = &*self.inner;
         if return_if_empty && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
         }
-        inner.wait(now)?;
+        let result = inner.wait(now)?;
+        self.serve_after_wait(result)
+    }
+
+    /// The rest of step 5: what the wait has brought, that is a signal, else a descriptor, else a
+    /// timer that became due, or what was passed over for the others' sake.
+    #[inline(never)]
+    fn serve_after_wait(&self, result: io::Result<()>) -> io::Result<Turn> {
+        let inner = &*self.inner;
+        if let Err(error) = result {
+            inner.after_failed_wait(error)?;
+        }
         if inner.doorbell.attention() != 0 && self.attend()? {
             return Ok(Turn::Ran);
         }
@@ -386,9 +428,8 @@ impl Context {
 
 impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
-    /// over. `now` is the time of this turn, if it was read.
-    #[inline]
-    fn wait(&self, now: Option<Instant>) -> io::Result<()> {
+    /// over. `now` is the time of this turn, if it was read. The inner result is the wait's.
+    fn wait(&self, now: Option<Instant>) -> io::Result<io::Result<()>> {
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
@@ -401,16 +442,9 @@ impl Inner {
         if !timeout.is_zero() && !self.doorbell.fall_asleep() {
             timeout = Timeout::ZERO;
         }
-        let result = {
-            let mut fds = self.fds.borrow_mut();
-            let mut backend = self.backend.borrow_mut();
-            backend.wait_for(&timeout, fds.new_batch())
-        };
+        let result = self.fds.borrow_mut().wait(&timeout);
         self.doorbell.stay_awake();
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) => self.after_failed_wait(error),
-        }
+        Ok(result)
     }
 
     #[cold]
@@ -418,7 +452,7 @@ impl Inner {
         if error.kind() == io::ErrorKind::Interrupted {
             return Ok(());
         }
-        if !self.backend.borrow_mut().fall_back() {
+        if !self.fds.borrow_mut().backend.fall_back() {
             return Err(OsError::wrap("wait", error));
         }
         self.register_anew()
@@ -428,8 +462,8 @@ impl Inner {
     fn flush(&self) -> io::Result<()> {
         loop {
             let flushed = {
-                let mut backend = self.backend.borrow_mut();
-                self.fds.borrow_mut().mux.flush(&mut **backend)
+                let fds = &mut *self.fds.borrow_mut();
+                fds.mux.flush(&mut *fds.backend)
             };
             match flushed {
                 Ok(Flushed::Done) => return Ok(()),
@@ -446,23 +480,26 @@ impl Inner {
         self.add_wakeup()
     }
 
-    #[inline]
     fn time_to_wait(&self, now: Option<Instant>) -> Timeout {
-        let limit = self.options.wait_timeout.get();
-        if self.timers.borrow().armed() == 0 {
-            return limit;
-        }
-        self.time_to_timer(now, limit)
-    }
-
-    fn time_to_timer(&self, now: Option<Instant>, limit: Timeout) -> Timeout {
+        let timeout = self.options.wait_timeout.get();
         let Some(deadline) = self.timers.borrow_mut().next_deadline() else {
-            return limit;
+            return timeout;
         };
         let now = now.unwrap_or_else(Instant::now);
         let to_timer = deadline.saturating_duration_since(now);
-        let limit = limit.limit();
+        let limit = timeout.limit();
         Timeout::new(Some(limit.map_or(to_timer, |limit| limit.min(to_timer))))
+    }
+
+    /// Lets the next turns be short if they need look at nothing but the doorbell and descriptors.
+    fn clear_busy_if_idle(&self) {
+        let is_busy = self.timers.borrow().armed() > 0
+            || self.has_immediates()
+            || self.slow.is_watched()
+            || self.state.stop.get();
+        if !is_busy {
+            self.state.clear_busy();
+        }
     }
 
     #[inline]
@@ -495,13 +532,9 @@ impl Inner {
         self.state.streak.set(streak);
     }
 
-    #[inline]
     fn has_something_to_wait_for(&self) -> bool {
-        self.fds.borrow().mux.enabled() > 0 || self.has_no_fd_but_something_to_wait_for()
-    }
-
-    fn has_no_fd_but_something_to_wait_for(&self) -> bool {
         self.timers.borrow().armed() > 0
+            || self.fds.borrow().mux.enabled() > 0
             || self.signals.borrow().callable() > 0
             || self.immediates.borrow().has_runnable()
     }
@@ -527,16 +560,17 @@ impl Inner {
             if let Err(error) = self.recover_from_fork() {
                 return Err((Removed(handler), error));
             }
-            let mut backend = self.backend.borrow_mut();
-            let mut fds = self.fds.borrow_mut();
-            let (refused, error) = match fds.mux.add(&mut **backend, fd, flags, handler) {
+            let mut borrowed = self.fds.borrow_mut();
+            let fds = &mut *borrowed;
+            let (refused, error) = match fds.mux.add(&mut *fds.backend, fd, flags, handler) {
                 Ok(key) => return Ok(key),
                 Err(refused) => refused,
             };
-            if mux::concerns_one_descriptor(&error) || !backend.fall_back() {
+            if mux::concerns_one_descriptor(&error) || !fds.backend.fall_back() {
+                drop(borrowed);
                 return Err((Removed(refused), error));
             }
-            drop((fds, backend));
+            drop(borrowed);
             if let Err(error) = self.register_anew() {
                 return Err((Removed(refused), error));
             }
@@ -559,13 +593,14 @@ impl<'a> StopScope<'a> {
 
     #[inline]
     fn is_set(&self) -> bool {
-        self.inner.state.stop.get()
+        self.inner.state.is_busy() && self.inner.state.stop.get()
     }
 }
 
 impl Drop for StopScope<'_> {
     fn drop(&mut self) {
         self.inner.state.stop.set(self.outer);
+        self.inner.state.set_busy();
     }
 }
 

@@ -111,6 +111,7 @@ impl Context {
             detached: false,
         };
         let key = self.inner.timers.borrow_mut().insert(deadline, entry);
+        self.inner.state.set_busy();
         Timer {
             inner: Rc::clone(&self.inner),
             key,
@@ -171,6 +172,8 @@ impl Drop for TimerCall {
     fn drop(&mut self) {
         let Timer { inner, key, .. } = &self.timer;
         inner.state.running_timer.set(self.outer);
+        // It may have been suspended, and armed all the time.
+        inner.state.set_busy();
         let unreachable = {
             let mut timers = inner.timers.borrow_mut();
             timers.resume(*key);
@@ -243,6 +246,7 @@ impl Timer {
     #[doc(alias = "tevent_update_timer")]
     #[inline]
     pub fn set_deadline(&self, deadline: Instant) -> bool {
+        self.inner.state.set_busy();
         self.inner.timers.borrow_mut().arm(self.key, deadline)
     }
 
@@ -260,6 +264,7 @@ impl Timer {
     /// # }
     /// ```
     pub fn set_after(&self, delay: Duration) -> bool {
+        self.inner.state.set_busy();
         self.inner.timers.borrow_mut().arm(self.key, after(delay))
     }
 

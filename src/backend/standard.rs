@@ -102,6 +102,7 @@ impl Standard {
     }
 
     /// Waits for always ready descriptors too, or by poll.
+    #[inline(never)]
     fn wait_for_mixed(&mut self, timeout: &Timeout, ready: &mut ReadyList) -> io::Result<()> {
         if self.always_ready.iter().all(|entry| {
             // One that wants to hear of errors only has nothing to hear.

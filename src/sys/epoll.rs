@@ -115,6 +115,7 @@ impl Epoll {
         check("epoll_wait", result)
     }
 
+    #[inline(never)]
     fn wait_for_nanoseconds(
         &mut self,
         free: &mut [MaybeUninit<Event>],
