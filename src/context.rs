@@ -91,6 +91,8 @@ pub(crate) struct Inner {
     wakeup: RefCell<Option<Rc<Wakeup>>>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
+    /// Descriptor events that have ended while their handlers were running.
+    ended: RefCell<Vec<Rc<dyn FdHandler>>>,
     pub(crate) timers: RefCell<TimerQueue<Instant, TimerEntry>>,
     pub(crate) immediates: RefCell<Immediates>,
     pub(crate) signals: RefCell<SignalTable>,
@@ -122,16 +124,24 @@ pub(crate) trait FdHandler {
     fn meta(&self) -> &Meta;
 
     /// The event has ended: drops the closure, now or when it has returned.
-    fn end(&self);
+    fn end(self: Rc<Self>);
 }
 
 /// The handler of an event that was removed. Dropping it ends the event, so that is for when nothing
 /// is borrowed.
-pub(crate) struct Removed(pub(crate) Rc<dyn FdHandler>);
+pub(crate) struct Removed(Option<Rc<dyn FdHandler>>);
+
+impl Removed {
+    pub(crate) fn new(handler: Rc<dyn FdHandler>) -> Removed {
+        Removed(Some(handler))
+    }
+}
 
 impl Drop for Removed {
     fn drop(&mut self) {
-        self.0.end();
+        if let Some(handler) = self.0.take() {
+            handler.end();
+        }
     }
 }
 
@@ -156,7 +166,7 @@ pub(crate) struct RunState {
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
     /// There may be more to look at than the doorbell and the descriptors: an immediate, an armed
-    /// timer, a request to stop, a report of slow handlers. Whoever adds one of these sets this; a
+    /// timer, a request to stop, a report of slow handlers, an ended event. Whoever adds one of these sets this; a
     /// turn that finds none of them clears it.
     busy: Cell<bool>,
     /// Missing while it runs.
@@ -370,6 +380,7 @@ impl Context {
                 next: 0,
                 wakeup: None,
             }),
+            ended: RefCell::new(Vec::new()),
             timers: RefCell::new(TimerQueue::new()),
             immediates: RefCell::new(ImmediateQueue::new()),
             signals: RefCell::new(SignalTable::new()),
@@ -556,6 +567,29 @@ impl Inner {
         drop((contents, scheduled, slow));
     }
 
+    /// Keeps an event that has ended until its handler, which is running, has returned.
+    pub(crate) fn end_after_return(&self, handler: Rc<dyn FdHandler>) {
+        self.ended.borrow_mut().push(handler);
+        self.state.set_busy();
+    }
+
+    /// Whether an event waits for its handler to return.
+    pub(crate) fn has_ended(&self) -> bool {
+        !self.ended.borrow().is_empty()
+    }
+
+    /// Lets go of the events whose handlers have returned. Those still on the stack stay.
+    #[cold]
+    pub(crate) fn drop_ended(&self) {
+        let ended = self.ended.take();
+        drop(
+            ended
+                .into_iter()
+                .map(|handler| Removed::new(handler))
+                .collect::<Vec<_>>(),
+        );
+    }
+
     fn unwatch_all(&self) {
         let fds = &mut *self.fds.borrow_mut();
         fds.mux.unwatch_all(&mut *fds.backend);
@@ -569,7 +603,7 @@ impl Inner {
             fds.discard_ready();
             fds.mux.take_all()
         };
-        let fds: Vec<Removed> = fds.into_iter().map(Removed).collect();
+        let fds: Vec<Removed> = fds.into_iter().map(Removed::new).collect();
         let timers = self.timers.borrow_mut().take_all();
         let immediates = self.immediates.borrow_mut().take_all();
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
@@ -633,8 +667,7 @@ impl Fds {
 
     /// Has the backend fill the batch anew.
     #[inline(always)]
-    pub(crate) fn wait(&mut self, timeout: &Timeout) -> io::Result<()> {
-        self.ready.clear();
+    pub(crate) fn wait(&mut self, timeout: Timeout) -> io::Result<()> {
         self.next = 0;
         self.backend.wait_for(timeout, &mut self.ready)
     }

@@ -64,8 +64,6 @@ pub struct Fd<S: 'static> {
 struct Shared<S, H: ?Sized> {
     inner: Rc<Inner>,
     key: Key,
-    /// Whether the handler is to go as soon as it isn't running.
-    ended: Cell<bool>,
     /// Present until it leaves.
     source: Option<S>,
     on_close: Cell<Option<CloseCallback<S>>>,
@@ -87,8 +85,8 @@ impl<S, H: ?Sized> Drop for Shared<S, H> {
 trait Handler<S> {
     fn call(&self, context: &Context, event: &Fd<S>, flags: FdFlags);
 
-    /// Drops the closure unless it is running.
-    fn clear(&self);
+    /// Drops the closure. Returns false if it is running, so that it can't go yet.
+    fn clear(&self) -> bool;
 }
 
 impl<S, F: FnMut(&Context, &Fd<S>, FdFlags)> Handler<S> for RefCell<Option<F>> {
@@ -102,13 +100,15 @@ impl<S, F: FnMut(&Context, &Fd<S>, FdFlags)> Handler<S> for RefCell<Option<F>> {
         }
     }
 
-    fn clear(&self) {
-        let handler = match self.try_borrow_mut() {
-            Ok(mut handler) => handler.take(),
-            Err(_) => None,
+    fn clear(&self) -> bool {
+        let Ok(mut handler) = self.try_borrow_mut() else {
+            return false;
         };
-        // Not borrowed any more, as this is code of the user.
+        let closure = handler.take();
+        // Not borrowed any more when it is dropped, as that is code of the user.
         drop(handler);
+        drop(closure);
+        true
     }
 }
 
@@ -119,34 +119,20 @@ where
 {
     fn call(self: Rc<Self>, context: &Context, flags: FdFlags) {
         let event = Fd {
-            shared: Rc::clone(&self) as Rc<Shared<S, dyn Handler<S>>>,
+            shared: self,
             owns: false,
         };
-        let _running = Running(&*self);
-        self.handler.call(context, &event, flags);
+        event.shared.handler.call(context, &event, flags);
     }
 
     fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    fn end(&self) {
-        self.ended.set(true);
-        self.handler.clear();
-    }
-}
-
-/// A handler that is running. If it has ended its event, it goes when it has returned, also by a
-/// panic.
-struct Running<'a, S: 'static, F>(&'a Shared<S, RefCell<Option<F>>>)
-where
-    F: FnMut(&Context, &Fd<S>, FdFlags);
-
-impl<S, F: FnMut(&Context, &Fd<S>, FdFlags)> Drop for Running<'_, S, F> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if self.0.ended.get() {
-            self.0.handler.clear();
+    fn end(self: Rc<Self>) {
+        if !self.handler.clear() {
+            let inner = Rc::clone(&self.inner);
+            inner.end_after_return(self);
         }
     }
 }
@@ -207,7 +193,6 @@ impl Context {
         let shared = Rc::new(Shared {
             inner: Rc::clone(&self.inner),
             key,
-            ended: Cell::new(false),
             source: Some(source),
             on_close: Cell::new(None),
             meta,
@@ -468,7 +453,7 @@ impl<S: 'static> Fd<S> {
             };
             fds.mux.remove(backend, self.shared.key)
         };
-        drop(removed.map(Removed));
+        drop(removed.map(Removed::new));
     }
 
     /// Leaves the event to the context: it lives until it [removes](Fd::remove) itself, or the

@@ -80,7 +80,7 @@ impl Context {
     #[doc(alias = "tevent_loop_once")]
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
-        Ok(self.turn(false)? == Turn::Ran)
+        Ok(self.turn_in_full(false)? == Turn::Ran)
     }
 
     /// Runs until there is nothing left to wait for: no armed timer, no scheduled immediate, no
@@ -106,10 +106,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_loop_wait")]
     pub fn run(&self) -> io::Result<()> {
-        let _level = self.enter()?;
-        let stop = StopScope::new(&self.inner);
-        while !stop.is_set() && self.turn(true)? != Turn::Empty {}
-        Ok(())
+        self.make_turns(|| false, true)
     }
 
     /// Runs until `finished` returns true, which is asked before every turn, or until
@@ -139,13 +136,8 @@ impl Context {
     /// # }
     /// ```
     #[doc(alias = "tevent_loop_until")]
-    pub fn run_until(&self, mut finished: impl FnMut() -> bool) -> io::Result<()> {
-        let _level = self.enter()?;
-        let stop = StopScope::new(&self.inner);
-        while !stop.is_set() && !finished() {
-            self.turn(false)?;
-        }
-        Ok(())
+    pub fn run_until(&self, finished: impl FnMut() -> bool) -> io::Result<()> {
+        self.make_turns(finished, false)
     }
 
     /// Makes the innermost [`run`](Context::run) or [`run_until`](Context::run_until) return when
@@ -272,40 +264,59 @@ impl Context {
         }
     }
 
-    /// One turn.
+    /// Makes turns until `finished` says that it is enough, or somebody stops the loop; or until
+    /// there is nothing to wait for, if that is to end it.
     ///
     /// Most turns of a busy server have to do with descriptors only: nothing rang, and nobody has
     /// said that there is anything else. Such a turn is made here, in one piece.
     #[inline(always)]
-    fn turn(&self, return_if_empty: bool) -> io::Result<Turn> {
+    fn make_turns(
+        &self,
+        mut finished: impl FnMut() -> bool,
+        return_if_empty: bool,
+    ) -> io::Result<()> {
+        let _level = self.enter()?;
+        let stop = StopScope::new(&self.inner);
         let inner = &*self.inner;
-        if inner.doorbell.attention() != 0 || inner.state.is_busy() {
-            return self.turn_in_full(return_if_empty);
-        }
-        let mut fds = inner.fds.borrow_mut();
-        let waits = !fds.has_ready();
-        if waits {
-            let timeout = inner.options.wait_timeout.get();
-            if !fds.mux.is_settled() || timeout.is_zero() || !inner.doorbell.fall_asleep() {
-                drop(fds);
-                return self.turn_in_full(return_if_empty);
+        'turns: loop {
+            if stop.is_set() || finished() {
+                return Ok(());
             }
-            let result = fds.wait(&timeout);
-            inner.doorbell.stay_awake();
-            if result.is_err() || inner.doorbell.attention() != 0 {
-                drop(fds);
-                return self.serve_after_wait(result);
+            let turn = 'turn: {
+                if inner.state.is_busy() || inner.doorbell.attention() != 0 {
+                    break 'turn self.turn_in_full(return_if_empty);
+                }
+                let mut fds = inner.fds.borrow_mut();
+                if !fds.has_ready() {
+                    let timeout = inner.options.wait_timeout.get();
+                    // Only a loop that blocks has to be woken.
+                    if !fds.mux.is_settled() || timeout.is_zero() || !inner.doorbell.fall_asleep() {
+                        drop(fds);
+                        break 'turn self.turn_in_full(return_if_empty);
+                    }
+                    let result = fds.wait(timeout);
+                    inner.doorbell.stay_awake();
+                    if result.is_err() || inner.doorbell.attention() != 0 || !fds.has_ready() {
+                        drop(fds);
+                        break 'turn self.serve_after_wait(result);
+                    }
+                }
+                match fds.take_ready() {
+                    Some(ready) => {
+                        drop(fds);
+                        self.call_fd(ready);
+                        continue 'turns;
+                    }
+                    None => {
+                        drop(fds);
+                        // The batch had nothing to call, be it a new one or the rest of an old one.
+                        Ok(Turn::Idle)
+                    }
+                }
+            };
+            if turn? == Turn::Empty {
+                return Ok(());
             }
-        }
-        let ready = fds.take_ready();
-        drop(fds);
-        match ready {
-            Some(ready) => {
-                self.call_fd(ready);
-                Ok(Turn::Ran)
-            }
-            None if waits => self.serve_after_wait(Ok(())),
-            None => self.turn_in_full(return_if_empty),
         }
     }
 
@@ -423,6 +434,9 @@ impl Context {
         state.running_fd.set(Some(ready.key));
         ready.handler.call(self, ready.flags);
         state.running_fd.set(None);
+        if state.is_busy() && self.inner.has_ended() {
+            self.inner.drop_ended();
+        }
     }
 }
 
@@ -442,7 +456,7 @@ impl Inner {
         if !timeout.is_zero() && !self.doorbell.fall_asleep() {
             timeout = Timeout::ZERO;
         }
-        let result = self.fds.borrow_mut().wait(&timeout);
+        let result = self.fds.borrow_mut().wait(timeout);
         self.doorbell.stay_awake();
         Ok(result)
     }
@@ -496,6 +510,7 @@ impl Inner {
         let is_busy = self.timers.borrow().armed() > 0
             || self.has_immediates()
             || self.slow.is_watched()
+            || self.has_ended()
             || self.state.stop.get();
         if !is_busy {
             self.state.clear_busy();
@@ -558,7 +573,7 @@ impl Inner {
     ) -> Result<Key, (Removed, io::Error)> {
         loop {
             if let Err(error) = self.recover_from_fork() {
-                return Err((Removed(handler), error));
+                return Err((Removed::new(handler), error));
             }
             let mut borrowed = self.fds.borrow_mut();
             let fds = &mut *borrowed;
@@ -568,11 +583,11 @@ impl Inner {
             };
             if mux::concerns_one_descriptor(&error) || !fds.backend.fall_back() {
                 drop(borrowed);
-                return Err((Removed(refused), error));
+                return Err((Removed::new(refused), error));
             }
             drop(borrowed);
             if let Err(error) = self.register_anew() {
-                return Err((Removed(refused), error));
+                return Err((Removed::new(refused), error));
             }
             handler = refused;
         }
@@ -638,5 +653,7 @@ impl Drop for Entered<'_> {
         if self.outer == 0 {
             self.inner.doorbell.leave();
         }
+        // There are some only if a handler has panicked.
+        self.inner.drop_ended();
     }
 }

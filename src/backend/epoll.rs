@@ -9,9 +9,6 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// For how many events there is memory, however large a batch is asked for.
-const MOST: usize = 1 << 16;
-
 #[derive(Debug)]
 pub(crate) struct Epoll {
     instance: epoll::Epoll,
@@ -38,10 +35,14 @@ impl Epoll {
 }
 
 impl Epoll {
-    #[inline]
-    pub(super) fn wait_for(&mut self, timeout: &Timeout, ready: &mut ReadyList) -> io::Result<()> {
-        // The kernel insists on room for one.
-        let room = ready.room().clamp(1, MOST);
+    /// Fills the list anew, with at most `room` descriptors.
+    #[inline(always)]
+    pub(super) fn wait_for(
+        &mut self,
+        timeout: Timeout,
+        ready: &mut ReadyList,
+        room: usize,
+    ) -> io::Result<()> {
         self.instance.wait(&mut ready.events, room, timeout)
     }
 }
@@ -68,7 +69,7 @@ impl Backend for Epoll {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
-        self.wait_for(&Timeout::new(timeout), ready)
+        self.wait_for(Timeout::new(timeout), ready, ready.limit())
     }
 
     fn reopen(&mut self) -> io::Result<()> {

@@ -143,13 +143,17 @@ pub struct ReadyList {
 }
 
 impl ReadyList {
-    pub(crate) const fn new(limit: usize) -> ReadyList {
+    /// More than the kernel would report at once is not asked for.
+    const MOST: usize = 1 << 16;
+
+    pub(crate) fn new(limit: usize) -> ReadyList {
         ReadyList {
             events: Vec::new(),
-            limit,
+            limit: limit.clamp(1, ReadyList::MOST),
         }
     }
 
+    #[inline]
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
@@ -167,6 +171,12 @@ impl ReadyList {
         if let Some(event) = self.events.get_mut(index) {
             *event = ready.0;
         }
+    }
+
+    /// Moves the last `count` before the others.
+    fn move_to_front(&mut self, count: usize) {
+        let count = count.min(self.events.len());
+        self.events.rotate_right(count);
     }
 
     #[inline]
@@ -341,8 +351,9 @@ pub(crate) enum AnyBackend {
 }
 
 impl AnyBackend {
-    #[inline]
-    pub(crate) fn wait_for(&mut self, timeout: &Timeout, ready: &mut ReadyList) -> io::Result<()> {
+    /// Fills the list anew.
+    #[inline(always)]
+    pub(crate) fn wait_for(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         if let AnyBackend::Standard(standard) = self {
             return standard.wait_for(timeout, ready);
@@ -351,14 +362,17 @@ impl AnyBackend {
     }
 
     #[inline(never)]
-    fn wait_otherwise(&mut self, timeout: &Timeout, ready: &mut ReadyList) -> io::Result<()> {
+    fn wait_otherwise(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
         match self {
             #[cfg(target_os = "linux")]
             AnyBackend::Standard(standard) => standard.wait_for(timeout, ready),
             #[cfg(target_os = "linux")]
-            AnyBackend::Epoll(epoll) => epoll.wait_for(timeout, ready),
-            AnyBackend::Poll(poll) => poll.wait_for(timeout, ready),
-            AnyBackend::Custom(custom) => custom.wait(timeout.limit(), ready),
+            AnyBackend::Epoll(epoll) => epoll.wait_for(timeout, ready, ready.limit()),
+            AnyBackend::Poll(poll) => poll.wait_for(timeout, ready, ready.limit()),
+            AnyBackend::Custom(custom) => {
+                ready.clear();
+                custom.wait(timeout.limit(), ready)
+            }
         }
     }
 }

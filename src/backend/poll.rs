@@ -44,12 +44,19 @@ impl Poll {
         self.tokens.push(token);
     }
 
-    pub(super) fn wait_for(&mut self, timeout: &Timeout, ready: &mut ReadyList) -> io::Result<()> {
+    /// Fills the list anew, with at most `room` descriptors.
+    pub(super) fn wait_for(
+        &mut self,
+        timeout: Timeout,
+        ready: &mut ReadyList,
+        room: usize,
+    ) -> io::Result<()> {
+        ready.clear();
         self.close_holes();
         let mut answers = poll::poll(&mut self.fds, timeout)?;
         let mut first_unseen = 0;
         for (fd, &token) in self.fds.iter().zip(&self.tokens) {
-            if answers == 0 || ready.room() == 0 {
+            if answers == 0 || ready.len() == room {
                 break;
             }
             first_unseen += 1;
@@ -116,7 +123,7 @@ impl Backend for Poll {
         // here rather than reported as invalid later.
         let mut probe = [PollFd::new(fd, 0)];
         let answers = loop {
-            match poll::poll(&mut probe, &Timeout::ZERO) {
+            match poll::poll(&mut probe, Timeout::ZERO) {
                 // This isn't the wait that a signal is to interrupt.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
@@ -148,7 +155,7 @@ impl Backend for Poll {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
-        self.wait_for(&Timeout::new(timeout), ready)
+        self.wait_for(Timeout::new(timeout), ready, ready.limit())
     }
 
     fn reopen(&mut self) -> io::Result<()> {

@@ -24,10 +24,10 @@ enum Mechanism {
 }
 
 impl Mechanism {
-    fn wait_for(&mut self, timeout: &Timeout, ready: &mut ReadyList) -> io::Result<()> {
+    fn wait_for(&mut self, timeout: Timeout, ready: &mut ReadyList, room: usize) -> io::Result<()> {
         match self {
-            Mechanism::Epoll(epoll) => epoll.wait_for(timeout, ready),
-            Mechanism::Poll(poll) => poll.wait_for(timeout, ready),
+            Mechanism::Epoll(epoll) => epoll.wait_for(timeout, ready, room),
+            Mechanism::Poll(poll) => poll.wait_for(timeout, ready, room),
         }
     }
 }
@@ -91,11 +91,11 @@ impl Standard {
         }
     }
 
-    #[inline]
-    pub(super) fn wait_for(&mut self, timeout: &Timeout, ready: &mut ReadyList) -> io::Result<()> {
+    #[inline(always)]
+    pub(super) fn wait_for(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
         match &mut self.mechanism {
             Mechanism::Epoll(epoll) if self.always_ready.is_empty() => {
-                epoll.wait_for(timeout, ready)
+                epoll.wait_for(timeout, ready, ready.limit())
             }
             _ => self.wait_for_mixed(timeout, ready),
         }
@@ -103,25 +103,29 @@ impl Standard {
 
     /// Waits for always ready descriptors too, or by poll.
     #[inline(never)]
-    fn wait_for_mixed(&mut self, timeout: &Timeout, ready: &mut ReadyList) -> io::Result<()> {
+    fn wait_for_mixed(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
+        let limit = ready.limit();
         if self.always_ready.iter().all(|entry| {
             // One that wants to hear of errors only has nothing to hear.
             !entry.interest.intersects(FdFlags::READ | FdFlags::WRITE)
         }) {
-            return self.mechanism.wait_for(timeout, ready);
+            return self.mechanism.wait_for(timeout, ready, limit);
         }
         // They share the room by taking turns at being first.
         let first = self.always_ready_first;
         self.always_ready_first = !first;
-        if first {
+        if !first {
+            self.mechanism.wait_for(Timeout::ZERO, ready, limit)?;
             self.serve_always_ready(ready);
-            if ready.room() > 0 {
-                self.mechanism.wait_for(&Timeout::ZERO, ready)?;
-            }
-        } else {
-            self.mechanism.wait_for(&Timeout::ZERO, ready)?;
-            self.serve_always_ready(ready);
+            return Ok(());
         }
+        let served = self.always_ready.len().min(limit);
+        if served < limit {
+            self.mechanism
+                .wait_for(Timeout::ZERO, ready, limit - served)?;
+        }
+        self.serve_always_ready(ready);
+        ready.move_to_front(served);
         Ok(())
     }
 
@@ -198,7 +202,7 @@ impl Backend for Standard {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
-        self.wait_for(&Timeout::new(timeout), ready)
+        self.wait_for(Timeout::new(timeout), ready)
     }
 
     fn reopen(&mut self) -> io::Result<()> {

@@ -78,18 +78,19 @@ impl Epoll {
         !answer.is_err_and(|error| errno(&error) == Some(libc::ENOENT))
     }
 
-    /// Waits, for at most `timeout`, and adds up to `room` events to `events`. The kernel insists on
-    /// room for one.
-    #[inline]
+    /// Waits, for at most `timeout`, and puts up to `room` events into `events`, in place of what is
+    /// in there. The kernel insists on room for one.
+    #[inline(always)]
     pub(crate) fn wait(
         &mut self,
         events: &mut Vec<Event>,
         room: usize,
-        timeout: &Timeout,
+        timeout: Timeout,
     ) -> io::Result<()> {
-        if events.capacity() - events.len() < room {
-            events.reserve_exact(room);
+        if events.capacity() < room {
+            reserve(events, room);
         }
+        events.clear();
         let free = &mut events.spare_capacity_mut()[..room];
         // For whole milliseconds the older call does as well, and works everywhere.
         let count = if timeout.is_whole_milliseconds() || !self.has_pwait2 {
@@ -97,16 +98,16 @@ impl Epoll {
         } else {
             self.wait_for_nanoseconds(free, timeout)?
         };
-        // SAFETY: the kernel has filled in the first `count` elements of the spare capacity.
-        unsafe { events.set_len(events.len() + count as usize) };
+        // SAFETY: the kernel has filled in the first `count` elements.
+        unsafe { events.set_len(count as usize) };
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn wait_for_milliseconds(
         &self,
         free: &mut [MaybeUninit<Event>],
-        timeout: &Timeout,
+        timeout: Timeout,
     ) -> io::Result<libc::c_int> {
         let (pointer, capacity) = parts(free);
         let limit = timeout.milliseconds();
@@ -119,7 +120,7 @@ impl Epoll {
     fn wait_for_nanoseconds(
         &mut self,
         free: &mut [MaybeUninit<Event>],
-        timeout: &Timeout,
+        timeout: Timeout,
     ) -> io::Result<libc::c_int> {
         let (pointer, capacity) = parts(free);
         let limit = timeout.timespec();
@@ -153,8 +154,14 @@ impl Epoll {
     }
 }
 
+#[cold]
+fn reserve(events: &mut Vec<Event>, room: usize) {
+    events.clear();
+    events.reserve_exact(room);
+}
+
 /// Free memory for events as the kernel takes it; an [`Event`] is laid out as an `epoll_event`.
-#[inline]
+#[inline(always)]
 fn parts(free: &mut [MaybeUninit<Event>]) -> (*mut libc::epoll_event, libc::c_int) {
     let capacity = libc::c_int::try_from(free.len()).unwrap_or(libc::c_int::MAX);
     (free.as_mut_ptr().cast(), capacity)
@@ -184,7 +191,7 @@ mod tests {
                 let timeout = Timeout::new(Some(limit));
                 let mut events = Vec::new();
                 let start = Instant::now();
-                epoll.wait(&mut events, 1, &timeout).unwrap();
+                epoll.wait(&mut events, 1, timeout).unwrap();
                 assert!(events.is_empty());
                 assert!(
                     start.elapsed() >= limit,

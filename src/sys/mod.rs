@@ -23,7 +23,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Turns the result of a C call into an [`io::Result`]: -1 means that `errno` says why.
-#[inline]
+#[inline(always)]
 fn check(operation: &'static str, result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 {
         Err(failure(operation))

@@ -41,7 +41,7 @@ impl PollFd {
 }
 
 /// Waits, for at most `timeout`, and returns how many of `fds` have an answer.
-pub(crate) fn poll(fds: &mut [PollFd], timeout: &Timeout) -> io::Result<usize> {
+pub(crate) fn poll(fds: &mut [PollFd], timeout: Timeout) -> io::Result<usize> {
     let pointer = fds.as_mut_ptr().cast::<libc::pollfd>();
     let count = fds.len() as libc::nfds_t;
     #[cfg(target_os = "linux")]
