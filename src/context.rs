@@ -615,22 +615,16 @@ impl Inner {
 }
 
 impl Fds {
-    /// Takes the next event to be called out of the batch.
+    /// Takes the next event to be called out of the batch, if it is the only one on its descriptor.
     #[inline(always)]
-    pub(crate) fn take_ready(&mut self) -> Option<ReadyFd> {
-        let ready = self.ready.get(self.next)?;
-        match self.mux.deliver(ready) {
-            Some(delivery) => {
-                self.next += 1;
-                Some(delivery)
-            }
-            None => self.take_ready_slowly(),
-        }
+    pub(crate) fn take_single(&mut self) -> Option<ReadyFd> {
+        let delivery = self.mux.deliver(self.ready.get(self.next)?)?;
+        self.next += 1;
+        Some(delivery)
     }
 
-    #[cold]
-    #[inline(never)]
-    fn take_ready_slowly(&mut self) -> Option<ReadyFd> {
+    /// Takes the next event to be called out of the batch.
+    pub(crate) fn take_ready(&mut self) -> Option<ReadyFd> {
         while let Some(mut ready) = self.ready.get(self.next) {
             match self.mux.deliver_slowly(&mut ready) {
                 // What is left of the report is for the others on the descriptor. Not when the

@@ -8,42 +8,35 @@
 //! when its slot is reused by the insertion that comes an exact multiple of that later.
 
 use slab::Slab;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 
-/// The name of one insertion into a [`Slots`]: the generation, which isn't 0, above the index.
+/// The name of one insertion into a [`Slots`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Key(NonZeroU64);
+pub(crate) struct Key {
+    index: u32,
+    /// Not 0, so that an optional key is no larger.
+    generation: NonZeroU32,
+}
 
 impl Key {
-    #[inline]
-    fn new(index: u32, generation: NonZeroU32) -> Key {
-        let bits = u64::from(generation.get()) << 32 | u64::from(index);
-        // The generation makes it so.
-        Key(NonZeroU64::new(bits).unwrap_or(NonZeroU64::MAX))
-    }
-
     /// The place in the table.
     #[inline]
     pub(crate) fn index(self) -> u32 {
-        self.0.get() as u32
-    }
-
-    #[inline]
-    fn generation(self) -> Option<NonZeroU32> {
-        NonZeroU32::new((self.0.get() >> 32) as u32)
+        self.index
     }
 
     /// Packs the key into the 64 bits of user data that a kernel hands back with an event.
-    #[inline]
     pub(crate) fn to_bits(self) -> u64 {
-        self.0.get()
+        u64::from(self.generation.get()) << 32 | u64::from(self.index)
     }
 
-    /// The inverse of [`Key::to_bits`]. Bits that no key has give one that finds nothing, or
-    /// `None`.
+    /// The inverse of [`Key::to_bits`]; `None` for bits that no key has.
     #[inline]
     pub(crate) fn from_bits(bits: u64) -> Option<Key> {
-        NonZeroU64::new(bits).map(Key)
+        Some(Key {
+            index: bits as u32,
+            generation: NonZeroU32::new((bits >> 32) as u32)?,
+        })
     }
 }
 
@@ -71,7 +64,10 @@ impl<T> Slots<T> {
 
     /// The key that the next [`insert`](Slots::insert) will return.
     pub(crate) fn next_key(&self) -> Key {
-        Key::new(self.slab.vacant_key() as u32, self.next_generation)
+        Key {
+            index: self.slab.vacant_key() as u32,
+            generation: self.next_generation,
+        }
     }
 
     /// Stores `value`.
@@ -85,43 +81,44 @@ impl<T> Slots<T> {
         let index = self.slab.insert(Slot { value, generation });
         // u32::MAX is left out: Key::to_bits() of no entry may be all ones.
         assert!(index < u32::MAX as usize, "more than 2^32 - 1 events");
-        Key::new(index as u32, generation)
+        Key {
+            index: index as u32,
+            generation,
+        }
     }
 
     /// Makes the next insertion get the key of the latest one, which was removed at once and left
     /// no trace.
     pub(crate) fn give_back(&mut self, key: Key) {
-        self.next_generation = key.generation().unwrap_or(NonZeroU32::MIN);
+        self.next_generation = key.generation;
     }
 
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        let generation = key.generation()?;
-        match self.slab.get(key.index() as usize) {
-            Some(slot) if slot.generation == generation => Some(&slot.value),
+        match self.slab.get(key.index as usize) {
+            Some(slot) if slot.generation == key.generation => Some(&slot.value),
             _ => None,
         }
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let generation = key.generation()?;
-        match self.slab.get_mut(key.index() as usize) {
-            Some(slot) if slot.generation == generation => Some(&mut slot.value),
+        match self.slab.get_mut(key.index as usize) {
+            Some(slot) if slot.generation == key.generation => Some(&mut slot.value),
             _ => None,
         }
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
-        Some(self.slab.remove(key.index() as usize).value)
+        Some(self.slab.remove(key.index as usize).value)
     }
 
     /// The key of the entry at a place.
     #[inline]
     pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
         let generation = self.slab.get(index as usize)?.generation;
-        Some(Key::new(index, generation))
+        Some(Key { index, generation })
     }
 
     /// The entry at a place, whichever insertion it is of.
@@ -143,9 +140,10 @@ impl<T> Slots<T> {
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.slab
-            .iter()
-            .map(|(index, slot)| Key::new(index as u32, slot.generation))
+        self.slab.iter().map(|(index, slot)| Key {
+            index: index as u32,
+            generation: slot.generation,
+        })
     }
 
     /// Empties the table and gives back what was in it, for the caller to drop when no table is
@@ -166,7 +164,7 @@ mod tests {
         let old = slots.insert("old");
         assert_eq!(slots.remove(old), Some("old"));
         let new = slots.insert("new");
-        assert_eq!(old.index(), new.index(), "the slot is reused");
+        assert_eq!(old.index, new.index, "the slot is reused");
         assert_eq!(slots.get(old), None);
         assert_eq!(slots.get_mut(old), None);
         assert_eq!(slots.remove(old), None);

@@ -278,41 +278,38 @@ impl Context {
         let _level = self.enter()?;
         let stop = StopScope::new(&self.inner);
         let inner = &*self.inner;
+        let doorbell = inner.doorbell;
         'turns: loop {
             if stop.is_set() || finished() {
                 return Ok(());
             }
             let turn = 'turn: {
-                if inner.state.is_busy() || inner.doorbell.attention() != 0 {
+                if inner.state.is_busy() || doorbell.attention() != 0 {
                     break 'turn self.turn_in_full(return_if_empty);
                 }
                 let mut fds = inner.fds.borrow_mut();
                 if !fds.has_ready() {
                     let timeout = inner.options.wait_timeout.get();
                     // Only a loop that blocks has to be woken.
-                    if !fds.mux.is_settled() || timeout.is_zero() || !inner.doorbell.fall_asleep() {
+                    if timeout == Timeout::ZERO || !fds.mux.is_settled() || !doorbell.fall_asleep()
+                    {
                         drop(fds);
                         break 'turn self.turn_in_full(return_if_empty);
                     }
                     let result = fds.wait(timeout);
-                    inner.doorbell.stay_awake();
-                    if result.is_err() || inner.doorbell.attention() != 0 || !fds.has_ready() {
+                    doorbell.stay_awake();
+                    if result.is_err() || doorbell.attention() != 0 {
                         drop(fds);
                         break 'turn self.serve_after_wait(result);
                     }
                 }
-                match fds.take_ready() {
-                    Some(ready) => {
-                        drop(fds);
-                        self.call_fd(ready);
-                        continue 'turns;
-                    }
-                    None => {
-                        drop(fds);
-                        // The batch had nothing to call, be it a new one or the rest of an old one.
-                        Ok(Turn::Idle)
-                    }
-                }
+                let Some(ready) = fds.take_single() else {
+                    drop(fds);
+                    break 'turn self.serve_after_wait(Ok(()));
+                };
+                drop(fds);
+                self.call_fd(ready);
+                continue 'turns;
             };
             if turn? == Turn::Empty {
                 return Ok(());
@@ -453,7 +450,7 @@ impl Inner {
             self.time_to_wait(now)
         };
         // Only a loop that blocks has to be woken.
-        if !timeout.is_zero() && !self.doorbell.fall_asleep() {
+        if timeout != Timeout::ZERO && !self.doorbell.fall_asleep() {
             timeout = Timeout::ZERO;
         }
         let result = self.fds.borrow_mut().wait(timeout);

@@ -41,7 +41,7 @@ impl Epoll {
         &mut self,
         timeout: Timeout,
         ready: &mut ReadyList,
-        room: usize,
+        room: u16,
     ) -> io::Result<()> {
         self.instance.wait(&mut ready.events, room, timeout)
     }

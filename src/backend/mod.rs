@@ -139,22 +139,20 @@ impl Ready {
 #[derive(Debug)]
 pub struct ReadyList {
     events: Vec<Event>,
-    limit: usize,
+    limit: u16,
 }
 
 impl ReadyList {
-    /// More than the kernel would report at once is not asked for.
-    const MOST: usize = 1 << 16;
-
+    /// A wait may always report fewer than it is asked for, so the limit has a limit.
     pub(crate) fn new(limit: usize) -> ReadyList {
         ReadyList {
             events: Vec::new(),
-            limit: limit.clamp(1, ReadyList::MOST),
+            limit: u16::try_from(limit).unwrap_or(u16::MAX),
         }
     }
 
     #[inline]
-    pub(crate) fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> u16 {
         self.limit
     }
 
@@ -187,7 +185,7 @@ impl ReadyList {
     /// How many more descriptors are wanted. Those left out are reported by the next wait.
     #[inline]
     pub fn room(&self) -> usize {
-        self.limit.saturating_sub(self.events.len())
+        usize::from(self.limit).saturating_sub(self.events.len())
     }
 
     /// Adds a ready descriptor. One without room for it is left out.

@@ -49,14 +49,14 @@ impl Poll {
         &mut self,
         timeout: Timeout,
         ready: &mut ReadyList,
-        room: usize,
+        room: u16,
     ) -> io::Result<()> {
         ready.clear();
         self.close_holes();
         let mut answers = poll::poll(&mut self.fds, timeout)?;
         let mut first_unseen = 0;
         for (fd, &token) in self.fds.iter().zip(&self.tokens) {
-            if answers == 0 || ready.len() == room {
+            if answers == 0 || ready.len() == usize::from(room) {
                 break;
             }
             first_unseen += 1;

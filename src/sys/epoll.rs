@@ -84,35 +84,37 @@ impl Epoll {
     pub(crate) fn wait(
         &mut self,
         events: &mut Vec<Event>,
-        room: usize,
+        room: u16,
         timeout: Timeout,
     ) -> io::Result<()> {
-        if events.capacity() < room {
+        if events.capacity() < usize::from(room) {
             reserve(events, room);
         }
         events.clear();
-        let free = &mut events.spare_capacity_mut()[..room];
+        let free = &mut events.spare_capacity_mut()[..usize::from(room)];
         // For whole milliseconds the older call does as well, and works everywhere.
-        let count = if timeout.is_whole_milliseconds() || !self.has_pwait2 {
-            self.wait_for_milliseconds(free, timeout)?
-        } else {
-            self.wait_for_nanoseconds(free, timeout)?
+        let count = match timeout {
+            Timeout::Whole(milliseconds) => self.wait_for_milliseconds(free, room, milliseconds)?,
+            Timeout::Precise(_) => self.wait_for_nanoseconds(free, room, timeout)?,
         };
         // SAFETY: the kernel has filled in the first `count` elements.
         unsafe { events.set_len(count as usize) };
         Ok(())
     }
 
+    /// `room` is the length of `free`.
     #[inline(always)]
     fn wait_for_milliseconds(
         &self,
         free: &mut [MaybeUninit<Event>],
-        timeout: Timeout,
+        room: u16,
+        limit: libc::c_int,
     ) -> io::Result<libc::c_int> {
-        let (pointer, capacity) = parts(free);
-        let limit = timeout.milliseconds();
-        // SAFETY: `pointer` and `capacity` describe memory that we borrow exclusively.
-        let result = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), pointer, capacity, limit) };
+        debug_assert_eq!(free.len(), usize::from(room));
+        let pointer = free.as_mut_ptr().cast();
+        // SAFETY: `pointer` and `room` describe memory that we borrow exclusively, and an Event is
+        // laid out as an epoll_event.
+        let result = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), pointer, room.into(), limit) };
         check("epoll_wait", result)
     }
 
@@ -120,19 +122,23 @@ impl Epoll {
     fn wait_for_nanoseconds(
         &mut self,
         free: &mut [MaybeUninit<Event>],
+        room: u16,
         timeout: Timeout,
     ) -> io::Result<libc::c_int> {
-        let (pointer, capacity) = parts(free);
+        if !self.has_pwait2 {
+            return self.wait_for_milliseconds(free, room, timeout.milliseconds());
+        }
+        debug_assert_eq!(free.len(), usize::from(room));
         let limit = timeout.timespec();
         let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: as above; `limit` is null or lives in this frame, and without a signal set its
+        // SAFETY: as above; `limit` is null or points into this frame, and without a signal set its
         // size is not looked at.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,
                 self.fd.as_raw_fd(),
-                pointer,
-                capacity,
+                free.as_mut_ptr(),
+                libc::c_int::from(room),
                 limit,
                 ptr::null::<libc::sigset_t>(),
                 0usize,
@@ -142,7 +148,7 @@ impl Epoll {
             // Some sandboxes answer EPERM to calls that they have never heard of.
             Err(error) if matches!(errno(&error), Some(libc::ENOSYS | libc::EPERM)) => {
                 self.has_pwait2 = false;
-                self.wait_for_milliseconds(free, timeout)
+                self.wait_for_milliseconds(free, room, timeout.milliseconds())
             }
             result => result,
         }
@@ -155,16 +161,9 @@ impl Epoll {
 }
 
 #[cold]
-fn reserve(events: &mut Vec<Event>, room: usize) {
+fn reserve(events: &mut Vec<Event>, room: u16) {
     events.clear();
-    events.reserve_exact(room);
-}
-
-/// Free memory for events as the kernel takes it; an [`Event`] is laid out as an `epoll_event`.
-#[inline(always)]
-fn parts(free: &mut [MaybeUninit<Event>]) -> (*mut libc::epoll_event, libc::c_int) {
-    let capacity = libc::c_int::try_from(free.len()).unwrap_or(libc::c_int::MAX);
-    (free.as_mut_ptr().cast(), capacity)
+    events.reserve_exact(room.into());
 }
 
 fn create() -> io::Result<OwnedFd> {
