@@ -27,7 +27,7 @@ use crate::slow_handler;
 use crate::sys::doorbell::{Doorbell, FORK, REMOTE, SIGNAL};
 use crate::sys::timeout::Timeout;
 use crate::sys::wakeup::Wakeup;
-use crate::timer::TimerEntry;
+use crate::timer::Timers;
 use crate::timer_queue::TimerQueue;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -89,11 +89,14 @@ pub(crate) struct Inner {
     backend_name: String,
     /// `None` when the context is gone.
     wakeup: RefCell<Option<Rc<Wakeup>>>,
+    /// Not while adding the wake-up descriptor to the backend has failed.
+    has_wakeup: Cell<bool>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
     /// Descriptor events that have ended while their handlers were running.
     ended: RefCell<Vec<Rc<dyn FdHandler>>>,
-    pub(crate) timers: RefCell<TimerQueue<Instant, TimerEntry>>,
+    pub(crate) timers: RefCell<Timers>,
+    /// To be had by [`Inner::immediates`].
     pub(crate) immediates: RefCell<Immediates>,
     pub(crate) signals: RefCell<SignalTable>,
     pub(crate) options: Options,
@@ -159,15 +162,16 @@ struct Label {
 }
 
 /// Where the loop is.
-#[derive(Default)]
 pub(crate) struct RunState {
     /// How many loops run inside each other.
     pub(crate) level: Cell<u32>,
+    /// How often it was re-initialised. A loop of before counts no more.
+    pub(crate) starts: Cell<u32>,
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
     /// There may be more to look at than the doorbell and the descriptors: an immediate, an armed
-    /// timer, a request to stop, a report of slow handlers, an ended event. Whoever adds one of these sets this; a
-    /// turn that finds none of them clears it.
+    /// timer, a request to stop, somebody who is told of slow handlers, an ended event, a missing
+    /// wake-up descriptor. Whoever adds one of these sets this; a turn that finds none clears it.
     busy: Cell<bool>,
     /// Missing while it runs.
     pub(crate) nesting_hook: Cell<Option<NestingHook>>,
@@ -177,7 +181,13 @@ pub(crate) struct RunState {
     pub(crate) running_fd: Cell<Option<Key>>,
     /// The timer's handler on the stack, innermost.
     pub(crate) running_timer: Cell<Option<Key>>,
+    /// The immediate whose handler was called last and hasn't returned, unless it was removed.
+    pub(crate) running_immediate: Cell<Option<Key>>,
+    /// It is to be put at the end of the queue, before anything else is done with that.
+    pub(crate) scheduled_again: Cell<bool>,
     pub(crate) streak: Cell<Streak>,
+    /// What the clock said when it was last read for timers.
+    pub(crate) latest_time: Cell<Instant>,
 }
 
 /// Immediates and timers that were called since the loop last looked at descriptors.
@@ -189,6 +199,23 @@ pub(crate) struct Streak {
 }
 
 impl RunState {
+    fn new() -> RunState {
+        RunState {
+            level: Cell::default(),
+            starts: Cell::default(),
+            stop: Cell::default(),
+            busy: Cell::new(true),
+            nesting_hook: Cell::default(),
+            nesting_hook_changed: Cell::default(),
+            running_fd: Cell::default(),
+            running_timer: Cell::default(),
+            running_immediate: Cell::default(),
+            scheduled_again: Cell::default(),
+            streak: Cell::default(),
+            latest_time: Cell::new(Instant::now()),
+        }
+    }
+
     /// Says that the next turn is to look at everything.
     #[inline]
     pub(crate) fn set_busy(&self) {
@@ -372,6 +399,7 @@ impl Context {
             doorbell,
             backend_name: backend.name().to_owned(),
             wakeup: RefCell::new(Some(Rc::clone(&wakeup))),
+            has_wakeup: Cell::new(false),
             inbox: Inbox::new(doorbell),
             fds: RefCell::new(Fds {
                 backend,
@@ -385,7 +413,7 @@ impl Context {
             immediates: RefCell::new(ImmediateQueue::new()),
             signals: RefCell::new(SignalTable::new()),
             options,
-            state: RunState::default(),
+            state: RunState::new(),
             slow: slow_handler::Watch::default(),
             owners: Cell::new(1),
         });
@@ -484,14 +512,11 @@ impl Inner {
             return Ok(());
         }
         self.reopen()?;
-        {
-            let mut fds = self.fds.borrow_mut();
-            // They were the parent's to serve.
-            fds.discard_ready();
-            fds.mux.forget_registrations();
-        }
+        // They were the parent's to serve.
+        self.fds.borrow_mut().discard_ready();
         self.signals.borrow_mut().enter_child(self.doorbell);
         self.doorbell.attend(FORK);
+        self.inbox.ring_if_not_empty();
         self.leave_if_idle();
         Ok(())
     }
@@ -504,7 +529,12 @@ impl Inner {
     }
 
     fn reopen(&self) -> io::Result<()> {
-        self.fds.borrow_mut().backend.reopen()?;
+        {
+            let mut fds = self.fds.borrow_mut();
+            fds.backend.reopen()?;
+            // Now, as what comes next may fail.
+            fds.mux.forget_registrations();
+        }
         if let Some(wakeup) = &*self.wakeup.borrow() {
             wakeup.reopen()?;
         }
@@ -514,14 +544,23 @@ impl Inner {
     /// Registers the wake-up descriptor with a backend that doesn't know it.
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
+            self.has_wakeup.set(false);
+            self.state.set_busy();
             let fd = wakeup.fd().as_raw_fd();
             let mut fds = self.fds.borrow_mut();
             fds.wakeup = match fds.backend.add_wakeup(fd, wakeup_token())? {
                 WakeupTrigger::Level => Some(Rc::clone(wakeup)),
                 WakeupTrigger::Edge => None,
             };
+            self.has_wakeup.set(true);
         }
         Ok(())
+    }
+
+    /// Whether something other than descriptors can end a wait.
+    #[inline]
+    pub(crate) fn has_wakeup(&self) -> bool {
+        self.has_wakeup.get()
     }
 
     /// Removes every event, and starts anew with kernel objects of its own.
@@ -542,6 +581,9 @@ impl Inner {
         self.doorbell.attend(SIGNAL | REMOTE);
         let contents = self.take_contents();
         self.state.level.set(0);
+        self.state
+            .starts
+            .set(self.state.starts.get().wrapping_add(1));
         self.state.stop.set(false);
         self.state.running_fd.set(None);
         self.state.running_timer.set(None);
@@ -605,7 +647,8 @@ impl Inner {
         };
         let fds: Vec<Removed> = fds.into_iter().map(Removed::new).collect();
         let timers = self.timers.borrow_mut().take_all();
-        let immediates = self.immediates.borrow_mut().take_all();
+        let immediates = self.immediates().take_all();
+        self.forget_running_immediate();
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
         self.doorbell.attend(REMOTE);
         let scheduled = self.inbox.take_all();

@@ -19,6 +19,16 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    #[inline]
+    pub(crate) fn new(index: u32, generation: NonZeroU32) -> Key {
+        Key { index, generation }
+    }
+
+    #[inline]
+    pub(crate) fn generation(self) -> NonZeroU32 {
+        self.generation
+    }
+
     /// The place in the table.
     #[inline]
     pub(crate) fn index(self) -> u32 {

@@ -1,6 +1,6 @@
 //! The loop: the one place where the order of things is decided.
 
-use crate::backend::mux::{self, Flushed};
+use crate::backend::mux;
 use crate::context::{Context, FdHandler, Inner, ReadyFd, Removed, Streak};
 use crate::error::{self, OsError};
 use crate::flags::FdFlags;
@@ -177,10 +177,7 @@ impl Context {
             let fds = inner.fds.borrow();
             fds.has_ready() || fds.mux.is_dirty()
         };
-        if has_changes
-            || inner.immediates.borrow().has_runnable()
-            || inner.doorbell.attention() != 0
-        {
+        if has_changes || inner.immediates().has_runnable() || inner.doorbell.attention() != 0 {
             return Some(self.now());
         }
         inner.timers.borrow_mut().next_deadline()
@@ -242,6 +239,7 @@ impl Context {
         let level = Level {
             context: self,
             number: outer + 1,
+            start: inner.state.starts.get(),
             _entered: Entered {
                 inner,
                 outer,
@@ -329,18 +327,16 @@ impl Context {
 
         // 3. One immediate; unless there were so many that the others are to have a turn.
         let overdue = inner.others_are_overdue();
-        if !overdue && inner.has_immediates() && self.run_immediate() {
+        if !overdue && inner.has_immediates() && self.run_immediate(!return_if_empty) {
             return Ok(Turn::Ran);
         }
 
         // 4. One due timer. The clock is read only if there are timers.
         let mut now = None;
-        if !(overdue && inner.state.streak.get().timers_had_their_turn) {
-            now = inner.time_for_timers();
-            if now.is_some_and(|now| self.run_due_timer(now)) {
-                inner.timers_had_their_turn(overdue);
-                return Ok(Turn::Ran);
-            }
+        let had_their_turn = overdue && inner.state.streak.get().timers_had_their_turn;
+        if !had_their_turn && inner.has_timers() && self.run_due_timer(&mut now) {
+            inner.timers_had_their_turn(overdue);
+            return Ok(Turn::Ran);
         }
 
         // 5. One descriptor of those that the latest wait has found ready; else the wait.
@@ -370,10 +366,7 @@ impl Context {
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
-        let ran = self.run_immediate()
-            || inner
-                .time_for_timers()
-                .is_some_and(|now| self.run_due_timer(now));
+        let ran = self.run_immediate(true) || self.run_due_timer(&mut None);
         Ok(if ran { Turn::Ran } else { Turn::Idle })
     }
 
@@ -441,10 +434,14 @@ impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
     /// over. `now` is the time of this turn, if it was read. The inner result is the wait's.
     fn wait(&self, now: Option<Instant>) -> io::Result<io::Result<()>> {
+        if !self.has_wakeup() {
+            // The backend fell back, and then refused it.
+            self.add_wakeup()?;
+        }
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
-        let mut timeout = if self.immediates.borrow().has_runnable() {
+        let mut timeout = if self.immediates().has_runnable() {
             Timeout::ZERO
         } else {
             self.time_to_wait(now)
@@ -471,16 +468,24 @@ impl Inner {
 
     /// Tells the backend what the events want.
     fn flush(&self) -> io::Result<()> {
+        let mut refused = None;
         loop {
             let flushed = {
                 let fds = &mut *self.fds.borrow_mut();
                 fds.mux.flush(&mut *fds.backend)
             };
-            match flushed {
-                Ok(Flushed::Done) => return Ok(()),
-                Ok(Flushed::FellBack) => self.register_anew()?,
-                Err(error) => return Err(OsError::wrap("changing an interest", error)),
+            refused = refused.or(flushed.refused);
+            if !flushed.fell_back {
+                break;
             }
+            if let Err(error) = self.register_anew() {
+                refused.get_or_insert(error);
+                break;
+            }
+        }
+        match refused {
+            Some(error) => Err(OsError::wrap("changing an interest", error)),
+            None => Ok(()),
         }
     }
 
@@ -504,8 +509,9 @@ impl Inner {
 
     /// Lets the next turns be short if they need look at nothing but the doorbell and descriptors.
     fn clear_busy_if_idle(&self) {
-        let is_busy = self.timers.borrow().armed() > 0
+        let is_busy = self.has_timers()
             || self.has_immediates()
+            || !self.has_wakeup()
             || self.slow.is_watched()
             || self.has_ended()
             || self.state.stop.get();
@@ -514,14 +520,21 @@ impl Inner {
         }
     }
 
-    #[inline]
-    fn has_immediates(&self) -> bool {
-        !self.immediates.borrow().is_empty()
+    /// Whether the next turn of [`Context::run`] would call the immediate that has just run and
+    /// scheduled itself, and look at nothing else that there is.
+    #[inline(always)]
+    pub(crate) fn next_turn_is_the_same_immediate(&self) -> bool {
+        self.state.scheduled_again.get()
+            && !self.state.stop.get()
+            && self.doorbell.attention() == 0
+            && !self.others_are_overdue()
+            && self.immediates.borrow().is_empty()
+            && !self.slow.is_watched()
     }
 
     #[inline]
-    fn time_for_timers(&self) -> Option<Instant> {
-        (self.timers.borrow().armed() > 0).then(Instant::now)
+    fn has_timers(&self) -> bool {
+        self.timers.borrow().armed() > 0
     }
 
     /// Whether so many immediates and timers ran in a row that the others are to have a turn.
@@ -548,7 +561,7 @@ impl Inner {
         self.timers.borrow().armed() > 0
             || self.fds.borrow().mux.enabled() > 0
             || self.signals.borrow().callable() > 0
-            || self.immediates.borrow().has_runnable()
+            || self.immediates().has_runnable()
     }
 
     /// A handler is about to run a loop: its own event is not to be called there. Returns what is to
@@ -620,6 +633,8 @@ impl Drop for StopScope<'_> {
 struct Level<'a> {
     context: &'a Context,
     number: u32,
+    /// Of those of the context.
+    start: u32,
     /// Dropped after the hook was told, also when that panicked.
     _entered: Entered<'a>,
 }
@@ -635,7 +650,10 @@ struct Entered<'a> {
 
 impl Drop for Level<'_> {
     fn drop(&mut self) {
-        self.context.call_nesting_hook(Nesting::End(self.number));
+        // A hook that was set since the context was re-initialised wasn't told that this began.
+        if self.context.inner.state.starts.get() == self.start {
+            self.context.call_nesting_hook(Nesting::End(self.number));
+        }
     }
 }
 
@@ -644,6 +662,8 @@ impl Drop for Entered<'_> {
         let state = &self.inner.state;
         state.level.set(self.outer);
         state.running_fd.set(self.outer_fd);
+        // What was suspended meanwhile goes on.
+        state.set_busy();
         if let Some(key) = self.suspended {
             self.inner.fds.borrow_mut().mux.resume(key);
         }
