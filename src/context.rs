@@ -88,7 +88,8 @@ pub(crate) struct Inner {
     backend_name: String,
     /// `None` when the context is gone.
     wakeup: RefCell<Option<Rc<Wakeup>>>,
-    wakeup_trigger: Cell<WakeupTrigger>,
+    /// `None` while the backend doesn't know the wake-up descriptor, as adding it has failed.
+    wakeup_trigger: Cell<Option<WakeupTrigger>>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
     pub(crate) timers: RefCell<Timers>,
@@ -143,6 +144,8 @@ struct Label {
 pub(crate) struct RunState {
     /// How many loops run inside each other.
     pub(crate) level: Cell<u32>,
+    /// How often it was re-initialised. A loop of before counts no more.
+    pub(crate) starts: Cell<u32>,
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
     /// Missing while it runs.
@@ -339,7 +342,7 @@ impl Context {
             backend_name: backend.name().to_owned(),
             backend: RefCell::new(backend),
             wakeup: RefCell::new(Some(Rc::clone(&wakeup))),
-            wakeup_trigger: Cell::new(WakeupTrigger::Level),
+            wakeup_trigger: Cell::new(None),
             inbox: Inbox::new(doorbell),
             fds: RefCell::new(Fds {
                 mux: Mux::new(),
@@ -452,12 +455,8 @@ impl Inner {
             return Ok(());
         }
         self.reopen()?;
-        {
-            let mut fds = self.fds.borrow_mut();
-            // They were the parent's to serve.
-            fds.discard_ready();
-            fds.mux.forget_registrations();
-        }
+        // They were the parent's to serve.
+        self.fds.borrow_mut().discard_ready();
         self.signals.borrow_mut().enter_child(self.doorbell);
         self.doorbell.attend(FORK);
         self.inbox.ring_if_not_empty();
@@ -474,6 +473,8 @@ impl Inner {
 
     fn reopen(&self) -> io::Result<()> {
         self.backend.borrow_mut().reopen()?;
+        // Now, as what comes next may fail.
+        self.fds.borrow_mut().mux.forget_registrations();
         if let Some(wakeup) = &*self.wakeup.borrow() {
             wakeup.reopen()?;
         }
@@ -483,11 +484,18 @@ impl Inner {
     /// Registers the wake-up descriptor with a backend that doesn't know it.
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
+            self.wakeup_trigger.set(None);
             let fd = wakeup.fd().as_raw_fd();
             let trigger = self.backend.borrow_mut().add_wakeup(fd, wakeup_token())?;
-            self.wakeup_trigger.set(trigger);
+            self.wakeup_trigger.set(Some(trigger));
         }
         Ok(())
+    }
+
+    /// Whether something other than descriptors can end a wait.
+    #[inline]
+    pub(crate) fn has_wakeup(&self) -> bool {
+        self.wakeup_trigger.get().is_some()
     }
 
     /// Makes the wake-up descriptor unreadable if the backend goes on reporting it otherwise.
@@ -496,7 +504,7 @@ impl Inner {
         if !mem::take(&mut self.fds.borrow_mut().wakeup_is_readable) {
             return;
         }
-        if self.wakeup_trigger.get() == WakeupTrigger::Level {
+        if self.wakeup_trigger.get() == Some(WakeupTrigger::Level) {
             if let Some(wakeup) = &*self.wakeup.borrow() {
                 wakeup.drain();
             }
@@ -521,6 +529,9 @@ impl Inner {
         self.doorbell.attend(SIGNAL | REMOTE);
         let contents = self.take_contents();
         self.state.level.set(0);
+        self.state
+            .starts
+            .set(self.state.starts.get().wrapping_add(1));
         self.state.stop.set(false);
         self.state.running_fd.set(None);
         self.state.running_timer.set(None);

@@ -1,6 +1,6 @@
 //! The loop: the one place where the order of things is decided.
 
-use crate::backend::mux::{self, Flushed};
+use crate::backend::mux;
 use crate::context::{Context, FdHandler, Inner, Meta, ReadyFd};
 use crate::error::{self, OsError};
 use crate::flags::FdFlags;
@@ -248,6 +248,7 @@ impl Context {
         let level = Level {
             context: self,
             number: outer + 1,
+            start: inner.state.starts.get(),
             _entered: Entered { inner, outer },
         };
         self.call_nesting_hook(Nesting::Begin(outer + 1));
@@ -389,6 +390,10 @@ impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
     /// over. `now` is the time of this turn, if it was read.
     fn wait(&self, now: Option<Instant>) -> io::Result<()> {
+        if !self.has_wakeup() {
+            // The backend fell back, and then refused it.
+            self.add_wakeup()?;
+        }
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
@@ -418,16 +423,24 @@ impl Inner {
 
     /// Tells the backend what the events want.
     fn flush(&self) -> io::Result<()> {
+        let mut refused = None;
         loop {
             let flushed = {
                 let mut backend = self.backend.borrow_mut();
                 self.fds.borrow_mut().mux.flush(&mut **backend)
             };
-            match flushed {
-                Ok(Flushed::Done) => return Ok(()),
-                Ok(Flushed::FellBack) => self.register_anew()?,
-                Err(error) => return Err(OsError::wrap("changing an interest", error)),
+            refused = refused.or(flushed.refused);
+            if !flushed.fell_back {
+                break;
             }
+            if let Err(error) = self.register_anew() {
+                refused.get_or_insert(error);
+                break;
+            }
+        }
+        match refused {
+            Some(error) => Err(OsError::wrap("changing an interest", error)),
+            None => Ok(()),
         }
     }
 
@@ -560,6 +573,8 @@ impl Drop for StopScope<'_> {
 struct Level<'a> {
     context: &'a Context,
     number: u32,
+    /// Of those of the context.
+    start: u32,
     /// Dropped after the hook was told, also when that panicked.
     _entered: Entered<'a>,
 }
@@ -571,7 +586,10 @@ struct Entered<'a> {
 
 impl Drop for Level<'_> {
     fn drop(&mut self) {
-        self.context.call_nesting_hook(Nesting::End(self.number));
+        // A hook that was set since the context was re-initialised wasn't told that this began.
+        if self.context.inner.state.starts.get() == self.start {
+            self.context.call_nesting_hook(Nesting::End(self.number));
+        }
     }
 }
 

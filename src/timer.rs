@@ -171,7 +171,7 @@ impl Context {
 }
 
 /// The deadline that is `delay` from now, or as late as can be said.
-fn after(delay: Duration) -> Instant {
+pub(crate) fn after(delay: Duration) -> Instant {
     let now = Instant::now();
     let latest = || now.checked_add(Duration::from_nanos(u64::MAX));
     now.checked_add(delay).or_else(latest).unwrap_or(now)
