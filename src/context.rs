@@ -155,10 +155,11 @@ pub(crate) struct RunState {
     /// The handlers on the stack, innermost of each kind.
     pub(crate) running_fd: Cell<Option<Key>>,
     pub(crate) running_timer: Cell<Option<Key>>,
-    /// The immediate whose handler was called last and hasn't returned, unless it was removed.
-    pub(crate) running_immediate: Cell<Option<Key>>,
-    /// It is to be put at the end of the queue, before anything else is done with that.
-    pub(crate) scheduled_again: Cell<bool>,
+    /// The immediate that is running and was the only one, while nobody has done anything with the
+    /// queue since.
+    pub(crate) sole_immediate: Cell<Option<Key>>,
+    /// It has scheduled itself, which the queue isn't told before somebody wants to use it.
+    pub(crate) sole_is_scheduled: Cell<bool>,
     /// Immediates and timers called since the loop last looked at descriptors.
     pub(crate) streak: Cell<u32>,
     /// In a streak that is too long: timers had their turn, descriptors are next.
@@ -176,11 +177,12 @@ impl RunState {
             nesting_hook_changed: Cell::default(),
             running_fd: Cell::default(),
             running_timer: Cell::default(),
-            running_immediate: Cell::default(),
-            scheduled_again: Cell::default(),
+            sole_immediate: Cell::default(),
+            sole_is_scheduled: Cell::default(),
             streak: Cell::default(),
             timers_had_their_turn: Cell::default(),
             latest_time: Cell::new(Instant::now()),
+            starts: Cell::default(),
         }
     }
 
@@ -570,7 +572,6 @@ impl Inner {
         };
         let timers = self.timers.borrow_mut().take_all();
         let immediates = self.immediates().take_all();
-        self.forget_running_immediate();
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
         self.doorbell.attend(REMOTE);
         let scheduled = self.inbox.take_all();

@@ -158,6 +158,7 @@ impl Context {
     /// # }
     /// ```
     pub fn stop(&self) {
+        self.inner.end_sole_immediate();
         self.inner.state.stop.set(true);
     }
 
@@ -182,10 +183,7 @@ impl Context {
             let fds = inner.fds.borrow();
             fds.has_ready() || fds.mux.is_dirty()
         };
-        if has_changes
-            || inner.immediates().has_runnable()
-            || inner.doorbell.attention() != 0
-        {
+        if has_changes || inner.immediates().has_runnable() || inner.doorbell.attention() != 0 {
             return Some(self.now());
         }
         inner.timers.borrow_mut().next_deadline()
@@ -462,16 +460,14 @@ impl Inner {
         Some(limit.map_or(to_timer, |limit| limit.min(to_timer)))
     }
 
-    /// Whether the next turn of [`Context::run`] would call the immediate that has just run and
-    /// scheduled itself, and look at nothing else that there is.
+    /// Whether the next turn of [`Context::run`] would call the [sole
+    /// immediate](Inner::immediates) again: signals, other threads, `fork` and the budget are what
+    /// a turn looks at before it.
     #[inline(always)]
-    pub(crate) fn next_turn_is_the_same_immediate(&self) -> bool {
-        self.state.scheduled_again.get()
-            && !self.state.stop.get()
+    pub(crate) fn next_turn_is_the_sole_immediates(&self) -> bool {
+        self.state.sole_is_scheduled.get()
             && self.doorbell.attention() == 0
             && !self.others_are_overdue()
-            && self.immediates.borrow().is_empty()
-            && !self.slow.is_watched()
     }
 
     #[inline]
