@@ -181,10 +181,11 @@ pub(crate) struct RunState {
     pub(crate) running_fd: Cell<Option<Key>>,
     /// The timer's handler on the stack, innermost.
     pub(crate) running_timer: Cell<Option<Key>>,
-    /// The immediate whose handler was called last and hasn't returned, unless it was removed.
-    pub(crate) running_immediate: Cell<Option<Key>>,
-    /// It is to be put at the end of the queue, before anything else is done with that.
-    pub(crate) scheduled_again: Cell<bool>,
+    /// The immediate that is running and was the only one, while nobody has done anything with the
+    /// queue since.
+    pub(crate) sole_immediate: Cell<Option<Key>>,
+    /// It has scheduled itself, which the queue isn't told before somebody wants to use it.
+    pub(crate) sole_is_scheduled: Cell<bool>,
     pub(crate) streak: Cell<Streak>,
     /// What the clock said when it was last read for timers.
     pub(crate) latest_time: Cell<Instant>,
@@ -201,19 +202,18 @@ pub(crate) struct Streak {
 impl RunState {
     fn new() -> RunState {
         RunState {
-            starts: Cell::default(),
             level: Cell::default(),
-            starts: Cell::default(),
             stop: Cell::default(),
             busy: Cell::new(true),
             nesting_hook: Cell::default(),
             nesting_hook_changed: Cell::default(),
             running_fd: Cell::default(),
             running_timer: Cell::default(),
-            running_immediate: Cell::default(),
-            scheduled_again: Cell::default(),
+            sole_immediate: Cell::default(),
+            sole_is_scheduled: Cell::default(),
             streak: Cell::default(),
             latest_time: Cell::new(Instant::now()),
+            starts: Cell::default(),
         }
     }
 
@@ -649,7 +649,6 @@ impl Inner {
         let fds: Vec<Removed> = fds.into_iter().map(Removed::new).collect();
         let timers = self.timers.borrow_mut().take_all();
         let immediates = self.immediates().take_all();
-        self.forget_running_immediate();
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
         self.doorbell.attend(REMOTE);
         let scheduled = self.inbox.take_all();

@@ -152,6 +152,7 @@ impl Context {
     /// # }
     /// ```
     pub fn stop(&self) {
+        self.inner.end_sole_immediate();
         self.inner.state.stop.set(true);
         self.inner.state.set_busy();
     }
@@ -520,16 +521,14 @@ impl Inner {
         }
     }
 
-    /// Whether the next turn of [`Context::run`] would call the immediate that has just run and
-    /// scheduled itself, and look at nothing else that there is.
+    /// Whether the next turn of [`Context::run`] would call the [sole
+    /// immediate](Inner::immediates) again: signals, other threads, `fork` and the budget are what
+    /// a turn looks at before it.
     #[inline(always)]
-    pub(crate) fn next_turn_is_the_same_immediate(&self) -> bool {
-        self.state.scheduled_again.get()
-            && !self.state.stop.get()
+    pub(crate) fn next_turn_is_the_sole_immediates(&self) -> bool {
+        self.state.sole_is_scheduled.get()
             && self.doorbell.attention() == 0
             && !self.others_are_overdue()
-            && self.immediates.borrow().is_empty()
-            && !self.slow.is_watched()
     }
 
     #[inline]

@@ -52,7 +52,7 @@ impl Context {
     ///
     /// # Panics
     ///
-    /// When there are 2³² - 1 timers already.
+    /// When there are 2³¹ - 1 timers already.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -76,7 +76,7 @@ impl Context {
     ///
     /// # Panics
     ///
-    /// When there are 2³² - 1 timers already.
+    /// When there are 2³¹ - 1 timers already.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
