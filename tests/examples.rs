@@ -463,6 +463,9 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
     for (name, arguments) in [
         ("echo", vec!["nonsense"]),
         ("echo", vec!["127.0.0.1:0", "more"]),
+        ("async_echo", vec!["nonsense"]),
+        ("async_echo", vec!["127.0.0.1:0", "soon"]),
+        ("async_echo", vec!["127.0.0.1:0", "1", "more"]),
         ("forking_echo", vec!["127.0.0.1"]),
         ("forking_echo", vec!["127.0.0.1:0", "more"]),
         ("timers_and_signals", vec!["0"]),
@@ -483,7 +486,7 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
 #[test]
 fn an_address_that_is_taken_is_reported() {
     let (example, address) = Example::serve("echo");
-    for name in ["echo", "forking_echo"] {
+    for name in ["echo", "async_echo", "forking_echo"] {
         let mut second = Example::start(name, &[&address.to_string()]);
         assert_eq!(second.ends().code(), Some(1), "{name}");
     }
