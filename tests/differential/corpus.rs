@@ -1,9 +1,9 @@
 //! Programs in which the two once differed, as small as they could be made, and some written by
-//! hand. What was learnt from each is in the code, in [`crate::known`], or both.
+//! hand. What was learnt from each is in the code, in [`super::known`], or both.
 
-use crate::compare::assert_same;
+use super::compare::assert_same;
+use super::program::{Action::*, Close as Closing, OWN, Program, When};
 use crate::process::{Test, tests};
-use crate::program::{Action::*, Close as Closing, OWN, Program, When};
 use tevent::BackendKind;
 
 pub const TESTS: &[Test] = tests![
@@ -37,11 +37,11 @@ pub const TESTS: &[Test] = tests![
     the_order_of_the_kernel,
 ];
 
-fn add(descriptor: u8, flags: u8, script: u8) -> crate::program::Action {
+fn add(descriptor: u8, flags: u8, script: u8) -> super::program::Action {
     closing(descriptor, flags, Closing::Nothing, script)
 }
 
-fn closing(descriptor: u8, flags: u8, close: Closing, script: u8) -> crate::program::Action {
+fn closing(descriptor: u8, flags: u8, close: Closing, script: u8) -> super::program::Action {
     AddFd {
         descriptor,
         flags,
@@ -50,7 +50,7 @@ fn closing(descriptor: u8, flags: u8, close: Closing, script: u8) -> crate::prog
     }
 }
 
-fn signal(signal: u8, siginfo: bool, once: bool, script: u8) -> crate::program::Action {
+fn signal(signal: u8, siginfo: bool, once: bool, script: u8) -> super::program::Action {
     AddSignal {
         signal,
         siginfo,
@@ -59,11 +59,11 @@ fn signal(signal: u8, siginfo: bool, once: bool, script: u8) -> crate::program::
     }
 }
 
-fn timer(when: When, script: u8) -> crate::program::Action {
+fn timer(when: When, script: u8) -> super::program::Action {
     AddTimer { when, script }
 }
 
-fn set(event: u8, flags: u8) -> crate::program::Action {
+fn set(event: u8, flags: u8) -> super::program::Action {
     SetFlags { event, flags }
 }
 
@@ -71,7 +71,7 @@ const READ: u8 = 1;
 const WRITE: u8 = 2;
 const NOTHING: u8 = 99;
 
-type Script<'a> = &'a [crate::program::Action];
+type Script<'a> = &'a [super::program::Action];
 
 fn program(actions: Script<'_>, scripts: &[Script<'_>]) -> Program {
     Program {
