@@ -1,6 +1,6 @@
 //! The loop: the one place where the order of things is decided.
 
-use crate::backend::mux::{self, Flushed};
+use crate::backend::mux;
 use crate::context::{Context, FdHandler, Inner, Meta, ReadyFd};
 use crate::error::{self, OsError};
 use crate::flags::FdFlags;
@@ -183,7 +183,7 @@ impl Context {
             fds.has_ready() || fds.mux.is_dirty()
         };
         if has_changes
-            || inner.immediates.borrow().has_runnable()
+            || inner.immediates().has_runnable()
             || inner.doorbell.attention() != 0
         {
             return Some(self.now());
@@ -248,6 +248,7 @@ impl Context {
         let level = Level {
             context: self,
             number: outer + 1,
+            start: inner.state.starts.get(),
             _entered: Entered { inner, outer },
         };
         self.call_nesting_hook(Nesting::Begin(outer + 1));
@@ -277,7 +278,7 @@ impl Context {
 
         // 3. One immediate; unless there were so many that the others are to have a turn.
         let overdue = inner.others_are_overdue();
-        if !overdue && inner.has_immediates() && self.run_immediate() {
+        if !overdue && inner.has_immediates() && self.run_immediate(!return_if_empty) {
             return Ok(Turn::Ran);
         }
 
@@ -315,7 +316,7 @@ impl Context {
             return Ok(Turn::Ran);
         }
         inner.drain_wakeup();
-        let ran = self.run_immediate() || self.run_due_timer(&mut None);
+        let ran = self.run_immediate(true) || self.run_due_timer(&mut None);
         Ok(if ran { Turn::Ran } else { Turn::Idle })
     }
 
@@ -389,10 +390,14 @@ impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
     /// over. `now` is the time of this turn, if it was read.
     fn wait(&self, now: Option<Instant>) -> io::Result<()> {
+        if !self.has_wakeup() {
+            // The backend fell back, and then refused it.
+            self.add_wakeup()?;
+        }
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
-        let mut timeout = if self.immediates.borrow().has_runnable() {
+        let mut timeout = if self.immediates().has_runnable() {
             Some(Duration::ZERO)
         } else {
             self.time_to_wait(now)
@@ -418,16 +423,24 @@ impl Inner {
 
     /// Tells the backend what the events want.
     fn flush(&self) -> io::Result<()> {
+        let mut refused = None;
         loop {
             let flushed = {
                 let mut backend = self.backend.borrow_mut();
                 self.fds.borrow_mut().mux.flush(&mut **backend)
             };
-            match flushed {
-                Ok(Flushed::Done) => return Ok(()),
-                Ok(Flushed::FellBack) => self.register_anew()?,
-                Err(error) => return Err(OsError::wrap("changing an interest", error)),
+            refused = refused.or(flushed.refused);
+            if !flushed.fell_back {
+                break;
             }
+            if let Err(error) = self.register_anew() {
+                refused.get_or_insert(error);
+                break;
+            }
+        }
+        match refused {
+            Some(error) => Err(OsError::wrap("changing an interest", error)),
+            None => Ok(()),
         }
     }
 
@@ -449,9 +462,16 @@ impl Inner {
         Some(limit.map_or(to_timer, |limit| limit.min(to_timer)))
     }
 
-    #[inline]
-    fn has_immediates(&self) -> bool {
-        !self.immediates.borrow().is_empty()
+    /// Whether the next turn of [`Context::run`] would call the immediate that has just run and
+    /// scheduled itself, and look at nothing else that there is.
+    #[inline(always)]
+    pub(crate) fn next_turn_is_the_same_immediate(&self) -> bool {
+        self.state.scheduled_again.get()
+            && !self.state.stop.get()
+            && self.doorbell.attention() == 0
+            && !self.others_are_overdue()
+            && self.immediates.borrow().is_empty()
+            && !self.slow.is_watched()
     }
 
     #[inline]
@@ -477,7 +497,7 @@ impl Inner {
         self.timers.borrow().armed() > 0
             || self.fds.borrow().mux.enabled() > 0
             || self.signals.borrow().callable() > 0
-            || self.immediates.borrow().has_runnable()
+            || self.immediates().has_runnable()
     }
 
     /// A handler is about to run a loop: its own event is not to be called there.
@@ -553,6 +573,8 @@ impl Drop for StopScope<'_> {
 struct Level<'a> {
     context: &'a Context,
     number: u32,
+    /// Of those of the context.
+    start: u32,
     /// Dropped after the hook was told, also when that panicked.
     _entered: Entered<'a>,
 }
@@ -564,7 +586,10 @@ struct Entered<'a> {
 
 impl Drop for Level<'_> {
     fn drop(&mut self) {
-        self.context.call_nesting_hook(Nesting::End(self.number));
+        // A hook that was set since the context was re-initialised wasn't told that this began.
+        if self.context.inner.state.starts.get() == self.start {
+            self.context.call_nesting_hook(Nesting::End(self.number));
+        }
     }
 }
 

@@ -310,6 +310,7 @@ impl Timer {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline(never)]
     pub fn remove(&self) {
         let removed = self.inner.timers.borrow_mut().remove(self.key);
         drop(removed);
@@ -392,6 +393,7 @@ impl Timer {
 }
 
 impl Drop for Timer {
+    #[inline]
     fn drop(&mut self) {
         if self.owns {
             self.remove();

@@ -259,6 +259,37 @@ fn set_errno() {
     unsafe { *libc::__errno_location() = ERRNO.load(SeqCst) };
 }
 
+/// Has the kernel itself refuse to make processes and threads, for as long as this process lives.
+pub fn refuse_new_processes() {
+    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    let step = |code: u32, jt: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf: 0,
+        k,
+    };
+    let mut filter = vec![step(BPF_LD | BPF_W | BPF_ABS, 0, 0)];
+    let calls = [libc::SYS_clone, libc::SYS_clone3];
+    for (left, call) in (0..calls.len()).rev().zip(calls) {
+        filter.push(step(BPF_JMP | BPF_JEQ | BPF_K, left as u8 + 1, call as u32));
+    }
+    filter.push(step(BPF_RET | BPF_K, 0, libc::SECCOMP_RET_ALLOW));
+    let refusal = libc::SECCOMP_RET_ERRNO | libc::EAGAIN as u32;
+    filter.push(step(BPF_RET | BPF_K, 0, refusal));
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let mode = libc::SECCOMP_MODE_FILTER;
+        assert_eq!(
+            libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program),
+            0
+        );
+    }
+}
+
 // The library's descriptors
 
 const UNKNOWN: u8 = 0;

@@ -6,11 +6,10 @@ use crate::scene::{By, Scene, assert_succeeds, build, fork};
 use crate::{
     assert_names_the_call, attempt, fail_in_turn, fail_in_turn_of, one_of_each, with_fault,
 };
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
-use tevent::{BackendKind, Context, FdFlags};
+use tevent::{BackendKind, Context, FdFlags, OsError, SignalFlags, Signum};
 
 pub const TESTS: &[process::Test] = tests![
     building_and_dropping,
@@ -24,6 +23,8 @@ pub const TESTS: &[process::Test] = tests![
     starting_over_in_a_child,
     dropping_with_everything_pending,
     children_without_descriptors,
+    signals_sent_on,
+    a_fork_that_the_kernel_refuses,
     counting_threads_without_proc,
     the_first_context_of_a_process,
 ];
@@ -145,7 +146,7 @@ fn forked(kind: BackendKind, by: By) {
             let other = Scene::set(&context);
             other.play(&context);
             drop(other);
-            assert!(context.as_raw_fd() >= 0);
+            scene.assert_lends_its_own(&context);
         });
         assert_succeeds(pid);
         scene.play(&context);
@@ -247,6 +248,57 @@ fn children_without_descriptors(kind: BackendKind) {
         scene.play(&context);
         kernel::hide_pidfds(false);
     });
+}
+
+/// Another thread receives more signals than the queue holds, and sends them on.
+fn signals_sent_on(kind: BackendKind) {
+    const SENT: usize = 300;
+    fail_in_turn(kind, &[Call::SendOn], |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        let signum = Signum::realtime(3).expect("a real-time signal");
+        let values = Rc::new(RefCell::new(Vec::new()));
+        let _signal = attempt(|| {
+            let values = Rc::clone(&values);
+            context.add_signal(signum, SignalFlags::SIGINFO, move |_, _, info| {
+                let value = info.siginfo.and_then(|info| info.value());
+                values.borrow_mut().push(value.expect("a value"));
+            })
+        });
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for value in 0..SENT {
+                    sys::sigqueue_to_this_thread(signum, value);
+                }
+            });
+        });
+        scene.run_until(&context, || values.borrow().len() == SENT);
+        // The first that found no room went round once more, behind others.
+        values.borrow_mut().sort_unstable();
+        assert!(values.borrow().iter().copied().eq(0..SENT), "each once");
+        scene.play(&context);
+    });
+}
+
+/// With all that `pthread_atfork` has prepared undone, and not by a function that pretends.
+fn a_fork_that_the_kernel_refuses(kind: BackendKind) {
+    let context = build(kind);
+    let scene = Scene::set(&context);
+    scene.play(&context);
+    kernel::refuse_new_processes();
+    for _ in 0..3 {
+        let error = context.fork().unwrap_err();
+        let inner = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<OsError>());
+        let inner = inner.expect("an error that names the call");
+        assert_eq!(inner.operation(), "fork");
+        assert_eq!(OsError::source(inner).raw_os_error(), Some(libc::EAGAIN));
+        sys::assert_own_mask_is_clean();
+        assert_eq!(unsafe { libc::fork() }, -1);
+        sys::assert_own_mask_is_clean();
+        scene.play(&context);
+    }
 }
 
 /// `/proc` isn't there, so the kernel is asked by `unshare`.

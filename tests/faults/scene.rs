@@ -290,6 +290,26 @@ impl Scene {
         assert_eq!(after, told, "something was told twice");
     }
 
+    /// What the context lends is readable for what is ready here, and is nobody else's.
+    pub fn assert_lends_its_own(&self, context: &Context) {
+        assert!(!sys::is_readable(context), "nothing is ready");
+        // There is none when epoll is given up.
+        let falls_back = kernel::fault().is_some_and(|fault| match fault.call {
+            Call::EpollCreate | Call::Dup3 => {
+                matches!(fault.errno, libc::ENOSYS | libc::EPERM | libc::EBADF)
+            }
+            Call::EpollAdd | Call::EpollModify | Call::EpollWait | Call::EpollPwait2 => true,
+            _ => false,
+        });
+        if falls_back || !kernel::undisturbed(|| sys::is_epoll_instance(context)) {
+            return;
+        }
+        (&self.peer).write_all(b"!").expect("there is room");
+        assert!(sys::is_readable(context), "it isn't this process's");
+        read_all(self.reader.get_ref());
+        assert!(!sys::is_readable(context), "nothing is ready any more");
+    }
+
     /// As [`play`](Scene::play), with a thread that schedules while the loop may be asleep, and a
     /// child that ends.
     pub fn play_with_others(&self, context: &Context) {
