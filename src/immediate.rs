@@ -94,6 +94,7 @@ impl Context {
     #[track_caller]
     pub fn defer(&self, handler: impl FnOnce(&Context) + 'static) {
         let job = Job::new(handler, Location::caller());
+        self.inner.state.set_busy();
         self.inner.immediates().push_once(Jobs::one(job));
     }
 
@@ -258,6 +259,7 @@ impl Immediate {
             state.scheduled_again.set(true);
             return true;
         }
+        state.set_busy();
         self.inner.immediates().push(self.key)
     }
 

@@ -112,6 +112,7 @@ impl Context {
         threshold: Duration,
         report: impl FnMut(&SlowHandler) + 'static,
     ) {
+        self.inner.state.set_busy();
         self.inner.slow.set(threshold, Box::new(report));
     }
 
