@@ -414,11 +414,6 @@ pub fn epoll_sets() -> Vec<String> {
 
 /// Allows no descriptor more than there are, while `work` is done.
 pub fn without_descriptors<R>(work: impl FnOnce() -> R) -> R {
-    let mut before = MaybeUninit::uninit();
-    let before = unsafe {
-        check(libc::getrlimit(libc::RLIMIT_NOFILE, before.as_mut_ptr()));
-        before.assume_init()
-    };
     // All free numbers below the highest are filled first: the limit is one of numbers.
     let mut filling = Vec::new();
     let highest = *open_descriptors().last().expect("the standard ones");
@@ -430,8 +425,18 @@ pub fn without_descriptors<R>(work: impl FnOnce() -> R) -> R {
         }
     }
     filling.pop();
+    with_descriptor_limit(highest as libc::rlim_t + 1, work)
+}
+
+/// Sets the lowest number that no new descriptor may have, while `work` is done.
+pub fn with_descriptor_limit<R>(limit: libc::rlim_t, work: impl FnOnce() -> R) -> R {
+    let mut before = MaybeUninit::uninit();
+    let before = unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, before.as_mut_ptr()));
+        before.assume_init()
+    };
     let limit = libc::rlimit {
-        rlim_cur: highest as libc::rlim_t + 1,
+        rlim_cur: limit,
         rlim_max: before.rlim_max,
     };
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) });
