@@ -3,6 +3,7 @@
 mod descriptors;
 mod handlers;
 mod kernel_set;
+mod matrix;
 mod reinitialise;
 mod signals;
 mod sources;
@@ -24,6 +25,7 @@ fn main() {
         signals::TESTS,
         reinitialise::TESTS,
         descriptors::TESTS,
+        matrix::TESTS,
     ])
 }
 
