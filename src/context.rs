@@ -171,6 +171,7 @@ impl RunState {
     fn new() -> RunState {
         RunState {
             level: Cell::default(),
+            starts: Cell::default(),
             stop: Cell::default(),
             nesting_hook: Cell::default(),
             nesting_hook_changed: Cell::default(),

@@ -120,7 +120,10 @@ impl Remote {
     #[track_caller]
     pub fn schedule(&self, closure: impl FnOnce(&Context) + Send + 'static) -> bool {
         let inbox = &*self.inbox;
-        let refused = match inbox.mailbox.post(SendJob::new(closure, Location::caller())) {
+        let refused = match inbox
+            .mailbox
+            .post(SendJob::new(closure, Location::caller()))
+        {
             Posted::First => {
                 let is_there = || !inbox.mailbox.is_closed();
                 inbox.doorbell.ring_if(REMOTE, is_there);

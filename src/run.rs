@@ -182,10 +182,7 @@ impl Context {
             let fds = inner.fds.borrow();
             fds.has_ready() || fds.mux.is_dirty()
         };
-        if has_changes
-            || inner.immediates().has_runnable()
-            || inner.doorbell.attention() != 0
-        {
+        if has_changes || inner.immediates().has_runnable() || inner.doorbell.attention() != 0 {
             return Some(self.now());
         }
         inner.timers.borrow_mut().next_deadline()
@@ -241,6 +238,7 @@ impl Context {
                 return Err(error::nested());
             }
             inner.suspend_running();
+            inner.announce_signals_left();
         } else {
             inner.doorbell.stay_awake();
         }

@@ -765,7 +765,11 @@ mod tests {
         assert_eq!(queue.deadline(new), Some(2));
         assert_eq!(queue.take_all().len(), 1);
         let newest = queue.insert(3, "newest", ());
-        assert_eq!(queue.remove(new), None, "not after everything was taken either");
+        assert_eq!(
+            queue.remove(new),
+            None,
+            "not after everything was taken either"
+        );
         assert_eq!(queue.deadline(newest), Some(3));
     }
 
@@ -779,7 +783,9 @@ mod tests {
     #[test]
     fn postponing_moves_no_node() {
         let mut queue = TimerQueue::new();
-        let keys: Vec<Key> = (0..100).map(|number| queue.insert(10, number, ())).collect();
+        let keys: Vec<Key> = (0..100)
+            .map(|number| queue.insert(10, number, ()))
+            .collect();
         assert_eq!(queue.next_deadline(), Some(10));
         let before: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
         for deadline in 11..1000 {
