@@ -170,6 +170,7 @@ pub(crate) struct RunState {
 impl RunState {
     fn new() -> RunState {
         RunState {
+            starts: Cell::default(),
             level: Cell::default(),
             starts: Cell::default(),
             stop: Cell::default(),
