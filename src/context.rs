@@ -203,6 +203,7 @@ impl RunState {
     fn new() -> RunState {
         RunState {
             level: Cell::default(),
+            starts: Cell::default(),
             stop: Cell::default(),
             busy: Cell::new(true),
             nesting_hook: Cell::default(),

@@ -233,6 +233,8 @@ impl Context {
             inner.doorbell.stay_awake();
         } else if !inner.options.nesting_allowed.get() {
             return Err(error::nested());
+        } else {
+            inner.announce_signals_left();
         }
         let outer_fd = inner.state.running_fd.take();
         let suspended = inner.suspend_running(outer_fd);
