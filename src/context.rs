@@ -203,7 +203,6 @@ impl RunState {
     fn new() -> RunState {
         RunState {
             level: Cell::default(),
-            starts: Cell::default(),
             stop: Cell::default(),
             busy: Cell::new(true),
             nesting_hook: Cell::default(),
