@@ -625,12 +625,7 @@ impl Inner {
     #[cold]
     pub(crate) fn drop_ended(&self) {
         let ended = self.ended.take();
-        drop(
-            ended
-                .into_iter()
-                .map(|handler| Removed::new(handler))
-                .collect::<Vec<_>>(),
-        );
+        drop(ended.into_iter().map(Removed::new).collect::<Vec<_>>());
     }
 
     fn unwatch_all(&self) {

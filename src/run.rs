@@ -291,9 +291,13 @@ impl Context {
                 let mut fds = inner.fds.borrow_mut();
                 if !fds.has_ready() {
                     let timeout = inner.options.wait_timeout.get();
+                    if timeout == Timeout::ZERO || !fds.mux.is_settled() {
+                        drop(fds);
+                        break 'turn self.turn_in_full(return_if_empty);
+                    }
                     // Only a loop that blocks has to be woken.
-                    if timeout == Timeout::ZERO || !fds.mux.is_settled() || !doorbell.fall_asleep()
-                    {
+                    if !doorbell.fall_asleep() {
+                        doorbell.stay_awake();
                         drop(fds);
                         break 'turn self.turn_in_full(return_if_empty);
                     }
