@@ -14,17 +14,22 @@
 //! The closure compares process ids and ends the event instead of asking.
 
 use crate::context::Context;
+use crate::error::{OsError, errno};
 use crate::fd::Fd;
 use crate::flags::{FdFlags, SignalFlags};
 use crate::signal::Signal;
 use crate::signum::Signum;
 use crate::sys::pidfd::{self, PidFd, Watch};
+use crate::wakers::{WaiterId, WakerList};
 use std::cell::Cell;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::panic::Location;
+use std::pin::Pin;
 use std::process::{self, ExitStatus};
 use std::rc::Rc;
+use std::task::{self, Poll};
 
 /// A child process whose end is waited for, made by [`Context::add_child`].
 ///
@@ -53,6 +58,7 @@ use std::rc::Rc;
 pub struct Child {
     pid: u32,
     event: Event,
+    end: Rc<End>,
 }
 
 /// What the child is watched by.
@@ -61,12 +67,49 @@ enum Event {
     Sigchld(Signal),
 }
 
+/// How the child has ended, for those who [wait](Child::wait).
+#[derive(Default)]
+struct End {
+    /// Missing until then.
+    result: Cell<Option<Result<ExitStatus, NotKnown>>>,
+    /// The event is over, so what is missing now won't come.
+    is_over: Cell<bool>,
+    waiters: WakerList,
+}
+
+/// An error that can be told to several.
+#[derive(Clone, Copy)]
+struct NotKnown {
+    operation: &'static str,
+    errno: i32,
+}
+
+impl End {
+    fn note(&self, result: &io::Result<ExitStatus>) {
+        self.result.set(Some(match result {
+            Ok(status) => Ok(*status),
+            Err(error) => Err(NotKnown {
+                operation: OsError::operation_of(error).unwrap_or("waitid"),
+                errno: errno(error).unwrap_or(libc::ECHILD),
+            }),
+        }));
+    }
+
+    fn result(&self) -> Option<io::Result<ExitStatus>> {
+        let known = self.result.get()?;
+        Some(known.map_err(|NotKnown { operation, errno }| {
+            OsError::wrap(operation, io::Error::from_raw_os_error(errno))
+        }))
+    }
+}
+
 /// A handler that hasn't been called.
 struct Waiting<H> {
     pid: u32,
     /// Whose child it is.
     parent: u32,
     handler: Cell<Option<H>>,
+    end: Rc<End>,
 }
 
 impl Context {
@@ -142,10 +185,12 @@ impl Context {
         };
         // What is pending in a context that comes from a fork is forgotten by its first turn.
         self.inner.recover_from_fork()?;
+        let end = Rc::<End>::default();
         let waiting = Rc::new(Waiting {
             pid,
             parent: process::id(),
             handler: Cell::new(Some(handler)),
+            end: Rc::clone(&end),
         });
         if let Watch::PidFd(pidfd) = pidfd::watch(number)? {
             let by_pidfd = Rc::clone(&waiting);
@@ -156,7 +201,7 @@ impl Context {
             // A backend without room for it is no reason to leave the child unreaped.
             if let Ok(fd) = added {
                 let event = Event::PidFd(fd);
-                return Ok(Child { pid, event });
+                return Ok(Child { pid, event, end });
             }
         }
         let flags = SignalFlags::RESTART | SignalFlags::NOCLDSTOP;
@@ -166,7 +211,7 @@ impl Context {
         })?;
         signal.call_soon();
         let event = Event::Sigchld(signal);
-        Ok(Child { pid, event })
+        Ok(Child { pid, event, end })
     }
 }
 
@@ -178,18 +223,27 @@ impl<H: FnOnce(&Context, &Child, io::Result<ExitStatus>)> Waiting<H> {
         event: Event,
         reap: impl FnOnce() -> io::Result<Option<ExitStatus>>,
     ) {
-        let pid = self.pid;
+        let (pid, end) = (self.pid, Rc::clone(&self.end));
         if process::id() != self.parent {
-            Child { pid, event }.remove();
+            Child { pid, event, end }.remove();
             return;
         }
         let Some(result) = reap().transpose() else {
             return;
         };
-        let over = Over(Child { pid, event });
+        end.note(&result);
+        let over = Over(Child { pid, event, end });
         if let Some(handler) = self.handler.take() {
             handler(context, &over.0, result);
         }
+    }
+}
+
+/// The event is over: its handler has returned, or won't be called.
+impl<H> Drop for Waiting<H> {
+    fn drop(&mut self) {
+        self.end.is_over.set(true);
+        self.end.waiters.wake_all();
     }
 }
 
@@ -216,6 +270,39 @@ impl Child {
     /// ```
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Waits for the end of the process, and returns how it has ended, for any number of tasks
+    /// and any number of times. The handler is called first.
+    ///
+    /// [`ExitStatusExt`](std::os::unix::process::ExitStatusExt) tells the signal that has killed it,
+    /// and whether it has dumped core. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// - `ECHILD`: the process has ended, and somebody else knows how.
+    /// - [`io::ErrorKind::NotConnected`]: the event was over before the process: it was
+    ///   [removed](Child::remove), its context is gone or was re-initialised, or this is a forked
+    ///   child of the process that the event belongs to.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::process::Command;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let pid = Command::new("sh").args(["-c", "exit 3"]).spawn()?.id();
+    /// let child = context.add_child(pid, |_, _, _| ())?;
+    /// let status = context.block_on(child.wait())??;
+    /// assert_eq!(status.code(), Some(3));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "waitpid")]
+    pub fn wait(&self) -> ChildEnd<'_> {
+        ChildEnd {
+            child: self,
+            waiter: None,
+        }
     }
 
     /// Ends the event: its handler is not called any more. The process goes on, and is the
@@ -339,6 +426,48 @@ impl fmt::Debug for Child {
         formatter
             .debug_struct("Child")
             .field("pid", &self.pid)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits for the end of a process, made by [`Child::wait`].
+#[must_use = "futures do nothing unless they are polled"]
+pub struct ChildEnd<'a> {
+    child: &'a Child,
+    waiter: Option<WaiterId>,
+}
+
+impl Future for ChildEnd<'_> {
+    type Output = io::Result<ExitStatus>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let end = &self.child.end;
+        if !end.is_over.get() {
+            end.waiters.set(&mut self.waiter, context.waker());
+            return Poll::Pending;
+        }
+        Poll::Ready(end.result().unwrap_or_else(|| {
+            Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "nobody waits for the process any more",
+            ))
+        }))
+    }
+}
+
+impl Drop for ChildEnd<'_> {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter {
+            self.child.end.waiters.remove(waiter);
+        }
+    }
+}
+
+impl fmt::Debug for ChildEnd<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ChildEnd")
+            .field("pid", &self.child.pid)
             .finish_non_exhaustive()
     }
 }

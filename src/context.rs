@@ -25,7 +25,7 @@ use crate::signal::SignalTable;
 use crate::slow_handler;
 use crate::sys::doorbell::{Doorbell, FORK, REMOTE, SIGNAL};
 use crate::sys::wakeup::Wakeup;
-use crate::timer::TimerEntry;
+use crate::timer::Timers;
 use crate::timer_queue::TimerQueue;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -88,10 +88,12 @@ pub(crate) struct Inner {
     backend_name: String,
     /// `None` when the context is gone.
     wakeup: RefCell<Option<Rc<Wakeup>>>,
-    wakeup_trigger: Cell<WakeupTrigger>,
+    /// `None` while the backend doesn't know the wake-up descriptor, as adding it has failed.
+    wakeup_trigger: Cell<Option<WakeupTrigger>>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
-    pub(crate) timers: RefCell<TimerQueue<Instant, TimerEntry>>,
+    pub(crate) timers: RefCell<Timers>,
+    /// To be had by [`Inner::immediates`].
     pub(crate) immediates: RefCell<Immediates>,
     pub(crate) signals: RefCell<SignalTable>,
     pub(crate) options: Options,
@@ -139,7 +141,6 @@ struct Label {
 }
 
 /// Where the loop is.
-#[derive(Default)]
 pub(crate) struct RunState {
     /// How many loops run inside each other.
     pub(crate) level: Cell<u32>,
@@ -154,13 +155,36 @@ pub(crate) struct RunState {
     /// The handlers on the stack, innermost of each kind.
     pub(crate) running_fd: Cell<Option<Key>>,
     pub(crate) running_timer: Cell<Option<Key>>,
+    /// The immediate whose handler was called last and hasn't returned, unless it was removed.
+    pub(crate) running_immediate: Cell<Option<Key>>,
+    /// It is to be put at the end of the queue, before anything else is done with that.
+    pub(crate) scheduled_again: Cell<bool>,
     /// Immediates and timers called since the loop last looked at descriptors.
     pub(crate) streak: Cell<u32>,
     /// In a streak that is too long: timers had their turn, descriptors are next.
     pub(crate) timers_had_their_turn: Cell<bool>,
+    /// What the clock said when it was last read for timers.
+    pub(crate) latest_time: Cell<Instant>,
 }
 
 impl RunState {
+    fn new() -> RunState {
+        RunState {
+            starts: Cell::default(),
+            level: Cell::default(),
+            stop: Cell::default(),
+            nesting_hook: Cell::default(),
+            nesting_hook_changed: Cell::default(),
+            running_fd: Cell::default(),
+            running_timer: Cell::default(),
+            running_immediate: Cell::default(),
+            scheduled_again: Cell::default(),
+            streak: Cell::default(),
+            timers_had_their_turn: Cell::default(),
+            latest_time: Cell::new(Instant::now()),
+        }
+    }
+
     pub(crate) fn replace_nesting_hook(&self, hook: Option<NestingHook>) -> Option<NestingHook> {
         self.nesting_hook_changed.set(true);
         self.nesting_hook.replace(hook)
@@ -319,7 +343,7 @@ impl Context {
             backend_name: backend.name().to_owned(),
             backend: RefCell::new(backend),
             wakeup: RefCell::new(Some(Rc::clone(&wakeup))),
-            wakeup_trigger: Cell::new(WakeupTrigger::Level),
+            wakeup_trigger: Cell::new(None),
             inbox: Inbox::new(doorbell),
             fds: RefCell::new(Fds {
                 mux: Mux::new(),
@@ -333,7 +357,7 @@ impl Context {
             immediates: RefCell::new(ImmediateQueue::new()),
             signals: RefCell::new(SignalTable::new()),
             options,
-            state: RunState::default(),
+            state: RunState::new(),
             slow: slow_handler::Watch::default(),
             owners: Cell::new(1),
         });
@@ -432,14 +456,11 @@ impl Inner {
             return Ok(());
         }
         self.reopen()?;
-        {
-            let mut fds = self.fds.borrow_mut();
-            // They were the parent's to serve.
-            fds.discard_ready();
-            fds.mux.forget_registrations();
-        }
+        // They were the parent's to serve.
+        self.fds.borrow_mut().discard_ready();
         self.signals.borrow_mut().enter_child(self.doorbell);
         self.doorbell.attend(FORK);
+        self.inbox.ring_if_not_empty();
         self.leave_if_idle();
         Ok(())
     }
@@ -453,6 +474,8 @@ impl Inner {
 
     fn reopen(&self) -> io::Result<()> {
         self.backend.borrow_mut().reopen()?;
+        // Now, as what comes next may fail.
+        self.fds.borrow_mut().mux.forget_registrations();
         if let Some(wakeup) = &*self.wakeup.borrow() {
             wakeup.reopen()?;
         }
@@ -462,11 +485,18 @@ impl Inner {
     /// Registers the wake-up descriptor with a backend that doesn't know it.
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
+            self.wakeup_trigger.set(None);
             let fd = wakeup.fd().as_raw_fd();
             let trigger = self.backend.borrow_mut().add_wakeup(fd, wakeup_token())?;
-            self.wakeup_trigger.set(trigger);
+            self.wakeup_trigger.set(Some(trigger));
         }
         Ok(())
+    }
+
+    /// Whether something other than descriptors can end a wait.
+    #[inline]
+    pub(crate) fn has_wakeup(&self) -> bool {
+        self.wakeup_trigger.get().is_some()
     }
 
     /// Makes the wake-up descriptor unreadable if the backend goes on reporting it otherwise.
@@ -475,7 +505,7 @@ impl Inner {
         if !mem::take(&mut self.fds.borrow_mut().wakeup_is_readable) {
             return;
         }
-        if self.wakeup_trigger.get() == WakeupTrigger::Level {
+        if self.wakeup_trigger.get() == Some(WakeupTrigger::Level) {
             if let Some(wakeup) = &*self.wakeup.borrow() {
                 wakeup.drain();
             }
@@ -540,7 +570,8 @@ impl Inner {
             fds.mux.take_all()
         };
         let timers = self.timers.borrow_mut().take_all();
-        let immediates = self.immediates.borrow_mut().take_all();
+        let immediates = self.immediates().take_all();
+        self.forget_running_immediate();
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
         self.doorbell.attend(REMOTE);
         let scheduled = self.inbox.take_all();

@@ -33,6 +33,12 @@ impl OsError {
         io::Error::new(source.kind(), OsError { operation, source })
     }
 
+    /// The name of the call that has failed with `error`, if it was named.
+    pub(crate) fn operation_of(error: &io::Error) -> Option<&'static str> {
+        let inner = error.get_ref()?.downcast_ref::<OsError>()?;
+        Some(inner.operation)
+    }
+
     /// The name of the system call, such as `"epoll_ctl"`.
     ///
     /// ```

@@ -1,37 +1,26 @@
 //! Immediates: closures that run in the next turns, before timers and descriptors.
 
 use crate::context::{Context, Inner, Meta};
-use crate::immediate_queue::ImmediateQueue;
+use crate::immediate_queue::{ImmediateQueue, List, Popped};
 use crate::key::Key;
 use crate::slow_handler::{EventKind, SlowHandler};
+use crate::sys::mailbox::{Job, Jobs};
+use std::cell::RefMut;
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
 
 /// An immediate's closure.
-pub(crate) trait ImmediateHandler {
-    fn call(&mut self, context: &Context, immediate: &Immediate);
-}
+type Handler = Box<dyn FnMut(&Context, &Immediate)>;
 
-impl<F: FnMut(&Context, &Immediate)> ImmediateHandler for F {
+pub(crate) type Immediates = ImmediateQueue<Handler, Meta, Jobs<Context>>;
+
+impl List for Jobs<Context> {
     #[inline]
-    fn call(&mut self, context: &Context, immediate: &Immediate) {
-        self(context, immediate);
+    fn is_empty(&self) -> bool {
+        self.is_empty()
     }
 }
-
-/// A closure that runs once.
-pub(crate) struct Once<F>(pub(crate) Option<F>);
-
-impl<F: FnOnce(&Context)> ImmediateHandler for Once<F> {
-    fn call(&mut self, context: &Context, _: &Immediate) {
-        if let Some(closure) = self.0.take() {
-            closure(context);
-        }
-    }
-}
-
-pub(crate) type Immediates = ImmediateQueue<Box<dyn ImmediateHandler>, Meta>;
 
 /// A closure to be run soon, as often as it is scheduled, made by [`Context::add_immediate`].
 ///
@@ -77,12 +66,10 @@ impl Context {
     #[doc(alias = "tevent_create_immediate")]
     #[track_caller]
     pub fn add_immediate(&self, handler: impl FnMut(&Context, &Immediate) + 'static) -> Immediate {
-        let (handler, meta) = (Box::new(handler), Meta::here());
         let key = self
             .inner
-            .immediates
-            .borrow_mut()
-            .insert(handler, meta, false);
+            .immediates()
+            .insert(Box::new(handler), Meta::here());
         Immediate {
             inner: Rc::clone(&self.inner),
             key,
@@ -106,41 +93,57 @@ impl Context {
     #[doc(alias = "tevent_schedule_immediate")]
     #[track_caller]
     pub fn defer(&self, handler: impl FnOnce(&Context) + 'static) {
-        self.inner
-            .defer(Box::new(Once(Some(handler))), Meta::here());
+        let job = Job::new(handler, Location::caller());
+        self.inner.immediates().push_once(Jobs::one(job));
     }
 
-    /// Calls the first scheduled immediate, if there is one.
+    /// Calls the first scheduled immediate, if there is one. If it schedules itself again and would
+    /// be called in the next turn anyway, that turn may be made here, unless `only_once`.
     #[inline]
-    pub(crate) fn run_immediate(&self) -> bool {
+    pub(crate) fn run_immediate(&self, only_once: bool) -> bool {
         let inner = &*self.inner;
-        let popped = inner.immediates.borrow_mut().pop();
-        let Some((key, handler)) = popped else {
+        let popped = inner.immediates().pop();
+        let Some(popped) = popped else {
             return false;
         };
         inner.lengthen_streak();
-        if inner.slow.is_watched() {
-            self.call_immediate_timed(key, handler);
-        } else {
-            self.call_immediate(key, handler);
+        match popped {
+            Popped::Entry(key, handler) if !inner.slow.is_watched() => {
+                self.call_immediate(key, handler, only_once);
+            }
+            Popped::Once(job) if !inner.slow.is_watched() => job.run(self),
+            popped => self.call_timed(popped),
         }
         true
     }
 
     #[cold]
-    fn call_immediate_timed(&self, key: Key, handler: Box<dyn ImmediateHandler>) {
+    fn call_timed(&self, popped: Popped<Handler, Job<Context>>) {
         let inner = &*self.inner;
-        let timed = inner.start_timing(|| {
-            let mut immediates = inner.immediates.borrow_mut();
-            let meta = immediates.get_mut(key)?;
-            Some(SlowHandler::describe(EventKind::Immediate, meta))
-        });
-        self.call_immediate(key, handler);
-        inner.finish_timing(timed);
+        match popped {
+            Popped::Entry(key, handler) => {
+                let timed = inner.start_timing(|| {
+                    let mut immediates = inner.immediates();
+                    let meta = immediates.get_mut(key)?;
+                    Some(SlowHandler::describe(EventKind::Immediate, meta))
+                });
+                self.call_immediate(key, handler, true);
+                inner.finish_timing(timed);
+            }
+            Popped::Once(job) => {
+                let timed = inner.start_timing(|| {
+                    let meta = Meta::at(job.location());
+                    Some(SlowHandler::describe(EventKind::Immediate, &meta))
+                });
+                job.run(self);
+                inner.finish_timing(timed);
+            }
+        }
     }
 
     #[inline(always)]
-    fn call_immediate(&self, key: Key, handler: Box<dyn ImmediateHandler>) {
+    fn call_immediate(&self, key: Key, handler: Handler, only_once: bool) {
+        let inner = &*self.inner;
         let mut call = ImmediateCall {
             immediate: Immediate {
                 inner: Rc::clone(&self.inner),
@@ -149,26 +152,54 @@ impl Context {
             },
             handler: Some(handler),
         };
+        inner.state.running_immediate.set(Some(key));
         if let Some(handler) = &mut call.handler {
-            handler.call(self, &call.immediate);
+            handler(self, &call.immediate);
+            while !only_once && inner.next_turn_is_the_same_immediate() {
+                inner.state.scheduled_again.set(false);
+                inner.lengthen_streak();
+                handler(self, &call.immediate);
+            }
         }
         call.finish();
     }
 }
 
 impl Inner {
-    /// Puts a closure that runs once at the end of the queue.
-    pub(crate) fn defer(&self, handler: Box<dyn ImmediateHandler>, meta: Meta) {
+    /// The queue. What [`Immediate::schedule`] has put off is in it now.
+    #[inline]
+    pub(crate) fn immediates(&self) -> RefMut<'_, Immediates> {
         let mut immediates = self.immediates.borrow_mut();
-        let key = immediates.insert(handler, meta, true);
-        immediates.push(key);
+        if self.state.scheduled_again.get() {
+            self.push_again(&mut immediates);
+        }
+        immediates
+    }
+
+    #[cold]
+    fn push_again(&self, immediates: &mut Immediates) {
+        self.state.scheduled_again.set(false);
+        if let Some(key) = self.state.running_immediate.get() {
+            immediates.push(key);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_immediates(&self) -> bool {
+        self.state.scheduled_again.get() || !self.immediates.borrow().is_empty()
+    }
+
+    /// The immediate that is running can't be scheduled by the short way any more.
+    pub(crate) fn forget_running_immediate(&self) {
+        self.state.running_immediate.set(None);
+        self.state.scheduled_again.set(false);
     }
 }
 
 /// An immediate's handler that is running. Puts it back, also when it panics.
 struct ImmediateCall {
     immediate: Immediate,
-    handler: Option<Box<dyn ImmediateHandler>>,
+    handler: Option<Handler>,
 }
 
 impl ImmediateCall {
@@ -176,7 +207,12 @@ impl ImmediateCall {
     fn finish(&mut self) {
         let Immediate { inner, key, .. } = &self.immediate;
         if let Some(handler) = self.handler.take() {
-            let unwanted = inner.immediates.borrow_mut().put_back(*key, handler);
+            let unwanted = {
+                let mut immediates = inner.immediates();
+                // Not the one that a loop inside this handler was called by: it may be gone.
+                inner.state.running_immediate.set(None);
+                immediates.put_back(*key, handler)
+            };
             drop(unwanted);
         }
     }
@@ -215,7 +251,14 @@ impl Immediate {
     #[doc(alias = "tevent_schedule_immediate")]
     #[inline]
     pub fn schedule(&self) -> bool {
-        self.inner.immediates.borrow_mut().push(self.key)
+        let state = &self.inner.state;
+        if state.running_immediate.get() == Some(self.key) {
+            // Its own handler does. Most often it then runs next, and was never in the queue. It
+            // gets its place when somebody else wants one.
+            state.scheduled_again.set(true);
+            return true;
+        }
+        self.inner.immediates().push(self.key)
     }
 
     /// Takes the immediate out of the queue.
@@ -231,7 +274,7 @@ impl Immediate {
     /// ```
     #[doc(alias = "tevent_reset_immediate")]
     pub fn cancel(&self) {
-        self.inner.immediates.borrow_mut().cancel(self.key);
+        self.inner.immediates().cancel(self.key);
     }
 
     /// Whether the immediate is in the queue.
@@ -247,7 +290,7 @@ impl Immediate {
     /// # }
     /// ```
     pub fn is_scheduled(&self) -> bool {
-        self.inner.immediates.borrow().is_queued(self.key)
+        self.inner.immediates().is_queued(self.key)
     }
 
     /// Removes the immediate and its handler. In its own handler the handler goes when it returns.
@@ -264,7 +307,11 @@ impl Immediate {
     /// ```
     #[inline(never)]
     pub fn remove(&self) {
-        let removed = self.inner.immediates.borrow_mut().remove(self.key);
+        let state = &self.inner.state;
+        if state.running_immediate.get() == Some(self.key) {
+            self.inner.forget_running_immediate();
+        }
+        let removed = self.inner.immediates().remove(self.key);
         drop(removed);
     }
 
@@ -282,7 +329,7 @@ impl Immediate {
     /// ```
     pub fn detach(mut self) {
         self.owns = false;
-        let removed = self.inner.immediates.borrow_mut().detach(self.key);
+        let removed = self.inner.immediates().detach(self.key);
         drop(removed);
     }
 
@@ -341,7 +388,7 @@ impl Immediate {
     }
 
     fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
-        let mut immediates = self.inner.immediates.borrow_mut();
+        let mut immediates = self.inner.immediates();
         Some(look(immediates.get_mut(self.key)?))
     }
 }

@@ -19,6 +19,16 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    #[inline]
+    pub(crate) fn new(index: u32, generation: NonZeroU32) -> Key {
+        Key { index, generation }
+    }
+
+    #[inline]
+    pub(crate) fn generation(self) -> NonZeroU32 {
+        self.generation
+    }
+
     /// The place in the table.
     #[inline]
     pub(crate) fn index(self) -> u32 {
@@ -112,13 +122,6 @@ impl<T> Slots<T> {
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
         Some(self.slab.remove(key.index as usize).value)
-    }
-
-    /// The key of the entry at a place.
-    #[inline]
-    pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
-        let generation = self.slab.get(index as usize)?.generation;
-        Some(Key { index, generation })
     }
 
     /// The entry at a place, whichever insertion it is of.

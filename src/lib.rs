@@ -238,6 +238,7 @@
     rust_2018_idioms
 )]
 
+mod async_fd;
 mod backend;
 mod builder;
 mod child;
@@ -252,17 +253,22 @@ mod key;
 mod remote;
 mod run;
 mod signal;
+mod signal_stream;
 mod signum;
+mod sleep;
 mod slow_handler;
 mod sys;
+mod task;
 mod timer;
 mod timer_queue;
+mod wakers;
 
+pub use async_fd::{AsyncFd, Ready};
 pub use backend::{
     Backend, BackendKind, Readiness, ReadyList, Token, UnknownBackend, WakeupTrigger,
 };
 pub use builder::Builder;
-pub use child::Child;
+pub use child::{Child, ChildEnd};
 pub use context::{Context, ContextRef, WeakContext};
 pub use error::{AddFdError, OsError};
 pub use fd::Fd;
@@ -272,9 +278,12 @@ pub use immediate::Immediate;
 pub use remote::Remote;
 pub use run::Nesting;
 pub use signal::{Signal, SignalInfo};
+pub use signal_stream::SignalStream;
 pub use signum::Signum;
+pub use sleep::{Sleep, TimedOut, YieldNow, yield_now};
 pub use slow_handler::{EventKind, SlowHandler};
 pub use sys::siginfo::SigInfo;
+pub use task::{Cancel, Cancelled, Task};
 pub use timer::Timer;
 
 /// The code in the README compiles.

@@ -1,6 +1,6 @@
 //! The loop: the one place where the order of things is decided.
 
-use crate::backend::mux::{self, Flushed};
+use crate::backend::mux;
 use crate::context::{Context, FdHandler, Inner, Meta, ReadyFd};
 use crate::error::{self, OsError};
 use crate::flags::FdFlags;
@@ -183,7 +183,7 @@ impl Context {
             fds.has_ready() || fds.mux.is_dirty()
         };
         if has_changes
-            || inner.immediates.borrow().has_runnable()
+            || inner.immediates().has_runnable()
             || inner.doorbell.attention() != 0
         {
             return Some(self.now());
@@ -278,18 +278,16 @@ impl Context {
 
         // 3. One immediate; unless there were so many that the others are to have a turn.
         let overdue = inner.others_are_overdue();
-        if !overdue && inner.has_immediates() && self.run_immediate() {
+        if !overdue && inner.has_immediates() && self.run_immediate(!return_if_empty) {
             return Ok(Turn::Ran);
         }
 
         // 4. One due timer. The clock is read only if there are timers.
         let mut now = None;
-        if !(overdue && inner.state.timers_had_their_turn.get()) {
-            now = inner.time_for_timers();
-            if now.is_some_and(|now| self.run_due_timer(now)) {
-                inner.state.timers_had_their_turn.set(overdue);
-                return Ok(Turn::Ran);
-            }
+        let had_their_turn = overdue && inner.state.timers_had_their_turn.get();
+        if !had_their_turn && inner.has_timers() && self.run_due_timer(&mut now) {
+            inner.state.timers_had_their_turn.set(overdue);
+            return Ok(Turn::Ran);
         }
 
         // 5. One descriptor of those that the latest wait has found ready.
@@ -318,10 +316,7 @@ impl Context {
             return Ok(Turn::Ran);
         }
         inner.drain_wakeup();
-        let ran = self.run_immediate()
-            || inner
-                .time_for_timers()
-                .is_some_and(|now| self.run_due_timer(now));
+        let ran = self.run_immediate(true) || self.run_due_timer(&mut None);
         Ok(if ran { Turn::Ran } else { Turn::Idle })
     }
 
@@ -395,10 +390,14 @@ impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
     /// over. `now` is the time of this turn, if it was read.
     fn wait(&self, now: Option<Instant>) -> io::Result<()> {
+        if !self.has_wakeup() {
+            // The backend fell back, and then refused it.
+            self.add_wakeup()?;
+        }
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
-        let mut timeout = if self.immediates.borrow().has_runnable() {
+        let mut timeout = if self.immediates().has_runnable() {
             Some(Duration::ZERO)
         } else {
             self.time_to_wait(now)
@@ -424,16 +423,24 @@ impl Inner {
 
     /// Tells the backend what the events want.
     fn flush(&self) -> io::Result<()> {
+        let mut refused = None;
         loop {
             let flushed = {
                 let mut backend = self.backend.borrow_mut();
                 self.fds.borrow_mut().mux.flush(&mut **backend)
             };
-            match flushed {
-                Ok(Flushed::Done) => return Ok(()),
-                Ok(Flushed::FellBack) => self.register_anew()?,
-                Err(error) => return Err(OsError::wrap("changing an interest", error)),
+            refused = refused.or(flushed.refused);
+            if !flushed.fell_back {
+                break;
             }
+            if let Err(error) = self.register_anew() {
+                refused.get_or_insert(error);
+                break;
+            }
+        }
+        match refused {
+            Some(error) => Err(OsError::wrap("changing an interest", error)),
+            None => Ok(()),
         }
     }
 
@@ -455,14 +462,21 @@ impl Inner {
         Some(limit.map_or(to_timer, |limit| limit.min(to_timer)))
     }
 
-    #[inline]
-    fn has_immediates(&self) -> bool {
-        !self.immediates.borrow().is_empty()
+    /// Whether the next turn of [`Context::run`] would call the immediate that has just run and
+    /// scheduled itself, and look at nothing else that there is.
+    #[inline(always)]
+    pub(crate) fn next_turn_is_the_same_immediate(&self) -> bool {
+        self.state.scheduled_again.get()
+            && !self.state.stop.get()
+            && self.doorbell.attention() == 0
+            && !self.others_are_overdue()
+            && self.immediates.borrow().is_empty()
+            && !self.slow.is_watched()
     }
 
     #[inline]
-    fn time_for_timers(&self) -> Option<Instant> {
-        (self.timers.borrow().armed() > 0).then(Instant::now)
+    fn has_timers(&self) -> bool {
+        self.timers.borrow().armed() > 0
     }
 
     /// Whether so many immediates and timers ran in a row that the others are to have a turn.
@@ -483,7 +497,7 @@ impl Inner {
         self.timers.borrow().armed() > 0
             || self.fds.borrow().mux.enabled() > 0
             || self.signals.borrow().callable() > 0
-            || self.immediates.borrow().has_runnable()
+            || self.immediates().has_runnable()
     }
 
     /// A handler is about to run a loop: its own event is not to be called there.

@@ -3,21 +3,15 @@
 use crate::context::{Context, Inner, Meta};
 use crate::key::Key;
 use crate::slow_handler::{EventKind, SlowHandler};
+use crate::timer_queue::TimerQueue;
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-type TimerHandler = Box<dyn FnMut(&Context, &Timer)>;
+pub(crate) type TimerHandler = Box<dyn FnMut(&Context, &Timer)>;
 
-/// What the queue keeps for a timer.
-pub(crate) struct TimerEntry {
-    /// Missing while it runs.
-    handler: Option<TimerHandler>,
-    meta: Meta,
-    /// Nobody has a handle: when it isn't armed any more, nobody can arm it.
-    detached: bool,
-}
+pub(crate) type Timers = TimerQueue<Instant, TimerHandler, Meta>;
 
 /// A timer, made by [`Context::add_timer`].
 ///
@@ -105,56 +99,79 @@ impl Context {
     }
 
     fn add_timer_at(&self, deadline: Instant, handler: TimerHandler, meta: Meta) -> Timer {
-        let entry = TimerEntry {
-            handler: Some(handler),
-            meta,
-            detached: false,
-        };
-        let key = self.inner.timers.borrow_mut().insert(deadline, entry);
+        let inner = Rc::clone(&self.inner);
+        let key = inner.timers.borrow_mut().insert(deadline, handler, meta);
         Timer {
-            inner: Rc::clone(&self.inner),
+            inner,
             key,
             owns: true,
         }
     }
 
-    /// Calls the first timer that is due at `now`, if there is one.
-    pub(crate) fn run_due_timer(&self, now: Instant) -> bool {
+    /// Calls the first timer that is due, if there is one. If the clock had to be read for that,
+    /// and there is none, `now` says what it was.
+    #[inline]
+    pub(crate) fn run_due_timer(&self, now: &mut Option<Instant>) -> bool {
         let inner = &*self.inner;
-        let (key, handler) = {
+        let popped = {
             let mut timers = inner.timers.borrow_mut();
-            let Some(key) = timers.pop_due(now) else {
+            let Some(deadline) = timers.next_deadline() else {
                 return false;
             };
-            let handler = timers.get_mut(key).and_then(|entry| entry.handler.take());
-            (key, handler)
+            // A timer that was due once is due. So of many that are due at once, only the first
+            // and the one that comes after them cost a look at the clock.
+            if deadline > inner.state.latest_time.get() {
+                let time = Instant::now();
+                inner.state.latest_time.set(time);
+                *now = Some(time);
+            }
+            timers.pop_due(inner.state.latest_time.get())
+        };
+        let Some((key, handler)) = popped else {
+            return false;
         };
         inner.lengthen_streak();
+        if inner.slow.is_watched() {
+            self.call_timer_timed(key, handler);
+        } else {
+            self.call_timer(key, handler);
+        }
+        true
+    }
+
+    #[cold]
+    fn call_timer_timed(&self, key: Key, handler: TimerHandler) {
+        let inner = &*self.inner;
         let timed = inner.start_timing(|| {
             let mut timers = inner.timers.borrow_mut();
-            let entry = timers.get_mut(key)?;
-            Some(SlowHandler::describe(EventKind::Timer, &entry.meta))
+            let meta = timers.get_mut(key)?;
+            Some(SlowHandler::describe(EventKind::Timer, meta))
         });
+        self.call_timer(key, handler);
+        inner.finish_timing(timed);
+    }
+
+    #[inline(always)]
+    fn call_timer(&self, key: Key, handler: TimerHandler) {
+        let inner = &*self.inner;
         let mut call = TimerCall {
             timer: Timer {
                 inner: Rc::clone(&self.inner),
                 key,
                 owns: false,
             },
-            handler,
+            handler: Some(handler),
             outer: inner.state.running_timer.replace(Some(key)),
         };
         if let Some(handler) = &mut call.handler {
             handler(self, &call.timer);
         }
-        drop(call);
-        inner.finish_timing(timed);
-        true
+        call.finish();
     }
 }
 
 /// The deadline that is `delay` from now, or as late as can be said.
-fn after(delay: Duration) -> Instant {
+pub(crate) fn after(delay: Duration) -> Instant {
     let now = Instant::now();
     let latest = || now.checked_add(Duration::from_nanos(u64::MAX));
     now.checked_add(delay).or_else(latest).unwrap_or(now)
@@ -167,25 +184,29 @@ struct TimerCall {
     outer: Option<Key>,
 }
 
-impl Drop for TimerCall {
-    fn drop(&mut self) {
+impl TimerCall {
+    #[inline(always)]
+    fn finish(&mut self) {
         let Timer { inner, key, .. } = &self.timer;
         inner.state.running_timer.set(self.outer);
-        let unreachable = {
-            let mut timers = inner.timers.borrow_mut();
-            timers.resume(*key);
-            let armed = timers.deadline(*key).is_some();
-            match timers.get_mut(*key) {
-                Some(entry) => {
-                    entry.handler = self.handler.take();
-                    let unreachable = entry.detached && !armed;
-                    unreachable.then(|| timers.remove(*key)).flatten()
-                }
-                // Removed meanwhile; the handler goes when the borrow has ended.
-                None => None,
-            }
-        };
-        drop(unreachable);
+        if let Some(handler) = self.handler.take() {
+            let unwanted = inner.timers.borrow_mut().put_back(*key, handler);
+            drop(unwanted);
+        }
+    }
+
+    #[cold]
+    fn finish_after_panic(&mut self) {
+        self.finish();
+    }
+}
+
+impl Drop for TimerCall {
+    #[inline]
+    fn drop(&mut self) {
+        if self.handler.is_some() {
+            self.finish_after_panic();
+        }
     }
 }
 
@@ -289,6 +310,7 @@ impl Timer {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline(never)]
     pub fn remove(&self) {
         let removed = self.inner.timers.borrow_mut().remove(self.key);
         drop(removed);
@@ -306,19 +328,7 @@ impl Timer {
     /// ```
     pub fn detach(mut self) {
         self.owns = false;
-        let removed = {
-            let mut timers = self.inner.timers.borrow_mut();
-            let armed = timers.deadline(self.key).is_some();
-            match timers.get_mut(self.key) {
-                Some(entry) => {
-                    entry.detached = true;
-                    // Its own handler may arm it yet.
-                    let unreachable = !armed && entry.handler.is_some();
-                    unreachable.then(|| timers.remove(self.key)).flatten()
-                }
-                None => None,
-            }
-        };
+        let removed = self.inner.timers.borrow_mut().detach(self.key);
         drop(removed);
     }
 
@@ -378,11 +388,12 @@ impl Timer {
 
     fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
         let mut timers = self.inner.timers.borrow_mut();
-        Some(look(&mut timers.get_mut(self.key)?.meta))
+        Some(look(timers.get_mut(self.key)?))
     }
 }
 
 impl Drop for Timer {
+    #[inline]
     fn drop(&mut self) {
         if self.owns {
             self.remove();

@@ -5,23 +5,32 @@
 //! A 4-ary heap of `(deadline, sequence, index)` nodes with the keys inline, so that a comparison
 //! touches no other memory, beside a table of entries that know their place in the heap.
 //!
-//! What a node says is a *lower bound* of what its entry wants. Postponing a timer, and disarming
-//! it, only write to the entry; the node is put right when it comes to the top. An idle timeout
-//! that is pushed back at every request therefore costs a store, and one sift when its first
-//! deadline passes. At most one node exists per entry and removing an entry removes its node, so
-//! nothing piles up.
+//! Two things are put off until somebody asks for the first timer. New nodes are *pending*: they
+//! wait behind the heap, in the same vector, so that a timer that is added and removed between two
+//! turns never was in the heap, and many that are added at once are made a heap at once. And what
+//! a node says is a *lower bound* of what its entry wants. Postponing a timer, and disarming it,
+//! only write to the entry; the node is put right when it comes to the top. An idle timeout that is
+//! pushed back at every request therefore costs a store, and one sift when its first deadline
+//! passes. At most one node exists per entry and removing an entry removes its node, so nothing
+//! piles up.
 //!
-//! Invariants: `entries[heap[i].index].place == i` for every node; a node's `(deadline, sequence)`
-//! is not after that of its entry; an armed entry has a node unless it is suspended; `armed` counts
-//! the armed entries that aren't.
+//! Invariants: `heap[..settled]` is a heap; `entries[heap[i].index].place == i` for every node; a
+//! node's `(deadline, sequence)` is not after that of its entry; an armed entry has a node unless
+//! it is suspended; `armed` counts the armed entries that aren't. An entry without a generation is
+//! vacant, and `place` links it to the next one.
+//!
+//! The table isn't [`Slots`](crate::key::Slots), since entries are to be no larger than a cache
+//! line: there may be very many timers.
 //!
 //! Sequence numbers have 32 bits, to keep nodes small. When they are used up, after 2³² times that
 //! a timer was armed, all are given out anew in the old order.
 
-use crate::key::{Key, Slots};
+use crate::key::Key;
+use std::mem;
+use std::num::NonZeroU32;
 
 const ARITY: usize = 4;
-/// The place of an entry that has no node.
+/// The place of an entry that has no node, and the end of the list of vacant entries.
 const NOWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
@@ -41,18 +50,26 @@ impl<D: Ord> Node<D> {
 }
 
 #[derive(Debug)]
-struct Entry<D, T> {
+struct Entry<D, H, T> {
     /// Of the pending expiry if armed, else of the latest one.
     deadline: D,
+    /// Missing while it runs.
+    handler: Option<H>,
+    /// Missing if the entry is vacant.
+    value: Option<T>,
+    /// `None` if the entry is vacant.
+    generation: Option<NonZeroU32>,
     sequence: u32,
     place: u32,
     armed: bool,
     /// Kept out of the heap, and of the count, while its handler is running a loop.
     suspended: bool,
-    value: T,
+    /// Nobody has a handle: when it isn't armed any more, nobody can arm it.
+    detached: bool,
 }
 
-impl<D: Copy, T> Entry<D, T> {
+impl<D: Copy, H, T> Entry<D, H, T> {
+    #[inline]
     fn node(&self, index: u32) -> Node<D> {
         Node {
             deadline: self.deadline,
@@ -62,20 +79,33 @@ impl<D: Copy, T> Entry<D, T> {
     }
 }
 
-/// A queue of timers with deadlines `D` that carry a `T` each.
+/// A queue of timers with deadlines `D` that carry a handler `H` each and a `T` that means nothing
+/// here.
 #[derive(Debug)]
-pub(crate) struct TimerQueue<D, T> {
-    entries: Slots<Entry<D, T>>,
+pub(crate) struct TimerQueue<D, H, T> {
+    entries: Vec<Entry<D, H, T>>,
+    /// The first vacant entry.
+    vacant: u32,
+    /// Of the next insertion. Never reset, so that keys from before stay stale.
+    next_generation: NonZeroU32,
     heap: Vec<Node<D>>,
+    settled: usize,
     next_sequence: u32,
     armed: usize,
 }
 
-impl<D: Ord + Copy, T> TimerQueue<D, T> {
+/// What is left of a removed timer, to be dropped when nothing is borrowed. The handler is missing
+/// when it is running.
+pub(crate) type Removed<H, T> = (Option<H>, T);
+
+impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     pub(crate) const fn new() -> Self {
         TimerQueue {
-            entries: Slots::new(),
+            entries: Vec::new(),
+            vacant: NOWHERE,
+            next_generation: NonZeroU32::MIN,
             heap: Vec::new(),
+            settled: 0,
             next_sequence: 0,
             armed: 0,
         }
@@ -88,118 +118,197 @@ impl<D: Ord + Copy, T> TimerQueue<D, T> {
     }
 
     /// Adds an armed timer.
+    ///
+    /// # Panics
+    ///
+    /// When there are 2³² - 1 timers already.
     #[inline]
-    pub(crate) fn insert(&mut self, deadline: D, value: T) -> Key {
-        let sequence = self.take_sequence();
-        let place = self.heap.len();
-        let key = self.entries.insert(Entry {
-            deadline,
-            sequence,
-            place: place as u32,
-            armed: true,
-            suspended: false,
-            value,
-        });
+    pub(crate) fn insert(&mut self, deadline: D, handler: H, value: T) -> Key {
+        if self.next_sequence == u32::MAX {
+            self.renumber();
+        }
+        let sequence = self.next_sequence;
+        let generation = self.next_generation;
+        let place = self.heap.len() as u32;
+        let mut index = self.vacant;
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            self.vacant = entry.place;
+            entry.deadline = deadline;
+            // What a vacant entry has needs no dropping.
+            mem::forget(entry.handler.replace(handler));
+            mem::forget(entry.value.replace(value));
+            entry.generation = Some(generation);
+            entry.sequence = sequence;
+            entry.place = place;
+            entry.armed = true;
+            entry.suspended = false;
+            entry.detached = false;
+        } else {
+            index = self.entries.len() as u32;
+            assert!(index < NOWHERE, "more than 2^32 - 1 timers");
+            let entry = Entry {
+                deadline,
+                handler: Some(handler),
+                value: Some(value),
+                generation: Some(generation),
+                sequence,
+                place,
+                armed: true,
+                suspended: false,
+                detached: false,
+            };
+            push(&mut self.entries, entry);
+        }
+        self.next_generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        self.next_sequence = sequence + 1;
+        self.armed += 1;
         let node = Node {
             deadline,
             sequence,
-            index: key.index(),
+            index,
         };
-        self.armed += 1;
-        self.heap.push(node);
-        self.sift_up(place, node);
-        key
+        push(&mut self.heap, node);
+        Key::new(index, generation)
     }
 
     #[inline]
+    fn entry(&self, key: Key) -> Option<&Entry<D, H, T>> {
+        let entry = self.entries.get(key.index() as usize)?;
+        (entry.generation == Some(key.generation())).then_some(entry)
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, key: Key) -> Option<&mut Entry<D, H, T>> {
+        let entry = self.entries.get_mut(key.index() as usize)?;
+        (entry.generation == Some(key.generation())).then_some(entry)
+    }
+
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.entries.get_mut(key).map(|entry| &mut entry.value)
+        self.entry_mut(key)?.value.as_mut()
     }
 
     /// The deadline of an armed timer.
     #[inline]
     pub(crate) fn deadline(&self, key: Key) -> Option<D> {
-        let entry = self.entries.get(key)?;
+        let entry = self.entry(key)?;
         entry.armed.then_some(entry.deadline)
     }
 
     /// The deadline that a timer was armed with last, whether or not it is armed still.
+    #[inline]
     pub(crate) fn last_deadline(&self, key: Key) -> Option<D> {
-        self.entries.get(key).map(|entry| entry.deadline)
+        self.entry(key).map(|entry| entry.deadline)
     }
 
     /// Arms a timer, or moves an armed one, behind those with an earlier or the same deadline.
     /// Returns whether there is such a timer.
     #[inline]
     pub(crate) fn arm(&mut self, key: Key, deadline: D) -> bool {
-        if self.next_sequence == u32::MAX {
-            self.renumber();
-        }
-        let Some(entry) = self.entries.get_mut(key) else {
+        let sequence = self.next_sequence;
+        let Some(entry) = self.entry_mut(key) else {
             return false;
         };
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        self.armed += usize::from(!entry.armed && !entry.suspended);
-        entry.armed = true;
+        // The node of an armed timer is not after its present deadline, so not after a later one.
+        let only_postponed = entry.armed && entry.deadline <= deadline;
         entry.deadline = deadline;
         entry.sequence = sequence;
-        let place = entry.place as usize;
-        if self
-            .heap
-            .get(place)
-            .is_some_and(|node| node.deadline <= deadline)
-        {
-            // The node is a lower bound: it is put right at the top.
-        } else if !entry.suspended {
-            let node = entry.node(key.index());
-            self.put_earlier(place, node);
+        if !only_postponed {
+            self.arm_anew(key);
+        }
+        self.next_sequence = sequence.wrapping_add(1);
+        if sequence >= u32::MAX - 1 {
+            self.renumber();
         }
         true
+    }
+
+    /// The rest of [`arm`](TimerQueue::arm), for a timer that wasn't armed or was so for later.
+    fn arm_anew(&mut self, key: Key) {
+        let settled = self.settled;
+        let Some(entry) = self.entries.get_mut(key.index() as usize) else {
+            return;
+        };
+        let newly = !mem::replace(&mut entry.armed, true);
+        if entry.suspended {
+            return;
+        }
+        self.armed += usize::from(newly);
+        let place = entry.place as usize;
+        let node = entry.node(key.index());
+        match self.heap.get_mut(place) {
+            Some(known) if known.deadline <= node.deadline => {
+                // The node is a lower bound: it is put right at the top.
+            }
+            Some(known) if place >= settled => *known = node,
+            Some(_) => self.sift_up(place, node),
+            None => self.push_pending(node),
+        }
+    }
+
+    #[inline]
+    fn push_pending(&mut self, node: Node<D>) {
+        if let Some(entry) = self.entries.get_mut(node.index as usize) {
+            entry.place = self.heap.len() as u32;
+        }
+        push(&mut self.heap, node);
     }
 
     /// Takes a timer off the queue; it can be armed again.
     #[inline]
     pub(crate) fn disarm(&mut self, key: Key) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            self.armed -= usize::from(entry.armed && !entry.suspended);
+        if let Some(entry) = self.entry_mut(key) {
+            let counted = entry.armed && !entry.suspended;
             entry.armed = false;
+            self.armed -= usize::from(counted);
         }
     }
 
     /// Keeps a timer from firing, whose handler is about to run a loop. It can be armed and
     /// disarmed as ever.
     pub(crate) fn suspend(&mut self, key: Key) {
-        if let Some(entry) = self.entries.get_mut(key).filter(|entry| !entry.suspended) {
+        if let Some(entry) = self.entry_mut(key).filter(|entry| !entry.suspended) {
             entry.suspended = true;
-            self.armed -= usize::from(entry.armed);
-            let place = std::mem::replace(&mut entry.place, NOWHERE);
-            if place != NOWHERE {
-                self.remove_node(place as usize);
-            }
+            let counted = entry.armed;
+            let place = mem::replace(&mut entry.place, NOWHERE);
+            self.armed -= usize::from(counted);
+            self.remove_node(place);
         }
     }
 
     /// Lets a suspended timer fire again, in the place that it was armed for.
     pub(crate) fn resume(&mut self, key: Key) {
-        if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.suspended) {
+        if let Some(entry) = self.entry_mut(key).filter(|entry| entry.suspended) {
             entry.suspended = false;
             if entry.armed {
                 let node = entry.node(key.index());
                 self.armed += 1;
-                self.put_earlier(NOWHERE as usize, node);
+                self.push_pending(node);
             }
         }
     }
 
-    #[inline]
-    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        let entry = self.entries.remove(key)?;
-        self.armed -= usize::from(entry.armed && !entry.suspended);
-        if entry.place != NOWHERE {
-            self.remove_node(entry.place as usize);
-        }
-        Some(entry.value)
+    #[inline(always)]
+    pub(crate) fn remove(&mut self, key: Key) -> Option<Removed<H, T>> {
+        let vacant = self.vacant;
+        let entry = self.entry_mut(key)?;
+        let counted = entry.armed && !entry.suspended;
+        let place = mem::replace(&mut entry.place, vacant);
+        entry.generation = None;
+        let handler = entry.handler.take();
+        let value = entry.value.take();
+        self.vacant = key.index();
+        self.armed -= usize::from(counted);
+        self.remove_node(place);
+        Some((handler, value?))
+    }
+
+    /// Leaves a timer to itself: it goes when it isn't armed any more, which may be at once.
+    pub(crate) fn detach(&mut self, key: Key) -> Option<Removed<H, T>> {
+        let entry = self.entry_mut(key)?;
+        entry.detached = true;
+        // If it is running, its handler may arm it yet.
+        let unreachable = !entry.armed && entry.handler.is_some();
+        unreachable.then(|| self.remove(key)).flatten()
     }
 
     /// The earliest deadline.
@@ -208,65 +317,92 @@ impl<D: Ord + Copy, T> TimerQueue<D, T> {
         if self.armed == 0 {
             return None;
         }
-        while let Some(&top) = self.heap.first() {
-            // An entry takes its node with it when it is removed.
-            let entry = self.entries.at_mut(top.index)?;
-            if !entry.armed {
-                entry.place = NOWHERE;
-                self.remove_node(0);
-            } else if entry.sequence != top.sequence {
-                let node = entry.node(top.index);
-                self.sift_down(0, node);
-            } else {
+        if self.settled != self.heap.len() {
+            self.settle();
+        }
+        loop {
+            let top = *self.heap.first()?;
+            let entry = self.entries.get_mut(top.index as usize)?;
+            if entry.armed && entry.sequence == top.sequence {
                 return Some(top.deadline);
             }
+            self.correct_first();
         }
-        None
     }
 
-    /// Disarms the first timer whose deadline is not after `now`.
+    /// Puts the first node right, which says something else than its entry.
+    fn correct_first(&mut self) {
+        let Some(&top) = self.heap.first() else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(top.index as usize) else {
+            return;
+        };
+        if entry.armed {
+            let node = entry.node(top.index);
+            self.sift_down(0, node);
+        } else {
+            entry.place = NOWHERE;
+            self.remove_node(0);
+        }
+    }
+
+    /// Disarms the first timer whose deadline is not after `now`, and gives out its handler, which
+    /// is to be [put back](TimerQueue::put_back).
+    ///
+    /// Its node stays until the next look at the first, as it may well be armed again.
     #[inline]
-    pub(crate) fn pop_due(&mut self, now: D) -> Option<Key> {
+    pub(crate) fn pop_due(&mut self, now: D) -> Option<(Key, H)> {
         if self.next_deadline()? > now {
             return None;
         }
         let index = self.heap.first()?.index;
-        let entry = self.entries.at_mut(index)?;
+        let entry = self.entries.get_mut(index as usize)?;
         entry.armed = false;
-        entry.place = NOWHERE;
         self.armed -= 1;
-        self.remove_node(0);
-        self.entries.key_at(index)
+        Some((Key::new(index, entry.generation?), entry.handler.take()?))
+    }
+
+    /// Takes back a handler after it was called, and lets its timer fire again. When the timer was
+    /// removed meanwhile, or nobody can arm it any more, what is left is returned, to be dropped
+    /// when nothing is borrowed.
+    #[inline]
+    pub(crate) fn put_back(&mut self, key: Key, handler: H) -> Option<Removed<H, Option<T>>> {
+        let Some(entry) = self.entry_mut(key) else {
+            return Some((Some(handler), None));
+        };
+        if entry.suspended {
+            self.resume(key);
+            return self.put_back(key, handler);
+        }
+        if entry.detached && !entry.armed {
+            let removed = self.remove(key);
+            return Some((Some(handler), removed.map(|(_, value)| value)));
+        }
+        let former = entry.handler.replace(handler);
+        former.map(|handler| (Some(handler), None))
     }
 
     /// Empties the queue and gives back what was in it.
-    pub(crate) fn take_all(&mut self) -> Vec<T> {
+    pub(crate) fn take_all(&mut self) -> Vec<Removed<H, T>> {
         self.heap.clear();
+        self.settled = 0;
         self.armed = 0;
-        self.entries
-            .take_all()
+        self.vacant = NOWHERE;
+        mem::take(&mut self.entries)
             .into_iter()
-            .map(|entry| entry.value)
+            .filter_map(|entry| Some((entry.handler, entry.value?)))
             .collect()
-    }
-
-    #[inline]
-    fn take_sequence(&mut self) -> u32 {
-        if self.next_sequence == u32::MAX {
-            self.renumber();
-        }
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        sequence
     }
 
     /// Gives out the sequence numbers anew, in the old order, and with them all nodes.
     #[cold]
     fn renumber(&mut self) {
         self.heap.clear();
-        let mut order: Vec<(u32, u32)> = Vec::with_capacity(self.entries.len());
-        for index in self.entries.keys().map(Key::index).collect::<Vec<_>>() {
-            if let Some(entry) = self.entries.at_mut(index) {
+        self.settled = 0;
+        let mut order: Vec<(u32, u32)> = Vec::with_capacity(self.armed);
+        for (index, entry) in (0..).zip(&mut self.entries) {
+            if entry.generation.is_some() {
                 entry.place = NOWHERE;
                 if entry.armed {
                     order.push((entry.sequence, index));
@@ -276,39 +412,69 @@ impl<D: Ord + Copy, T> TimerQueue<D, T> {
         order.sort_unstable();
         self.next_sequence = order.len() as u32;
         for (sequence, (_, index)) in (0..).zip(order) {
-            if let Some(entry) = self.entries.at_mut(index) {
+            if let Some(entry) = self.entries.get_mut(index as usize) {
                 entry.sequence = sequence;
                 if !entry.suspended {
                     let node = entry.node(index);
-                    self.put_earlier(NOWHERE as usize, node);
+                    self.push_pending(node);
                 }
             }
         }
     }
 
-    /// Puts `node` in where there was none, or in place of a later one.
-    fn put_earlier(&mut self, place: usize, node: Node<D>) {
-        let place = place.min(self.heap.len());
-        if place == self.heap.len() {
-            self.heap.push(node);
-        }
-        self.sift_up(place, node);
-    }
-
-    /// Removes the node at `place`, whose entry is gone or was told that it has no node.
-    #[inline]
-    fn remove_node(&mut self, place: usize) {
-        let Some(last) = self.heap.pop() else { return };
-        if place != self.heap.len() {
-            self.move_node(place, last);
-        }
-    }
-
-    fn move_node(&mut self, place: usize, node: Node<D>) {
-        if place > 0 && node.before(&self.heap[(place - 1) / ARITY]) {
-            self.sift_up(place, node);
+    /// Makes the pending nodes part of the heap.
+    #[inline(never)]
+    fn settle(&mut self) {
+        let (settled, len) = (self.settled, self.heap.len());
+        if len - settled > settled {
+            // From the bottom up: linear, whatever the order they came in.
+            self.settled = len;
+            for place in (0..len.div_ceil(ARITY)).rev() {
+                self.sift_down(place, self.heap[place]);
+            }
         } else {
-            self.sift_down(place, node);
+            for place in settled..len {
+                self.settled = place + 1;
+                self.sift_up(place, self.heap[place]);
+            }
+        }
+    }
+
+    /// Removes the node at `place`, if that is one, whose entry is gone or was told that it has no
+    /// node.
+    #[inline]
+    fn remove_node(&mut self, place: u32) {
+        let place = place as usize;
+        if place < self.settled {
+            self.remove_settled(place);
+        } else if place < self.heap.len() {
+            self.heap.swap_remove(place);
+            self.note_place(place);
+        }
+    }
+
+    fn remove_settled(&mut self, place: usize) {
+        let hole = self.settled - 1;
+        let last = self.heap[hole];
+        self.settled = hole;
+        // Where the heap ended, the last pending node takes the place.
+        self.heap.swap_remove(hole);
+        self.note_place(hole);
+        if place == hole {
+        } else if place > 0 && last.before(&self.heap[(place - 1) / ARITY]) {
+            self.sift_up(place, last);
+        } else {
+            self.sift_down(place, last);
+        }
+    }
+
+    /// Tells the entry of the node at `place`, if there is one, that it is there.
+    #[inline]
+    fn note_place(&mut self, place: usize) {
+        if let Some(node) = self.heap.get(place) {
+            if let Some(entry) = self.entries.get_mut(node.index as usize) {
+                entry.place = place as u32;
+            }
         }
     }
 
@@ -331,7 +497,7 @@ impl<D: Ord + Copy, T> TimerQueue<D, T> {
     fn sift_down(&mut self, mut place: usize, node: Node<D>) {
         loop {
             let first = place * ARITY + 1;
-            let end = self.heap.len().min(first + ARITY);
+            let end = self.settled.min(first + ARITY);
             let Some(children @ [head, rest @ ..]) = self.heap.get(first..end) else {
                 break;
             };
@@ -354,9 +520,29 @@ impl<D: Ord + Copy, T> TimerQueue<D, T> {
     #[inline]
     fn put(&mut self, place: usize, node: Node<D>) {
         self.heap[place] = node;
-        if let Some(entry) = self.entries.at_mut(node.index) {
+        if let Some(entry) = self.entries.get_mut(node.index as usize) {
             entry.place = place as u32;
         }
+    }
+}
+
+/// Appends to a vector that may become long: from a megabyte on, where reallocating moves pages
+/// and not bytes, it grows by a twelfth instead of doubling.
+#[inline]
+fn push<E>(vector: &mut Vec<E>, element: E) {
+    if vector.len() == vector.capacity() {
+        grow(vector);
+    }
+    vector.push(element);
+}
+
+#[cold]
+fn grow<E>(vector: &mut Vec<E>) {
+    let length = vector.len();
+    if length * size_of::<E>() > 1 << 20 {
+        vector.reserve_exact(length / 12);
+    } else {
+        vector.reserve(1);
     }
 }
 
@@ -371,9 +557,13 @@ mod tests {
         Arm(prop::sample::Index, u64),
         Disarm(prop::sample::Index),
         Remove(prop::sample::Index),
+        Detach(prop::sample::Index),
+        /// Of what runs, as if its handler ran a loop.
         Suspend(prop::sample::Index),
-        Resume(prop::sample::Index),
+        /// The handler of one that runs returns.
+        PutBack(prop::sample::Index),
         Pop(u64),
+        Look,
     }
 
     fn operation() -> impl Strategy<Value = Operation> {
@@ -383,9 +573,11 @@ mod tests {
             3 => (index(), 0..20u64).prop_map(|(index, deadline)| Operation::Arm(index, deadline)),
             1 => index().prop_map(Operation::Disarm),
             1 => index().prop_map(Operation::Remove),
+            1 => index().prop_map(Operation::Detach),
             1 => index().prop_map(Operation::Suspend),
-            1 => index().prop_map(Operation::Resume),
+            2 => index().prop_map(Operation::PutBack),
             2 => (0..20u64).prop_map(Operation::Pop),
+            2 => Just(Operation::Look),
         ]
     }
 
@@ -397,6 +589,9 @@ mod tests {
     struct Model {
         timers: Vec<ModelTimer>,
         suspended: Vec<Key>,
+        detached: Vec<Key>,
+        /// Whose handlers are out.
+        running: Vec<(Key, u32)>,
         sequence: u64,
     }
 
@@ -409,6 +604,10 @@ mod tests {
         fn counts(&self, index: usize) -> bool {
             let (key, _, armed) = self.timers[index];
             armed.is_some() && !self.suspended.contains(&key)
+        }
+
+        fn is_running(&self, key: Key) -> bool {
+            self.running.iter().any(|&(running, _)| running == key)
         }
 
         fn first(&self) -> Option<usize> {
@@ -433,9 +632,13 @@ mod tests {
                 let pick = |index: prop::sample::Index, model: &Model| {
                     (!model.timers.is_empty()).then(|| index.index(model.timers.len()))
                 };
+                let pick_running = |index: prop::sample::Index, model: &Model| {
+                    (!model.running.is_empty()).then(|| index.index(model.running.len()))
+                };
+                let mut looked = false;
                 match operation {
                     Operation::Add(deadline) => {
-                        let key = queue.insert(deadline, number);
+                        let key = queue.insert(deadline, number, number);
                         model.timers.push((key, number, None));
                         model.arm(model.timers.len() - 1, deadline);
                     }
@@ -444,50 +647,140 @@ mod tests {
                         model.arm(index, deadline);
                     }
                     Operation::Disarm(index) => if let Some(index) = pick(index, &model) {
-                        queue.disarm(model.timers[index].0);
-                        model.timers[index].2 = None;
+                        let (key, _, _) = model.timers[index];
+                        // A detached one has nobody left who could, but its own handler.
+                        if !model.detached.contains(&key) || model.is_running(key) {
+                            queue.disarm(key);
+                            model.timers[index].2 = None;
+                        }
                     }
                     Operation::Remove(index) => if let Some(index) = pick(index, &model) {
                         let (key, number, _) = model.timers.remove(index);
-                        prop_assert_eq!(queue.remove(key), Some(number));
+                        let handler = (!model.is_running(key)).then_some(number);
+                        prop_assert_eq!(queue.remove(key), Some((handler, number)));
                         prop_assert_eq!(queue.remove(key), None);
                         prop_assert!(!queue.arm(key, 0));
                     }
-                    Operation::Suspend(index) => if let Some(index) = pick(index, &model) {
-                        queue.suspend(model.timers[index].0);
-                        model.suspended.push(model.timers[index].0);
+                    Operation::Detach(index) => if let Some(index) = pick(index, &model) {
+                        let (key, number, armed) = model.timers[index];
+                        let goes = armed.is_none() && !model.is_running(key);
+                        let expected = goes.then_some((Some(number), number));
+                        prop_assert_eq!(queue.detach(key), expected);
+                        if goes {
+                            model.timers.remove(index);
+                        } else {
+                            model.detached.push(key);
+                        }
                     }
-                    Operation::Resume(index) => if let Some(index) = pick(index, &model) {
-                        let key = model.timers[index].0;
-                        queue.resume(key);
+                    Operation::Suspend(index) => if let Some(index) = pick_running(index, &model) {
+                        queue.suspend(model.running[index].0);
+                        model.suspended.push(model.running[index].0);
+                    }
+                    Operation::PutBack(index) => if let Some(index) = pick_running(index, &model) {
+                        let (key, number) = model.running.remove(index);
                         model.suspended.retain(|&suspended| suspended != key);
+                        let place = model.timers.iter().position(|timer| timer.0 == key);
+                        let goes = place.filter(|&place| {
+                            model.detached.contains(&key) && model.timers[place].2.is_none()
+                        });
+                        let expected = match (place, goes) {
+                            (None, _) => Some((Some(number), None)),
+                            (Some(_), Some(place)) => {
+                                model.timers.remove(place);
+                                Some((Some(number), Some(number)))
+                            }
+                            (Some(_), None) => None,
+                        };
+                        prop_assert_eq!(queue.put_back(key, number), expected);
                     }
                     Operation::Pop(now) => {
+                        // A timer that runs and is armed again is suspended before a loop runs.
+                        for &(key, _) in &model.running {
+                            queue.suspend(key);
+                            model.suspended.push(key);
+                        }
                         let due = model.first().filter(|&index| model.timers[index].2.unwrap().0 <= now);
                         let expected = due.map(|index| {
                             model.timers[index].2 = None;
-                            model.timers[index].0
+                            (model.timers[index].0, model.timers[index].1)
                         });
                         prop_assert_eq!(queue.pop_due(now), expected);
+                        model.running.extend(expected);
+                        looked = true;
                     }
+                    Operation::Look => looked = true,
                 }
                 let counting = (0..model.timers.len()).filter(|&index| model.counts(index)).count();
                 prop_assert_eq!(queue.armed(), counting);
-                prop_assert!(queue.heap.len() <= model.timers.len(), "nodes pile up");
-                let first = model.first().and_then(|index| model.timers[index].2);
-                prop_assert_eq!(queue.next_deadline(), first.map(|(deadline, _)| deadline));
+                queue.check();
+                // Not after every operation, so that nodes are pending for a while.
+                if looked {
+                    let first = model.first().and_then(|index| model.timers[index].2);
+                    prop_assert_eq!(queue.next_deadline(), first.map(|(deadline, _)| deadline));
+                    queue.check();
+                }
                 for &(key, number, armed) in &model.timers {
                     prop_assert_eq!(queue.get_mut(key).copied(), Some(number));
                     prop_assert_eq!(queue.deadline(key), armed.map(|(deadline, _)| deadline));
                 }
             }
+            let mut left: Vec<u32> = queue.take_all().into_iter().map(|(_, number)| number).collect();
+            let mut expected: Vec<u32> = model.timers.iter().map(|&(_, number, _)| number).collect();
+            left.sort_unstable();
+            expected.sort_unstable();
+            prop_assert_eq!(left, expected);
         }
+    }
+
+    impl TimerQueue<u64, u32, u32> {
+        /// The invariants of the module's documentation.
+        fn check(&self) {
+            let occupied = || self.entries.iter().filter(|entry| entry.value.is_some());
+            assert!(self.heap.len() <= occupied().count(), "nodes pile up");
+            for (place, node) in self.heap.iter().enumerate() {
+                let entry = &self.entries[node.index as usize];
+                assert_eq!(entry.place as usize, place);
+                assert!(entry.generation.is_some() && !entry.suspended);
+                assert!(!entry.node(node.index).before(node), "no lower bound");
+                if 0 < place && place < self.settled {
+                    assert!(!node.before(&self.heap[(place - 1) / ARITY]), "no heap");
+                }
+            }
+            for entry in occupied().filter(|entry| entry.armed) {
+                assert_eq!(entry.place == NOWHERE, entry.suspended);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_of_a_removed_timer_finds_nothing_when_its_place_is_used_again() {
+        let mut queue = TimerQueue::new();
+        let old = queue.insert(1, "old", ());
+        assert_eq!(queue.remove(old), Some((Some("old"), ())));
+        let new = queue.insert(2, "new", ());
+        assert_eq!(old.index(), new.index(), "the place is used again");
+        assert!(!queue.arm(old, 0));
+        assert_eq!(queue.remove(old), None);
+        queue.disarm(old);
+        assert_eq!(queue.deadline(new), Some(2));
+        assert_eq!(queue.take_all().len(), 1);
+        let newest = queue.insert(3, "newest", ());
+        assert_eq!(queue.remove(new), None, "not after everything was taken either");
+        assert_eq!(queue.deadline(newest), Some(3));
+    }
+
+    #[test]
+    fn an_entry_is_no_larger_than_a_cache_line() {
+        type Handler = Box<dyn FnMut()>;
+        type Label = (&'static u8, Option<Box<u64>>);
+        assert!(size_of::<Entry<std::time::Instant, Handler, Label>>() <= 64);
     }
 
     #[test]
     fn postponing_moves_no_node() {
         let mut queue = TimerQueue::new();
-        let keys: Vec<Key> = (0..100).map(|number| queue.insert(10, number)).collect();
+        let keys: Vec<Key> = (0..100).map(|number| queue.insert(10, number, ())).collect();
+        assert_eq!(queue.next_deadline(), Some(10));
         let before: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
         for deadline in 11..1000 {
             queue.arm(keys[0], deadline);
@@ -496,8 +789,24 @@ mod tests {
         assert_eq!(before, after);
         assert_eq!(
             queue.pop_due(10),
-            Some(keys[1]),
+            Some((keys[1], 1)),
             "the postponed one is not first"
         );
+    }
+
+    #[test]
+    fn what_is_added_and_removed_between_two_looks_never_is_in_the_heap() {
+        let mut queue = TimerQueue::new();
+        for number in 0..100 {
+            queue.insert(1000 - number, number, ());
+        }
+        assert_eq!(queue.next_deadline(), Some(901));
+        let before: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
+        for number in 0..10 {
+            let key = queue.insert(number, number, ());
+            assert!(queue.remove(key).is_some());
+        }
+        let after: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
+        assert_eq!((before, 100), (after, queue.settled));
     }
 }

@@ -109,6 +109,26 @@ fn a_backend_that_refuses_a_descriptor_gives_the_source_back() {
 }
 
 #[test]
+fn a_backend_that_has_reopened_is_not_told_to_remove_what_it_forgot() {
+    let (context, recorder) = recorded();
+    let (ours, _theirs) = readable();
+    let _fd = context.add_fd(ours, READ, |_, _, _| ()).unwrap();
+    recorder.take();
+    // Of the wake-up descriptor, after the backend has started anew.
+    recorder.fail_add.set(Some(libc::ENOMEM));
+    let error = context.reinitialise().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+    assert!(
+        matches!(recorder.take()[..], [Call::Reopen, Call::Add(_, READ)]),
+        "there was nothing to remove"
+    );
+    let log = Log::new();
+    context.defer(log.once("immediate"));
+    assert_eq!(turns(&context, 2), 1, "the next use tries again");
+    assert_eq!(log.take(), "immediate");
+}
+
+#[test]
 fn the_wake_up_descriptor_is_added_when_the_context_is_made() {
     let (builder, recorder) = recording();
     recorder.fail_add.set(Some(libc::ENOMEM));

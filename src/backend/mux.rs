@@ -107,12 +107,13 @@ pub(crate) struct Delivery<H> {
 pub(crate) type Removed<H, T> = (Option<H>, T);
 
 /// What [`Mux::flush`] has come to.
-#[derive(Debug)]
-pub(crate) enum Flushed {
-    Done,
+#[derive(Debug, Default)]
+pub(crate) struct Flushed {
+    /// Why the backend has refused a change, the first one of which somebody has to be told.
+    pub(crate) refused: Option<io::Error>,
     /// The backend has fallen back to another mechanism and knows nothing any more: the
     /// registrations are to be forgotten, and everything flushed again.
-    FellBack,
+    pub(crate) fell_back: bool,
 }
 
 impl<H, T> Mux<H, T> {
@@ -294,8 +295,8 @@ impl<H, T> Mux<H, T> {
     /// Events on a descriptor that was closed behind our back are disarmed without a word. When
     /// the backend refuses a change for another reason, the events on that descriptor are disarmed
     /// and the first such reason is returned, after all other changes were made.
-    pub(crate) fn flush(&mut self, backend: &mut dyn Backend) -> io::Result<Flushed> {
-        let mut result = Ok(Flushed::Done);
+    pub(crate) fn flush(&mut self, backend: &mut dyn Backend) -> Flushed {
+        let mut flushed = Flushed::default();
         while let Some(key) = self.dirty.pop() {
             let Some(watch) = self.watches.get_mut(key) else {
                 continue;
@@ -305,7 +306,8 @@ impl<H, T> Mux<H, T> {
                 continue;
             };
             if !concerns_one_descriptor(&error) && backend.fall_back() {
-                return Ok(Flushed::FellBack);
+                flushed.fell_back = true;
+                return flushed;
             }
             let armed = self
                 .watches
@@ -317,11 +319,11 @@ impl<H, T> Mux<H, T> {
             }
             self.disarm(key);
             let closed = matches!(errno(&error), Some(libc::EBADF | libc::ENOENT));
-            if result.is_ok() && !closed {
-                result = Err(error);
+            if !closed {
+                flushed.refused.get_or_insert(error);
             }
         }
-        result
+        flushed
     }
 
     /// The backend knows nothing any more: marks all watches for the next flush.

@@ -173,3 +173,37 @@ fn readiness(answer: i16) -> Readiness {
     readiness.set(Readiness::INVALID, answer & POLLNVAL != 0);
     readiness
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn the_holes_that_removing_leaves_are_gone_after_the_next_wait() {
+        let sockets: Vec<_> = (0..4).map(|_| UnixStream::pair().unwrap()).collect();
+        let number = |index: usize| sockets[index].0.as_raw_fd();
+        let token = |index: usize| Token::from_bits(index as u64);
+        let mut poll = Poll::named("poll");
+        for index in 0..4 {
+            poll.add(number(index), token(index), FdFlags::READ)
+                .unwrap();
+        }
+        for index in [0, 2] {
+            poll.remove(number(index), token(index)).unwrap();
+        }
+        assert_eq!((poll.fds.len(), poll.tokens.len(), poll.holes), (4, 4, 2));
+        let mut ready = ReadyList {
+            entries: Vec::new(),
+            limit: 10,
+        };
+        poll.wait(Some(Duration::ZERO), &mut ready).unwrap();
+        assert!(ready.entries.is_empty());
+        assert_eq!(poll.tokens, [token(1), token(3)]);
+        assert_eq!((poll.fds.len(), poll.holes), (2, 0));
+        let mut positions: Vec<_> = poll.positions.into_iter().collect();
+        positions.sort_by_key(|&(_, position)| position);
+        assert_eq!(positions, [(number(1), 0), (number(3), 1)]);
+    }
+}

@@ -101,10 +101,11 @@ fn poll() -> Poll {
     Poll::named("standard")
 }
 
-fn is_shortage(error: &io::Error) -> bool {
+/// Whether an error says nothing about the next attempt. (The last two are `dup3`'s.)
+fn is_temporary(error: &io::Error) -> bool {
     matches!(
         errno(error),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR | libc::EBUSY)
     )
 }
 
@@ -183,9 +184,9 @@ impl Backend for Standard {
         self.always_ready.clear();
         if let Mechanism::Epoll(epoll) = &mut self.mechanism {
             match epoll.reopen() {
-                // The next attempt may find some; and what was lent out by `pollable` would be
-                // the parent's for ever.
-                Err(error) if is_shortage(&error) => return Err(error),
+                // The next attempt may succeed; and what was lent out by `pollable` would be the
+                // parent's for ever.
+                Err(error) if is_temporary(&error) => return Err(error),
                 Err(_) => self.mechanism = Mechanism::Poll(poll()),
                 Ok(()) => return Ok(()),
             }
@@ -198,8 +199,13 @@ impl Backend for Standard {
     }
 
     fn fall_back(&mut self) -> bool {
-        match self.mechanism {
-            Mechanism::Epoll(_) => {
+        match &mut self.mechanism {
+            Mechanism::Epoll(epoll) => {
+                // Whoever was lent the descriptor would be told for ever of what is registered,
+                // as nobody takes it any more. A number that somebody else has taken is theirs.
+                if !epoll.is_broken() {
+                    let _ = epoll.reopen();
+                }
                 self.mechanism = Mechanism::Poll(poll());
                 self.always_ready.clear();
                 true

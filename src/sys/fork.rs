@@ -5,20 +5,25 @@
 //! noticed; such a child may only `exec`.
 
 use super::{check, doorbell, signal};
+use crate::error::OsError;
 use std::fs;
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
-/// Makes forks noticed from now on.
+/// Makes forks noticed from now on. One that fails, for want of memory, is tried again.
 pub(crate) fn watch() -> io::Result<()> {
-    static REGISTERED: OnceLock<i32> = OnceLock::new();
-    // SAFETY: the three functions live as long as the process.
-    let error = *REGISTERED
-        .get_or_init(|| unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) });
-    match error {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
+    static REGISTERED: Mutex<bool> = Mutex::new(false);
+    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*registered {
+        // SAFETY: the three functions live as long as the process.
+        let error = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+        if error != 0 {
+            let error = io::Error::from_raw_os_error(error);
+            return Err(OsError::wrap("pthread_atfork", error));
+        }
+        *registered = true;
     }
+    Ok(())
 }
 
 /// Signals are blocked while a fork is under way: one that reaches the child before it has

@@ -10,6 +10,7 @@ pub(crate) mod doorbell;
 #[cfg(target_os = "linux")]
 pub(crate) mod epoll;
 pub(crate) mod fork;
+pub(crate) mod mailbox;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
 pub(crate) mod siginfo;
@@ -104,5 +105,14 @@ mod tests {
         assert_eq!(milliseconds(Some(Duration::from_micros(1000))), 1);
         assert_eq!(milliseconds(Some(Duration::from_micros(1001))), 2);
         assert_eq!(milliseconds(Some(Duration::MAX)), libc::c_int::MAX);
+    }
+
+    #[test]
+    fn a_timeout_is_whole_milliseconds_or_not() {
+        assert!(is_whole_milliseconds(Duration::ZERO));
+        assert!(is_whole_milliseconds(Duration::from_millis(5)));
+        assert!(is_whole_milliseconds(Duration::from_millis(1001)));
+        assert!(!is_whole_milliseconds(Duration::from_nanos(1)));
+        assert!(!is_whole_milliseconds(Duration::from_micros(5001)));
     }
 }

@@ -249,32 +249,29 @@ mod tests {
 
     #[test]
     fn loses_nothing_between_threads() {
-        let queue = &*Box::leak(SigInfoQueue::new());
-        let producers: Vec<_> = (0..3)
-            .map(|_| {
-                std::thread::spawn(|| {
+        let queue = SigInfoQueue::new();
+        let mut sum = 0u64;
+        let mut count = 0;
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
                     for number in 0..10_000 {
                         while queue.push(info(number)) == Pushed::NoRoom {
                             std::thread::yield_now();
                         }
                     }
-                })
-            })
-            .collect();
-        let mut sum = 0u64;
-        let mut count = 0;
-        while count < 30_000 {
-            match queue.pop() {
-                Some(info) => {
-                    sum += info.number() as u64;
-                    count += 1;
-                }
-                None => std::thread::yield_now(),
+                });
             }
-        }
-        for producer in producers {
-            producer.join().unwrap();
-        }
+            while count < 30_000 {
+                match queue.pop() {
+                    Some(info) => {
+                        sum += info.number() as u64;
+                        count += 1;
+                    }
+                    None => std::thread::yield_now(),
+                }
+            }
+        });
         assert_eq!(sum, 3 * (0..10_000u64).sum::<u64>());
         assert!(queue.pop().is_none());
     }

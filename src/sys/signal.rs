@@ -272,7 +272,7 @@ fn follow_up(
         return;
     }
     if delivered == Delivered::Refused {
-        send_on(doorbell, signal, info);
+        find_room(doorbell, signal, info);
     }
     if is_ours(doorbell) {
         doorbell.set_blocked(signal);
@@ -280,18 +280,36 @@ fn follow_up(
     }
 }
 
+/// Leaves a signal that has met a full queue with the kernel. That may have no room either
+/// (`RLIMIT_SIGPENDING`); then the loop may make some meanwhile. There is an end to it, as the loop
+/// may be waiting for this very thread: then the signal is counted, but its siginfo is lost.
+fn find_room(doorbell: &Doorbell, signal: i32, info: &libc::siginfo_t) {
+    for _ in 0..ATTEMPTS {
+        if send_on(doorbell, signal, info)
+            || doorbell.deliver_forwarded(signal, info) != Delivered::Refused
+        {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Some milliseconds, in which a loop that isn't busy has emptied its queue many times.
+const ATTEMPTS: u32 = 10_000;
+
 /// What makes any `si_code` one that a thread may send: zero and above are the kernel's, and those
 /// just below are the C library's.
 const DISGUISE: i32 = 0x1_0000;
 
-/// Queues the signal to the thread of a context, with all it carries.
+/// Queues the signal to the thread of a context, with all it carries. Returns whether there was
+/// room.
 #[cfg(target_os = "linux")]
-fn send_on(doorbell: &Doorbell, signal: i32, info: &libc::siginfo_t) {
+fn send_on(doorbell: &Doorbell, signal: i32, info: &libc::siginfo_t) -> bool {
     let mut info = *info;
     info.si_errno = doorbell.mark;
     info.si_code = info.si_code.wrapping_sub(DISGUISE);
     // SAFETY: the kernel copies the siginfo_t, which is valid.
-    unsafe {
+    let result = unsafe {
         libc::syscall(
             libc::SYS_rt_tgsigqueueinfo,
             libc::getpid(),
@@ -300,11 +318,14 @@ fn send_on(doorbell: &Doorbell, signal: i32, info: &libc::siginfo_t) {
             &info as *const libc::siginfo_t,
         )
     };
+    result == 0
 }
 
 /// Other systems queue no siginfo in the kernel, so there is nothing to pass on with.
 #[cfg(not(target_os = "linux"))]
-fn send_on(_doorbell: &Doorbell, _signal: i32, _info: &libc::siginfo_t) {}
+fn send_on(_doorbell: &Doorbell, _signal: i32, _info: &libc::siginfo_t) -> bool {
+    false
+}
 
 /// Adds the signal to the mask that is in force once the handler has returned.
 #[cfg(target_os = "linux")]

@@ -6,6 +6,7 @@ mod kernel_set;
 mod reinitialise;
 mod signals;
 mod sources;
+mod tasks;
 
 #[path = "../process/mod.rs"]
 mod process;
@@ -24,6 +25,7 @@ fn main() {
         signals::TESTS,
         reinitialise::TESTS,
         descriptors::TESTS,
+        tasks::TESTS,
     ])
 }
 

@@ -365,6 +365,10 @@ fn descriptors_called(what: &str) -> Vec<RawFd> {
     open_descriptors().into_iter().filter(is_it).collect()
 }
 
+pub fn is_epoll_instance(fd: &impl AsRawFd) -> bool {
+    descriptors_called("[eventpoll]").contains(&fd.as_raw_fd())
+}
+
 /// The eventfd by which the only context of this process is woken.
 #[track_caller]
 pub fn wakeup_of_the_only_context() -> RawFd {

@@ -9,6 +9,7 @@ mod gap;
 mod nested;
 mod queue;
 mod several;
+mod streams;
 mod stress;
 
 #[path = "../process/mod.rs"]
@@ -30,6 +31,7 @@ fn main() {
         gap::TESTS,
         stress::TESTS,
         embedding::TESTS,
+        streams::TESTS,
     ])
 }
 

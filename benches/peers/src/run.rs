@@ -1,0 +1,147 @@
+//! One measurement.
+
+use std::env;
+use std::fmt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How much there is to do, and what was done in what time.
+pub struct Run {
+    /// How many operations there are to do.
+    pub operations: u64,
+    done: u64,
+    elapsed: Duration,
+    weight: u64,
+}
+
+impl Run {
+    pub fn new(operations: u64) -> Run {
+        Run {
+            operations,
+            done: 0,
+            elapsed: Duration::ZERO,
+            weight: 0,
+        }
+    }
+
+    /// Does what is to be timed. Preparations are made before, and the dead buried after.
+    pub fn timed<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.elapsed += start.elapsed();
+        result
+    }
+
+    /// Makes what is to be weighed: the memory that the allocator gives out meanwhile and doesn't
+    /// get back.
+    pub fn weighed<T>(&mut self, make: impl FnOnce() -> T) -> T {
+        let before = allocated();
+        let result = make();
+        self.weight += allocated().saturating_sub(before);
+        result
+    }
+
+    /// Says that so many operations were seen to happen.
+    pub fn did(&mut self, operations: u64) {
+        self.done += operations;
+    }
+
+    /// What came of it, if all operations were done.
+    pub fn finish(self) -> Result<Outcome, String> {
+        if self.done < self.operations {
+            return Err(format!(
+                "{} operations were to be done, and only {} were",
+                self.operations, self.done
+            ));
+        }
+        Ok(Outcome {
+            operations: self.done,
+            nanoseconds: self.elapsed.as_nanos() as u64,
+            bytes: self.weight,
+        })
+    }
+}
+
+/// What a process that makes one measurement tells the one that asked for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// At least as many as were asked for.
+    pub operations: u64,
+    pub nanoseconds: u64,
+    pub bytes: u64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome {
+            operations,
+            nanoseconds,
+            bytes,
+        } = self;
+        write!(formatter, "done {operations} {nanoseconds} {bytes}")
+    }
+}
+
+impl Outcome {
+    fn parse(line: &str) -> Option<Outcome> {
+        let mut numbers = line.strip_prefix("done ")?.split(' ').map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(Outcome {
+            operations: next()?,
+            nanoseconds: next()?,
+            bytes: next()?,
+        })
+    }
+}
+
+/// What was measured; or, as is no error, why the contestant doesn't take part.
+pub type Measured<T> = Result<T, String>;
+
+/// Makes a measurement in a process of its own, which may run under a tool. Returns also what the
+/// tool has said.
+pub fn measure(
+    tool: &[&str],
+    workload: &str,
+    contestant: &str,
+    operations: u64,
+) -> Result<Measured<(Outcome, String)>, String> {
+    let program = env::current_exe().map_err(|error| format!("who am I? {error}"))?;
+    let program = program.to_string_lossy();
+    let operations = operations.to_string();
+    let mut words = tool.to_vec();
+    words.extend([&program, "run", workload, contestant, &operations]);
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .output()
+        .map_err(|error| format!("{} can't be run: {error}", words[0]))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    if let Some(reason) = said.strip_prefix("absent: ") {
+        return Ok(Err(reason.trim().to_owned()));
+    }
+    match Outcome::parse(said.trim_end()) {
+        Some(outcome) if output.status.success() => Ok(Ok((outcome, complaints.into_owned()))),
+        _ => Err(format!(
+            "{workload} of {contestant} has failed ({}):\n{said}{complaints}",
+            output.status
+        )),
+    }
+}
+
+/// Why a contestant doesn't take part in a workload.
+#[derive(Debug)]
+pub enum Absence {
+    /// It has nothing of the kind.
+    Lacks(&'static str),
+    /// It isn't installed.
+    Missing(String),
+}
+
+pub type Performed = Result<(), Absence>;
+
+/// What malloc has given out, its own overhead included. Rust allocates by it as C does.
+fn allocated() -> u64 {
+    // SAFETY: it takes no arguments and returns a structure.
+    let info = unsafe { libc::mallinfo2() };
+    (info.uordblks + info.hblkhd) as u64
+}

@@ -1,0 +1,113 @@
+//! Times workloads. Contestants take turns: each round runs each once, in a process of its own. The
+//! ratio of two is the median of their ratios in the same round, in which they met the same machine.
+
+use crate::contestants::{Contestant, FLOOR};
+use crate::run::{Measured, measure};
+use crate::table::{Table, ratio, time};
+use crate::workload::Workload;
+
+/// The times of one contestant.
+pub struct Times {
+    pub name: &'static str,
+    /// Of each round, the nanoseconds an operation took; or why there are none.
+    pub rounds: Measured<Vec<f64>>,
+}
+
+/// The times of all contestants in one workload.
+pub struct Race {
+    pub times: Vec<Times>,
+}
+
+impl Race {
+    pub fn run(
+        workload: &Workload,
+        contestants: &[&'static Contestant],
+        operations: u64,
+        rounds: usize,
+    ) -> Result<Race, String> {
+        let mut times: Vec<Times> = contestants
+            .iter()
+            .map(|contestant| Times {
+                name: contestant.name,
+                rounds: Ok(Vec::new()),
+            })
+            .collect();
+        for _ in 0..rounds {
+            for (contestant, times) in contestants.iter().zip(&mut times) {
+                let Ok(past) = &mut times.rounds else {
+                    continue;
+                };
+                match measure(&[], workload.name, contestant.name, operations)? {
+                    Ok((outcome, _)) => {
+                        past.push(outcome.nanoseconds as f64 / outcome.operations as f64);
+                    }
+                    Err(reason) => times.rounds = Err(reason),
+                }
+            }
+        }
+        Ok(Race { times })
+    }
+
+    fn rounds(&self, name: &str) -> Option<&[f64]> {
+        let times = self.times.iter().find(|times| times.name == name)?;
+        times.rounds.as_deref().ok()
+    }
+
+    pub fn median(&self, name: &str) -> Option<f64> {
+        Some(median(self.rounds(name)?.to_vec()))
+    }
+
+    /// How many times as long as the other this one takes.
+    pub fn ratio(&self, name: &str, to: &str) -> Option<f64> {
+        let (ours, theirs) = (self.rounds(name)?, self.rounds(to)?);
+        Some(median(
+            ours.iter().zip(theirs).map(|(a, b)| a / b).collect(),
+        ))
+    }
+
+    /// The fastest of those who are neither the floor nor `but`.
+    fn best_but(&self, but: &str) -> Option<&'static str> {
+        self.times
+            .iter()
+            .filter(|times| times.name != FLOOR && times.name != but && times.rounds.is_ok())
+            .map(|times| (times.name, self.median(times.name).unwrap_or(f64::MAX)))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .map(|(name, _)| name)
+    }
+
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(&["", "median", "minimum", "to the floor", "to the best other"]);
+        for times in &self.times {
+            let mut cells = vec![times.name.to_owned()];
+            match &times.rounds {
+                Ok(rounds) => {
+                    let minimum = rounds.iter().copied().fold(f64::MAX, f64::min);
+                    cells.push(time(median(rounds.clone())));
+                    cells.push(time(minimum));
+                    cells.push(self.ratio(times.name, FLOOR).map_or("—".into(), ratio));
+                    let best = self.best_but(times.name).filter(|_| times.name != FLOOR);
+                    cells.push(best.map_or("—".into(), |best| {
+                        let value = self.ratio(times.name, best).unwrap_or(f64::NAN);
+                        format!("{} ({best})", ratio(value))
+                    }));
+                }
+                Err(reason) => {
+                    cells.push(reason.clone());
+                    cells.extend(["—", "—", "—"].map(str::to_owned));
+                }
+            }
+            table.row(cells);
+        }
+        table
+    }
+}
+
+/// The middle one; of an even number, the mean of the two in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+    match values.is_empty() {
+        true => f64::NAN,
+        false => (values[low] + values[high]) / 2.0,
+    }
+}

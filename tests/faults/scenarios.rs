@@ -1,0 +1,346 @@
+//! What is done while calls fail.
+
+use crate::kernel::{self, Call, FAULTS, Fault};
+use crate::process::{self, sys, tests};
+use crate::scene::{By, Scene, assert_succeeds, build, fork};
+use crate::{
+    assert_names_the_call, attempt, fail_in_turn, fail_in_turn_of, one_of_each, with_fault,
+};
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::rc::Rc;
+use tevent::{BackendKind, Context, FdFlags, OsError, SignalFlags, Signum};
+
+pub const TESTS: &[process::Test] = tests![
+    building_and_dropping,
+    events_of_all_kinds,
+    changes_of_interest,
+    a_nested_loop,
+    a_fork_by_the_context,
+    a_fork_by_somebody,
+    generations,
+    starting_over,
+    starting_over_in_a_child,
+    dropping_with_everything_pending,
+    children_without_descriptors,
+    signals_sent_on,
+    a_fork_that_the_kernel_refuses,
+    counting_threads_without_proc,
+    the_first_context_of_a_process,
+];
+
+const BOTH: [By; 2] = [By::Context, By::Somebody];
+
+/// What every context uses, by its backend.
+fn basics(kind: BackendKind) -> Vec<Call> {
+    match kind {
+        BackendKind::Poll => vec![Call::Eventfd, Call::Ppoll, Call::Close],
+        _ => vec![
+            Call::EpollCreate,
+            Call::EpollAdd,
+            Call::Eventfd,
+            Call::Close,
+        ],
+    }
+}
+
+fn basics_and(kind: BackendKind, others: &[Call]) -> Vec<Call> {
+    let mut calls = basics(kind);
+    calls.extend(others);
+    if kind != BackendKind::Poll {
+        calls.extend([
+            Call::EpollWait,
+            Call::EpollPwait2,
+            Call::EpollModify,
+            Call::EpollRemove,
+        ]);
+    }
+    calls
+}
+
+fn building_and_dropping(kind: BackendKind) {
+    fail_in_turn(kind, &basics(kind), |kind| {
+        for _ in 0..2 {
+            drop(build(kind));
+        }
+        let contexts = [build(kind), build(kind)];
+        drop(contexts);
+    });
+}
+
+fn events_of_all_kinds(kind: BackendKind) {
+    let used = [Call::Sigaction, Call::PidfdOpen, Call::Waitid];
+    fail_in_turn(kind, &basics_and(kind, &used), |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        scene.play_with_others(&context);
+        scene.play(&context);
+        scene.end(&context);
+    });
+}
+
+fn changes_of_interest(kind: BackendKind) {
+    fail_in_turn(kind, &basics_and(kind, &[]), |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        for _ in 0..4 {
+            scene.play(&context);
+        }
+        // Without the events that the first one shares its context with.
+        drop(scene);
+        let scene = Scene::set(&context);
+        scene.play(&context);
+    });
+}
+
+fn a_nested_loop(kind: BackendKind) {
+    fail_in_turn(kind, &basics_and(kind, &[]), |kind| {
+        let context = build(kind);
+        context.set_nesting_allowed(true);
+        let scene = Rc::new(Scene::set(&context));
+        let done = Rc::new(Cell::new(0));
+        // Its own descriptor stays ready, and is out of the inner loop's set.
+        let (ours, mut theirs) = sys::pair();
+        theirs.write_all(b"x").expect("there is room");
+        let ours = Rc::new(ours);
+        let event = attempt(|| {
+            let (scene, done) = (Rc::clone(&scene), Rc::clone(&done));
+            context.add_fd(Rc::clone(&ours), FdFlags::READ, move |context, event, _| {
+                scene.play(context);
+                let (innermost, innermost_done) = (Rc::clone(&scene), Rc::clone(&done));
+                context.defer(move |context| {
+                    innermost.play(context);
+                    innermost_done.set(1);
+                });
+                scene.run_until(context, || done.get() == 1);
+                event.remove();
+                done.set(2);
+            })
+        });
+        scene.run_until(&context, || {
+            // A refused change has disarmed it.
+            if event.is_registered() && event.flags().is_empty() {
+                event.set_flags(FdFlags::READ);
+            }
+            done.get() == 2
+        });
+        scene.play(&context);
+    });
+}
+
+fn forked(kind: BackendKind, by: By) {
+    let mut used = basics_and(kind, &[Call::Dup3]);
+    let mut faults = one_of_each();
+    if matches!(by, By::Context) {
+        used.extend([Call::Fork, Call::Opendir]);
+        faults = FAULTS.to_vec();
+    }
+    fail_in_turn_of(&faults, kind, &used, |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        // Something is armed, and timers and immediates are under way.
+        scene.play(&context);
+        let pid = fork(&context, by, || {
+            // Both ends are copied, and the parent keeps off them until the child has ended.
+            scene.play(&context);
+            let other = Scene::set(&context);
+            other.play(&context);
+            drop(other);
+            scene.assert_lends_its_own(&context);
+        });
+        assert_succeeds(pid);
+        scene.play(&context);
+        scene.end(&context);
+    });
+}
+
+fn a_fork_by_the_context(kind: BackendKind) {
+    forked(kind, By::Context);
+}
+
+fn a_fork_by_somebody(kind: BackendKind) {
+    forked(kind, By::Somebody);
+}
+
+fn generations(kind: BackendKind) {
+    fn generation(context: &Context, scene: &Scene, left: usize) {
+        if left > 0 {
+            let pid = fork(context, BOTH[left % 2], || {
+                generation(context, scene, left - 1)
+            });
+            assert_succeeds(pid);
+        }
+        // Of what the parent has made happen nothing is left when the child is here.
+        Scene::set(context).play(context);
+    }
+    let used = basics_and(kind, &[Call::Dup3, Call::Fork]);
+    fail_in_turn_of(&one_of_each(), kind, &used, |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        generation(&context, &scene, 2);
+    });
+}
+
+fn starting_over(kind: BackendKind) {
+    fail_in_turn(kind, &basics_and(kind, &[Call::Dup3]), |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        scene.play(&context);
+        scene.make_happen(&context);
+        attempt(|| context.reinitialise());
+        drop(scene);
+        let scene = Scene::set(&context);
+        scene.play(&context);
+        // Once, whatever it says: the next use tries again.
+        if let Err(error) = context.reinitialise() {
+            assert_names_the_call(&error);
+        }
+        drop(scene);
+        Scene::set(&context).play(&context);
+    });
+}
+
+fn starting_over_in_a_child(kind: BackendKind) {
+    let used = basics_and(kind, &[Call::Dup3, Call::Fork]);
+    fail_in_turn_of(&one_of_each(), kind, &used, |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        for by in BOTH {
+            let pid = fork(&context, by, || {
+                attempt(|| context.reinitialise());
+                let scene = Scene::set(&context);
+                scene.play(&context);
+                scene.end(&context);
+            });
+            assert_succeeds(pid);
+            scene.play(&context);
+        }
+    });
+}
+
+fn dropping_with_everything_pending(kind: BackendKind) {
+    fail_in_turn_of(&one_of_each(), kind, &basics(kind), |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        scene.make_happen(&context);
+        drop(context);
+        drop(scene);
+        let (forking, context) = (build(kind), build(kind));
+        let scene = Scene::set(&context);
+        scene.make_happen(&context);
+        let pid = fork(&forking, By::Context, || drop((context, scene)));
+        assert_succeeds(pid);
+    });
+}
+
+/// There is no pidfd to be had, so `SIGCHLD` says when to wait.
+fn children_without_descriptors(kind: BackendKind) {
+    let faults: Vec<(Call, &[i32])> = FAULTS
+        .iter()
+        .copied()
+        .filter(|(call, _)| matches!(call, Call::Waitpid | Call::Waitid | Call::Sigaction))
+        .collect();
+    fail_in_turn_of(&faults, kind, &[Call::Waitpid, Call::Waitid], |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        kernel::hide_pidfds(true);
+        scene.await_child(&context);
+        scene.play(&context);
+        kernel::hide_pidfds(false);
+    });
+}
+
+/// Another thread receives more signals than the queue holds, and sends them on.
+fn signals_sent_on(kind: BackendKind) {
+    const SENT: usize = 300;
+    fail_in_turn(kind, &[Call::SendOn], |kind| {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        let signum = Signum::realtime(3).expect("a real-time signal");
+        let values = Rc::new(RefCell::new(Vec::new()));
+        let _signal = attempt(|| {
+            let values = Rc::clone(&values);
+            context.add_signal(signum, SignalFlags::SIGINFO, move |_, _, info| {
+                let value = info.siginfo.and_then(|info| info.value());
+                values.borrow_mut().push(value.expect("a value"));
+            })
+        });
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for value in 0..SENT {
+                    sys::sigqueue_to_this_thread(signum, value);
+                }
+            });
+        });
+        scene.run_until(&context, || values.borrow().len() == SENT);
+        // The first that found no room went round once more, behind others.
+        values.borrow_mut().sort_unstable();
+        assert!(values.borrow().iter().copied().eq(0..SENT), "each once");
+        scene.play(&context);
+    });
+}
+
+/// With all that `pthread_atfork` has prepared undone, and not by a function that pretends.
+fn a_fork_that_the_kernel_refuses(kind: BackendKind) {
+    let context = build(kind);
+    let scene = Scene::set(&context);
+    scene.play(&context);
+    kernel::refuse_new_processes();
+    for _ in 0..3 {
+        let error = context.fork().unwrap_err();
+        let inner = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<OsError>());
+        let inner = inner.expect("an error that names the call");
+        assert_eq!(inner.operation(), "fork");
+        assert_eq!(OsError::source(inner).raw_os_error(), Some(libc::EAGAIN));
+        sys::assert_own_mask_is_clean();
+        assert_eq!(unsafe { libc::fork() }, -1);
+        sys::assert_own_mask_is_clean();
+        scene.play(&context);
+    }
+}
+
+/// `/proc` isn't there, so the kernel is asked by `unshare`.
+fn counting_threads_without_proc(kind: BackendKind) {
+    let faults: Vec<(Call, &[i32])> = FAULTS
+        .iter()
+        .copied()
+        .filter(|(call, _)| matches!(call, Call::Unshare | Call::Opendir | Call::Fork))
+        .collect();
+    fail_in_turn_of(&faults, kind, &[Call::Unshare, Call::Fork], |kind| {
+        let context = build(kind);
+        kernel::hide_proc(true);
+        let pid = fork(&context, By::Context, || {
+            Scene::set(&context).play(&context)
+        });
+        kernel::hide_proc(false);
+        assert_succeeds(pid);
+    });
+}
+
+/// What is done once in a process, so each fault needs a process of its own.
+fn the_first_context_of_a_process(kind: BackendKind) {
+    kernel::prepare();
+    for length in 1..=crate::LONGEST {
+        let child = sys::fork(|| {
+            let fault = Fault {
+                call: Call::Atfork,
+                errno: libc::ENOMEM,
+                nth: 1,
+                length,
+            };
+            let failures = with_fault(fault, || {
+                let context = build(kind);
+                let scene = Scene::set(&context);
+                scene.play(&context);
+                let pid = fork(&context, By::Somebody, || {
+                    Scene::set(&context).play(&context)
+                });
+                assert_succeeds(pid);
+            });
+            assert_eq!(failures, length, "that many attempts were made");
+        });
+        sys::assert_succeeds(child);
+    }
+}
