@@ -182,10 +182,7 @@ impl Context {
             let fds = inner.fds.borrow();
             fds.has_ready() || fds.mux.is_dirty()
         };
-        if has_changes
-            || inner.immediates().has_runnable()
-            || inner.doorbell.attention() != 0
-        {
+        if has_changes || inner.immediates().has_runnable() || inner.doorbell.attention() != 0 {
             return Some(self.now());
         }
         inner.timers.borrow_mut().next_deadline()
@@ -500,7 +497,8 @@ impl Inner {
             || self.immediates().has_runnable()
     }
 
-    /// A handler is about to run a loop: its own event is not to be called there.
+    /// A handler is about to run a loop: its own event is not to be called there, but all that
+    /// waits for the loop outside is.
     fn suspend_running(&self) {
         if let Some(key) = self.state.running_fd.get() {
             self.fds.borrow_mut().mux.suspend(key);
@@ -508,6 +506,7 @@ impl Inner {
         if let Some(key) = self.state.running_timer.get() {
             self.timers.borrow_mut().suspend(key);
         }
+        self.ring_for_signals_left();
     }
 
     /// Registers a descriptor event, with the kernel too. When that fails the handler comes back,

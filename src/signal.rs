@@ -402,6 +402,17 @@ impl Context {
     }
 }
 
+impl Inner {
+    /// Has the next turn look at signals, if there are some whose ring was attended to: for a loop
+    /// that runs in a signal handler, while the one outside is not through with them.
+    pub(crate) fn ring_for_signals_left(&self) {
+        let is_left = self.doorbell.pending_signals() != 0 || self.signals.borrow().has_more();
+        if is_left {
+            self.doorbell.ring(SIGNAL);
+        }
+    }
+}
+
 /// The signal handlers being called. Sees to it that what is left over after a panic, or from a
 /// nested loop, isn't forgotten.
 struct SignalDispatch<'a> {
@@ -411,12 +422,9 @@ struct SignalDispatch<'a> {
 
 impl Drop for SignalDispatch<'_> {
     fn drop(&mut self) {
-        let mut signals = self.inner.signals.borrow_mut();
         self.to_call.clear();
-        signals.to_call = mem::take(&mut self.to_call);
-        if signals.has_more() {
-            self.inner.doorbell.ring(SIGNAL);
-        }
+        self.inner.signals.borrow_mut().to_call = mem::take(&mut self.to_call);
+        self.inner.ring_for_signals_left();
     }
 }
 
