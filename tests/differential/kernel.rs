@@ -43,6 +43,23 @@ pub fn never_block() {
     NEVER_BLOCKS.store(true, Ordering::Relaxed);
 }
 
+/// Gives this process as much room for queued signals as it may have: the limit counts those of
+/// all processes of the user, and at the limit the kernel drops what a signal carries.
+pub fn queue_all_signals() {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    unsafe {
+        if libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit) == -1
+            && libc::getrlimit(libc::RLIMIT_SIGPENDING, &raw mut limit) == 0
+        {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit);
+        }
+    }
+}
+
 /// From now on descriptors are reported one by one, in the order described above.
 pub fn report_one_by_one() {
     ONE_BY_ONE.store(true, Ordering::Relaxed);
