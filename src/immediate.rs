@@ -1,37 +1,26 @@
 //! Immediates: closures that run in the next turns, before timers and descriptors.
 
 use crate::context::{Context, Inner, Meta};
-use crate::immediate_queue::ImmediateQueue;
+use crate::immediate_queue::{ImmediateQueue, List, Popped};
 use crate::key::Key;
 use crate::slow_handler::{EventKind, SlowHandler};
+use crate::sys::mailbox::{Job, Jobs};
+use std::cell::RefMut;
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
 
 /// An immediate's closure.
-pub(crate) trait ImmediateHandler {
-    fn call(&mut self, context: &Context, immediate: &Immediate);
-}
+type Handler = Box<dyn FnMut(&Context, &Immediate)>;
 
-impl<F: FnMut(&Context, &Immediate)> ImmediateHandler for F {
+pub(crate) type Immediates = ImmediateQueue<Handler, Meta, Jobs<Context>>;
+
+impl List for Jobs<Context> {
     #[inline]
-    fn call(&mut self, context: &Context, immediate: &Immediate) {
-        self(context, immediate);
+    fn is_empty(&self) -> bool {
+        self.is_empty()
     }
 }
-
-/// A closure that runs once.
-pub(crate) struct Once<F>(pub(crate) Option<F>);
-
-impl<F: FnOnce(&Context)> ImmediateHandler for Once<F> {
-    fn call(&mut self, context: &Context, _: &Immediate) {
-        if let Some(closure) = self.0.take() {
-            closure(context);
-        }
-    }
-}
-
-pub(crate) type Immediates = ImmediateQueue<Box<dyn ImmediateHandler>, Meta>;
 
 /// A closure to be run soon, as often as it is scheduled, made by [`Context::add_immediate`].
 ///
@@ -77,12 +66,10 @@ impl Context {
     #[doc(alias = "tevent_create_immediate")]
     #[track_caller]
     pub fn add_immediate(&self, handler: impl FnMut(&Context, &Immediate) + 'static) -> Immediate {
-        let (handler, meta) = (Box::new(handler), Meta::here());
         let key = self
             .inner
-            .immediates
-            .borrow_mut()
-            .insert(handler, meta, false);
+            .immediates()
+            .insert(Box::new(handler), Meta::here());
         Immediate {
             inner: Rc::clone(&self.inner),
             key,
@@ -106,41 +93,61 @@ impl Context {
     #[doc(alias = "tevent_schedule_immediate")]
     #[track_caller]
     pub fn defer(&self, handler: impl FnOnce(&Context) + 'static) {
-        self.inner
-            .defer(Box::new(Once(Some(handler))), Meta::here());
+        let job = Job::new(handler, Location::caller());
+        self.inner.state.set_busy();
+        self.inner.immediates().push_once(Jobs::one(job));
     }
 
-    /// Calls the first scheduled immediate, if there is one.
+    /// Calls the first scheduled immediate, if there is one. If there is no other, and it schedules
+    /// itself again, the turns that do nothing else are made here, unless `only_once`.
     #[inline]
-    pub(crate) fn run_immediate(&self) -> bool {
+    pub(crate) fn run_immediate(&self, only_once: bool) -> bool {
         let inner = &*self.inner;
-        let popped = inner.immediates.borrow_mut().pop();
-        let Some((key, handler)) = popped else {
+        let (popped, is_sole) = {
+            let mut immediates = inner.immediates();
+            (immediates.pop(), immediates.is_empty())
+        };
+        let Some(popped) = popped else {
             return false;
         };
         inner.lengthen_streak();
-        if inner.slow.is_watched() {
-            self.call_immediate_timed(key, handler);
-        } else {
-            self.call_immediate(key, handler);
+        match popped {
+            _ if inner.slow.is_watched() => self.call_timed(popped),
+            Popped::Entry(key, handler) => {
+                self.call_immediate(key, handler, is_sole && !only_once);
+            }
+            Popped::Once(job) => job.run(self),
         }
         true
     }
 
     #[cold]
-    fn call_immediate_timed(&self, key: Key, handler: Box<dyn ImmediateHandler>) {
+    fn call_timed(&self, popped: Popped<Handler, Job<Context>>) {
         let inner = &*self.inner;
-        let timed = inner.start_timing(|| {
-            let mut immediates = inner.immediates.borrow_mut();
-            let meta = immediates.get_mut(key)?;
-            Some(SlowHandler::describe(EventKind::Immediate, meta))
-        });
-        self.call_immediate(key, handler);
-        inner.finish_timing(timed);
+        match popped {
+            Popped::Entry(key, handler) => {
+                let timed = inner.start_timing(|| {
+                    let mut immediates = inner.immediates();
+                    let meta = immediates.get_mut(key)?;
+                    Some(SlowHandler::describe(EventKind::Immediate, meta))
+                });
+                self.call_immediate(key, handler, false);
+                inner.finish_timing(timed);
+            }
+            Popped::Once(job) => {
+                let timed = inner.start_timing(|| {
+                    let meta = Meta::at(job.location());
+                    Some(SlowHandler::describe(EventKind::Immediate, &meta))
+                });
+                job.run(self);
+                inner.finish_timing(timed);
+            }
+        }
     }
 
     #[inline(always)]
-    fn call_immediate(&self, key: Key, handler: Box<dyn ImmediateHandler>) {
+    fn call_immediate(&self, key: Key, handler: Handler, is_sole: bool) {
+        let inner = &*self.inner;
         let mut call = ImmediateCall {
             immediate: Immediate {
                 inner: Rc::clone(&self.inner),
@@ -150,25 +157,49 @@ impl Context {
             handler: Some(handler),
         };
         if let Some(handler) = &mut call.handler {
-            handler.call(self, &call.immediate);
+            inner.state.sole_immediate.set(is_sole.then_some(key));
+            handler(self, &call.immediate);
+            while inner.next_turn_is_the_sole_immediates() {
+                inner.state.sole_is_scheduled.set(false);
+                inner.lengthen_streak();
+                handler(self, &call.immediate);
+            }
         }
         call.finish();
     }
 }
 
 impl Inner {
-    /// Puts a closure that runs once at the end of the queue.
-    pub(crate) fn defer(&self, handler: Box<dyn ImmediateHandler>, meta: Meta) {
-        let mut immediates = self.immediates.borrow_mut();
-        let key = immediates.insert(handler, meta, true);
-        immediates.push(key);
+    /// The queue.
+    ///
+    /// An immediate that runs while nothing else is queued is the *sole* one until somebody calls
+    /// this, and until then its handler schedules it by setting a flag.
+    #[inline]
+    pub(crate) fn immediates(&self) -> RefMut<'_, Immediates> {
+        self.end_sole_immediate();
+        self.immediates.borrow_mut()
+    }
+
+    /// Puts the sole immediate in the queue, if it is scheduled.
+    #[inline]
+    pub(crate) fn end_sole_immediate(&self) {
+        if let Some(key) = self.state.sole_immediate.take() {
+            if self.state.sole_is_scheduled.take() {
+                self.immediates.borrow_mut().push(key);
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_immediates(&self) -> bool {
+        self.state.sole_is_scheduled.get() || !self.immediates.borrow().is_empty()
     }
 }
 
 /// An immediate's handler that is running. Puts it back, also when it panics.
 struct ImmediateCall {
     immediate: Immediate,
-    handler: Option<Box<dyn ImmediateHandler>>,
+    handler: Option<Handler>,
 }
 
 impl ImmediateCall {
@@ -176,7 +207,7 @@ impl ImmediateCall {
     fn finish(&mut self) {
         let Immediate { inner, key, .. } = &self.immediate;
         if let Some(handler) = self.handler.take() {
-            let unwanted = inner.immediates.borrow_mut().put_back(*key, handler);
+            let unwanted = inner.immediates().put_back(*key, handler);
             drop(unwanted);
         }
     }
@@ -215,7 +246,13 @@ impl Immediate {
     #[doc(alias = "tevent_schedule_immediate")]
     #[inline]
     pub fn schedule(&self) -> bool {
-        self.inner.immediates.borrow_mut().push(self.key)
+        let state = &self.inner.state;
+        if state.sole_immediate.get() == Some(self.key) {
+            state.sole_is_scheduled.set(true);
+            return true;
+        }
+        state.set_busy();
+        self.inner.immediates().push(self.key)
     }
 
     /// Takes the immediate out of the queue.
@@ -231,7 +268,7 @@ impl Immediate {
     /// ```
     #[doc(alias = "tevent_reset_immediate")]
     pub fn cancel(&self) {
-        self.inner.immediates.borrow_mut().cancel(self.key);
+        self.inner.immediates().cancel(self.key);
     }
 
     /// Whether the immediate is in the queue.
@@ -247,7 +284,7 @@ impl Immediate {
     /// # }
     /// ```
     pub fn is_scheduled(&self) -> bool {
-        self.inner.immediates.borrow().is_queued(self.key)
+        self.inner.immediates().is_queued(self.key)
     }
 
     /// Removes the immediate and its handler. In its own handler the handler goes when it returns.
@@ -264,7 +301,7 @@ impl Immediate {
     /// ```
     #[inline(never)]
     pub fn remove(&self) {
-        let removed = self.inner.immediates.borrow_mut().remove(self.key);
+        let removed = self.inner.immediates().remove(self.key);
         drop(removed);
     }
 
@@ -282,7 +319,7 @@ impl Immediate {
     /// ```
     pub fn detach(mut self) {
         self.owns = false;
-        let removed = self.inner.immediates.borrow_mut().detach(self.key);
+        let removed = self.inner.immediates().detach(self.key);
         drop(removed);
     }
 
@@ -341,7 +378,7 @@ impl Immediate {
     }
 
     fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
-        let mut immediates = self.inner.immediates.borrow_mut();
+        let mut immediates = self.inner.immediates();
         Some(look(immediates.get_mut(self.key)?))
     }
 }

@@ -2,69 +2,97 @@
 //!
 //! # Implementation
 //!
-//! A doubly linked list threaded through the entries, so that scheduling, cancelling and
-//! rescheduling cost the same at any length and allocate nothing. Links are indices: what is
-//! linked is in the table.
+//! A ring of items: indices into a table of entries, or lists of what runs once and needs no entry.
+//! An entry knows its position in the ring, counted from the first item there ever was, so that
+//! scheduling, cancelling and rescheduling cost the same at any length. What is cancelled leaves a
+//! gap; when there are more gaps than items the ring is compacted.
 //!
-//! Invariant: an entry is linked if and only if it is `queued`, and a linked entry's neighbours
-//! link back to it. An entry that is queued without a handler is one whose handler is running and
-//! has queued it again.
+//! Invariants: an entry is `queued` if and only if the item at its position is its index; `items`
+//! counts the items that aren't gaps. An entry that is queued without a handler is one whose handler
+//! is running and has queued it again.
 
 use crate::key::{Key, Slots};
+use std::collections::VecDeque;
+use std::mem;
 
-/// No entry: the end of the list.
-const NONE: u32 = u32::MAX;
+/// How many gaps are not worth the trouble.
+const GAPS: usize = 32;
 
 #[derive(Debug)]
 struct Entry<H, T> {
     /// Missing while it runs.
     handler: Option<H>,
     key: Key,
-    previous: u32,
-    next: u32,
+    position: u32,
     queued: bool,
     /// Nobody has a handle: when it isn't queued any more, nobody can queue it.
     detached: bool,
     value: T,
 }
 
-/// Entries with a handler `H` each and a `T` that means nothing here, some of which are queued.
 #[derive(Debug)]
-pub(crate) struct ImmediateQueue<H, T> {
+enum Item<L> {
+    Gap,
+    /// The entry with this index.
+    Entry(u32),
+    /// A list that isn't empty.
+    Once(L),
+}
+
+/// What runs once each.
+pub(crate) trait List: Iterator {
+    /// Whether `next` would return none.
+    fn is_empty(&self) -> bool;
+}
+
+/// Entries with a handler `H` each and a `T` that means nothing here, some of which are queued,
+/// and lists `L` of what is queued once.
+#[derive(Debug)]
+pub(crate) struct ImmediateQueue<H, T, L> {
     entries: Slots<Entry<H, T>>,
-    head: u32,
-    tail: u32,
+    ring: VecDeque<Item<L>>,
+    /// The position of the first item.
+    first: u32,
+    items: usize,
+}
+
+/// What is first in the queue.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Popped<H, O> {
+    /// A handler that is to be [put back](ImmediateQueue::put_back).
+    Entry(Key, H),
+    Once(O),
 }
 
 /// What is left of a removed entry, to be dropped when nothing is borrowed. The handler is missing
 /// when it is running.
 pub(crate) type Removed<H, T> = (Option<H>, T);
 
-impl<H, T> ImmediateQueue<H, T> {
+impl<H, T, L: List> ImmediateQueue<H, T, L> {
     pub(crate) const fn new() -> Self {
         ImmediateQueue {
             entries: Slots::new(),
-            head: NONE,
-            tail: NONE,
+            ring: VecDeque::new(),
+            first: 0,
+            items: 0,
         }
     }
 
     /// Whether nothing is queued.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.head == NONE
+        self.items == 0
     }
 
-    /// Adds an entry that isn't queued. A detached one is to be queued at once.
-    pub(crate) fn insert(&mut self, handler: H, value: T, detached: bool) -> Key {
+    /// Adds an entry that isn't queued.
+    pub(crate) fn insert(&mut self, handler: H, value: T) -> Key {
         let key = self.entries.next_key();
         self.entries.insert(Entry {
             handler: Some(handler),
             key,
-            previous: NONE,
-            next: NONE,
+            position: 0,
             queued: false,
-            detached,
+            detached: false,
             value,
         })
     }
@@ -77,71 +105,138 @@ impl<H, T> ImmediateQueue<H, T> {
         self.entries.get(key).is_some_and(|entry| entry.queued)
     }
 
+    /// Puts at the end of the queue what is in a list, which isn't empty.
+    #[inline]
+    pub(crate) fn push_once(&mut self, list: L) {
+        debug_assert!(!list.is_empty());
+        self.ring.push_back(Item::Once(list));
+        self.items += 1;
+    }
+
     /// Puts an entry at the end of the queue, wherever it was before. Returns whether there is
     /// such an entry.
     #[inline]
     pub(crate) fn push(&mut self, key: Key) -> bool {
-        if self.entries.get(key).is_some_and(|entry| entry.queued) {
-            self.unlink(key.index());
-        }
-        let tail = self.tail;
+        let end = self.first.wrapping_add(self.ring.len() as u32);
         let Some(entry) = self.entries.get_mut(key) else {
             return false;
         };
-        entry.previous = tail;
-        entry.next = NONE;
+        let former = entry.queued.then_some(entry.position);
+        entry.position = end;
         entry.queued = true;
-        self.tail = key.index();
-        if tail == NONE {
-            self.head = key.index();
-        } else if let Some(entry) = self.entries.at_mut(tail) {
-            entry.next = key.index();
+        self.ring.push_back(Item::Entry(key.index()));
+        self.items += 1;
+        if let Some(position) = former {
+            self.take_out(position);
         }
         true
     }
 
     /// Takes an entry out of the queue; it can be pushed again.
     pub(crate) fn cancel(&mut self, key: Key) {
-        if self.is_queued(key) {
-            self.unlink(key.index());
+        if let Some(entry) = self.entries.get_mut(key) {
+            if mem::replace(&mut entry.queued, false) {
+                let position = entry.position;
+                self.take_out(position);
+            }
         }
     }
 
-    /// Takes the first entry whose handler isn't running out of the queue, with its handler, which
-    /// is to be [put back](ImmediateQueue::put_back).
-    #[inline]
-    pub(crate) fn pop(&mut self) -> Option<(Key, H)> {
-        let entry = self.entries.at_mut(self.head)?;
-        if let Some(handler) = entry.handler.take() {
-            let (key, next) = (entry.key, entry.next);
-            entry.queued = false;
-            self.head = next;
-            match self.entries.at_mut(next) {
-                Some(entry) => entry.previous = NONE,
-                None => self.tail = NONE,
-            }
-            return Some((key, handler));
+    /// Makes a gap of an item.
+    fn take_out(&mut self, position: u32) {
+        let place = position.wrapping_sub(self.first) as usize;
+        if let Some(item) = self.ring.get_mut(place) {
+            *item = Item::Gap;
+            self.items -= 1;
         }
-        self.pop_behind_running()
+        if self.ring.len() > 2 * self.items + GAPS {
+            self.compact();
+        }
     }
 
     #[cold]
-    fn pop_behind_running(&mut self) -> Option<(Key, H)> {
-        let index = self.first_runnable()?;
-        self.unlink(index);
-        let entry = self.entries.at_mut(index)?;
-        Some((entry.key, entry.handler.take()?))
+    fn compact(&mut self) {
+        self.ring.retain(|item| !matches!(item, Item::Gap));
+        let mut position = self.first;
+        for item in &self.ring {
+            if let &Item::Entry(index) = item {
+                if let Some(entry) = self.entries.at_mut(index) {
+                    entry.position = position;
+                }
+            }
+            position = position.wrapping_add(1);
+        }
     }
 
-    fn first_runnable(&self) -> Option<u32> {
-        let mut next = self.head;
-        while let Some(entry) = self.entries.at(next) {
-            if entry.handler.is_some() {
-                return Some(next);
+    /// Takes the first that isn't running out of the queue.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<Popped<H, L::Item>> {
+        loop {
+            match self.ring.front_mut()? {
+                Item::Gap => self.drop_first(),
+                Item::Once(list) => {
+                    let once = list.next();
+                    if list.is_empty() {
+                        self.drop_first();
+                        self.items -= 1;
+                    }
+                    return once.map(Popped::Once);
+                }
+                &mut Item::Entry(index) => {
+                    // What is queued has an entry.
+                    let entry = self.entries.at_mut(index)?;
+                    let Some(handler) = entry.handler.take() else {
+                        return self.pop_behind_running();
+                    };
+                    entry.queued = false;
+                    let key = entry.key;
+                    self.drop_first();
+                    self.items -= 1;
+                    return Some(Popped::Entry(key, handler));
+                }
             }
-            next = entry.next;
         }
-        None
+    }
+
+    #[inline]
+    fn drop_first(&mut self) {
+        self.ring.pop_front();
+        self.first = self.first.wrapping_add(1);
+    }
+
+    #[cold]
+    fn pop_behind_running(&mut self) -> Option<Popped<H, L::Item>> {
+        let place = self.first_runnable()?;
+        let item = self.ring.get_mut(place)?;
+        let popped = match item {
+            Item::Gap => return None,
+            Item::Once(list) => {
+                let once = list.next();
+                if !list.is_empty() {
+                    return once.map(Popped::Once);
+                }
+                once.map(Popped::Once)
+            }
+            &mut Item::Entry(index) => {
+                let entry = self.entries.at_mut(index)?;
+                entry.queued = false;
+                Some(Popped::Entry(entry.key, entry.handler.take()?))
+            }
+        };
+        *item = Item::Gap;
+        self.items -= 1;
+        popped
+    }
+
+    fn first_runnable(&self) -> Option<usize> {
+        self.ring.iter().position(|item| match item {
+            Item::Gap => false,
+            Item::Once(_) => true,
+            &Item::Entry(index) => {
+                let entry = self.entries.at(index);
+                entry.is_some_and(|entry| entry.handler.is_some())
+            }
+        })
     }
 
     /// Whether [`pop`](ImmediateQueue::pop) would return one.
@@ -180,30 +275,17 @@ impl<H, T> ImmediateQueue<H, T> {
         Some((entry.handler, entry.value))
     }
 
-    /// Empties the queue and gives back what was in it.
-    pub(crate) fn take_all(&mut self) -> Vec<Removed<H, T>> {
-        (self.head, self.tail) = (NONE, NONE);
-        self.entries
-            .take_all()
-            .into_iter()
-            .map(|entry| (entry.handler, entry.value))
-            .collect()
-    }
-
-    fn unlink(&mut self, index: u32) {
-        let Some(entry) = self.entries.at_mut(index) else {
-            return;
-        };
-        entry.queued = false;
-        let (previous, next) = (entry.previous, entry.next);
-        match self.entries.at_mut(previous) {
-            Some(entry) => entry.next = next,
-            None => self.head = next,
-        }
-        match self.entries.at_mut(next) {
-            Some(entry) => entry.previous = previous,
-            None => self.tail = previous,
-        }
+    /// Empties the queue and gives back what was in it, the entries and what was queued once.
+    pub(crate) fn take_all(&mut self) -> (Vec<Removed<H, T>>, Vec<L>) {
+        self.items = 0;
+        let once = mem::take(&mut self.ring).into_iter();
+        let once = once.filter_map(|item| match item {
+            Item::Once(once) => Some(once),
+            _ => None,
+        });
+        let entries = self.entries.take_all().into_iter();
+        let entries = entries.map(|entry| (entry.handler, entry.value));
+        (entries.collect(), once.collect())
     }
 }
 
@@ -212,18 +294,50 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    type Numbers = ImmediateQueue<usize, (), std::vec::IntoIter<usize>>;
+
+    impl List for std::vec::IntoIter<usize> {
+        fn is_empty(&self) -> bool {
+            self.len() == 0
+        }
+    }
+
+    impl Numbers {
+        /// The invariants of the module's documentation.
+        fn check(&self) {
+            let gaps = self.ring.iter().filter(|item| matches!(item, Item::Gap));
+            assert_eq!(self.items, self.ring.len() - gaps.count());
+            let mut queued = 0;
+            for (place, item) in (0..).zip(&self.ring) {
+                if let &Item::Entry(index) = item {
+                    let entry = self.entries.at(index).expect("what is queued has an entry");
+                    assert!(entry.queued);
+                    assert_eq!(entry.position, self.first.wrapping_add(place));
+                    queued += 1;
+                }
+            }
+            let entries = self.entries.keys().filter(|&key| self.is_queued(key));
+            assert_eq!(queued, entries.count());
+        }
+    }
+
     proptest! {
         #[test]
-        fn behaves_like_a_list(operations in prop::collection::vec((0..6u8, any::<prop::sample::Index>()), 0..200)) {
-            let mut queue = ImmediateQueue::new();
+        fn behaves_like_a_list(
+            // Positions near the end, too.
+            first in prop_oneof![Just(0), u32::MAX - 50..=u32::MAX],
+            operations in prop::collection::vec((0..8u8, any::<prop::sample::Index>()), 0..300),
+        ) {
+            let mut queue = Numbers::new();
+            queue.first = first;
             let mut keys: Vec<(Key, usize)> = Vec::new();
             let mut model: Vec<usize> = Vec::new();
             let mut running: Vec<(Key, usize)> = Vec::new();
             for (number, (operation, index)) in operations.into_iter().enumerate() {
                 let picked = (!keys.is_empty()).then(|| index.index(keys.len()));
                 match (operation, picked) {
-                    (0, _) => keys.push((queue.insert(number, (), false), number)),
-                    (1, Some(picked)) => {
+                    (0, _) => keys.push((queue.insert(number, ()), number)),
+                    (1 | 6, Some(picked)) => {
                         let (key, number) = keys[picked];
                         model.retain(|&queued| queued != number);
                         model.push(number);
@@ -234,7 +348,7 @@ mod tests {
                         model.retain(|&queued| queued != number);
                         queue.cancel(key);
                     }
-                    (3, Some(picked)) => {
+                    (3, Some(picked)) if number % 4 == 0 => {
                         let (key, number) = keys.swap_remove(picked);
                         model.retain(|&queued| queued != number);
                         let is_running = running.iter().any(|&(other, _)| other == key);
@@ -247,21 +361,53 @@ mod tests {
                         let first = model.iter().position(|&number| !is_running(number));
                         let expected = first.map(|first| model.remove(first));
                         prop_assert_eq!(queue.has_runnable(), expected.is_some());
-                        let popped = queue.pop();
-                        prop_assert_eq!(popped.map(|(_, number)| number), expected);
-                        running.extend(popped);
+                        let popped = match queue.pop() {
+                            Some(Popped::Entry(key, number)) => {
+                                running.push((key, number));
+                                Some(number)
+                            }
+                            Some(Popped::Once(number)) => Some(number),
+                            None => None,
+                        };
+                        prop_assert_eq!(popped, expected);
                     }
                     (5, _) => if let Some((key, number)) = running.pop() {
                         let is_there = keys.iter().any(|&(other, _)| other == key);
                         prop_assert_eq!(queue.put_back(key, number), (!is_there).then_some(number));
                     }
+                    (7, _) => {
+                        let list = vec![number; 1 + index.index(3)];
+                        model.extend(&list);
+                        queue.push_once(list.into_iter());
+                    }
                     _ => {}
                 }
+                queue.check();
                 prop_assert_eq!(queue.is_empty(), model.is_empty());
                 for &(key, number) in &keys {
                     prop_assert_eq!(queue.is_queued(key), model.contains(&number));
                 }
             }
+            let (entries, once) = queue.take_all();
+            prop_assert_eq!(entries.len(), keys.len());
+            let is_entry = |number: &usize| keys.iter().any(|(_, other)| other == number);
+            model.retain(|number| !is_entry(number));
+            let once: Vec<usize> = once.into_iter().flatten().collect();
+            prop_assert_eq!(once, model);
+        }
+    }
+
+    #[test]
+    fn scheduling_and_cancelling_without_end_leaves_no_gaps_behind() {
+        let mut queue = Numbers::new();
+        queue.push_once(vec![0].into_iter());
+        let key = queue.insert(1, ());
+        for _ in 0..1000 {
+            queue.push(key);
+            queue.push(key);
+            queue.cancel(key);
+            queue.check();
+            assert!(queue.ring.len() <= 2 * queue.items + GAPS, "gaps pile up");
         }
     }
 }

@@ -1,70 +1,51 @@
 //! Scheduling from other threads.
 
-use crate::context::{Context, Inner, Meta};
-use crate::immediate::{ImmediateHandler, Once};
+use crate::context::{Context, Inner};
 use crate::sys::doorbell::{Doorbell, REMOTE};
+use crate::sys::mailbox::{Mailbox, Posted, SendJob};
 use std::fmt;
-use std::mem;
 use std::panic::Location;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-struct Scheduled {
-    closure: Box<dyn ImmediateHandler + Send>,
-    location: &'static Location<'static>,
-}
+use std::sync::Arc;
 
 /// What other threads have scheduled and the loop hasn't taken yet.
 pub(crate) struct Inbox {
     doorbell: &'static Doorbell,
-    queue: Mutex<Queue>,
-}
-
-struct Queue {
-    scheduled: Vec<Scheduled>,
-    /// The context is gone, and its doorbell may be another's.
-    closed: bool,
+    /// Closed when the context is gone, as its doorbell may be another's then.
+    mailbox: Mailbox<Context>,
 }
 
 impl Inbox {
     pub(crate) fn new(doorbell: &'static Doorbell) -> Arc<Inbox> {
         Arc::new(Inbox {
             doorbell,
-            queue: Mutex::new(Queue {
-                scheduled: Vec::new(),
-                closed: false,
-            }),
+            mailbox: Mailbox::new(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // No code of the user runs while it is locked, so a poisoned one is whole.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// In a forked child: whoever posted may not have rung yet, and isn't in this process.
+    pub(crate) fn ring_if_not_empty(&self) {
+        if !self.mailbox.is_empty() {
+            self.doorbell.ring(REMOTE);
+        }
     }
 
     pub(crate) fn take_all(&self) -> impl Sized + use<> {
-        mem::take(&mut self.lock().scheduled)
+        self.mailbox.take_all()
     }
 
-    /// Turns away all that comes from now on, and gives back what is there, to be dropped
-    /// unlocked.
+    /// Turns away all that comes from now on, and gives back what is there.
     pub(crate) fn close(&self) -> impl Sized + use<> {
-        let mut queue = self.lock();
-        queue.closed = true;
-        mem::take(&mut queue.scheduled)
+        self.mailbox.close()
     }
 }
 
 impl Inner {
     /// Moves what other threads have scheduled to the end of the immediates.
     pub(crate) fn accept_remote(&self) {
-        let mut scheduled = mem::take(&mut self.inbox.lock().scheduled);
-        for Scheduled { closure, location } in scheduled.drain(..) {
-            self.defer(closure, Meta::at(location));
-        }
-        // The memory goes back for the next batch, unless that has begun already.
-        let mut queue = self.inbox.lock();
-        if queue.scheduled.capacity() == 0 {
-            queue.scheduled = scheduled;
+        let scheduled = self.inbox.mailbox.take_all();
+        if !scheduled.is_empty() {
+            self.state.set_busy();
+            self.immediates().push_once(scheduled);
         }
     }
 }
@@ -139,22 +120,22 @@ impl Remote {
     #[doc(alias = "tevent_thread_proxy_schedule")]
     #[track_caller]
     pub fn schedule(&self, closure: impl FnOnce(&Context) + Send + 'static) -> bool {
-        let scheduled = Scheduled {
-            closure: Box::new(Once(Some(closure))),
-            location: Location::caller(),
+        let inbox = &*self.inbox;
+        let refused = match inbox
+            .mailbox
+            .post(SendJob::new(closure, Location::caller()))
+        {
+            Posted::First => {
+                let is_there = || !inbox.mailbox.is_closed();
+                inbox.doorbell.ring_if(REMOTE, is_there);
+                return true;
+            }
+            // Whoever posted the first rings for this one too.
+            Posted::Another => return true,
+            Posted::Refused(refused) => refused,
         };
-        let mut queue = self.inbox.lock();
-        if queue.closed {
-            drop(queue);
-            drop(scheduled);
-            return false;
-        }
-        queue.scheduled.push(scheduled);
-        if queue.scheduled.len() == 1 {
-            // Locked, so that the context can't go (and its doorbell to another) before.
-            self.inbox.doorbell.ring(REMOTE);
-        }
-        true
+        drop(refused);
+        false
     }
 
     /// Whether the context is there still.
@@ -167,7 +148,7 @@ impl Remote {
     /// # }
     /// ```
     pub fn is_closed(&self) -> bool {
-        self.inbox.lock().closed
+        self.inbox.mailbox.is_closed()
     }
 }
 

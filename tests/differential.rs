@@ -29,11 +29,24 @@ mod differential {
     mod ours;
     mod program;
     mod reference;
+    pub mod statistics;
     mod world;
 }
 
-use differential::{compare, corpus, ffi, known};
+use differential::{compare, corpus, ffi, known, statistics};
 use std::time::Duration;
+
+/// Says how many programs both libraries have carried out with the same result, and how often what
+/// happened in them.
+extern "C" fn report() {
+    for (kind, programs) in compare::agreed() {
+        println!(
+            "{kind}: the same in {programs} programs, seed {}",
+            compare::seed()
+        );
+    }
+    statistics::print();
+}
 
 fn main() {
     if let Err(why) = ffi::tevent() {
@@ -42,8 +55,19 @@ fn main() {
         println!("0 passed, {} failed", u8::from(is_gate));
         std::process::exit(i32::from(is_gate));
     }
+    statistics::share();
     let (cases, seed) = (compare::cases(), compare::seed());
     println!("{cases} programs for each backend, seed {seed}");
+    // What is below ends the process.
+    unsafe { libc::atexit(report) };
     let guard = Duration::from_secs(120) + Duration::from_millis(100) * cases as u32;
-    process::main_within(guard, &[known::TESTS, corpus::TESTS, compare::TESTS])
+    process::main_within(
+        guard,
+        &[
+            known::TESTS,
+            corpus::TESTS,
+            statistics::TESTS,
+            compare::TESTS,
+        ],
+    )
 }

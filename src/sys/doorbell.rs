@@ -17,7 +17,7 @@
 //! A signal handler walks the list of all doorbells at any moment, on any thread. So doorbells
 //! are static: a context that goes gives its doorbell back, for the next one to claim. What a
 //! handler must not touch any more (the descriptor number) is guarded by `users`: giving back
-//! clears `interest`, then waits until no handler is inside. The downside: a process that once had
+//! clears `interest`, then waits until no handler is inside, nor another thread that rings. The downside: a process that once had
 //! a thousand contexts at a time keeps a thousand small doorbells.
 
 use super::siginfo::{Pushed, SigInfo, SigInfoQueue};
@@ -64,7 +64,8 @@ pub(crate) struct Doorbell {
     owner: AtomicI32,
     /// A bit for each signal that the context has handlers for; bit 0 is signal 1.
     interest: AtomicU64,
-    /// How many signal handlers are between looking at `interest` and being done.
+    /// How many signal handlers are between looking at `interest` and being done, and how many
+    /// other threads are ringing.
     users: AtomicU32,
     signals: OnceLock<Box<Arrivals>>,
 }
@@ -152,7 +153,7 @@ impl Doorbell {
     }
 
     /// Gives the doorbell back. Afterwards no signal handler touches the wake-up descriptor, so
-    /// it may be closed. The caller has made sure of the same for its remote handles.
+    /// it may be closed. The caller has told remote handles before that the context is gone.
     pub(crate) fn release(&'static self) {
         self.interest.store(0, SeqCst);
         self.wait_for_users();
@@ -179,19 +180,34 @@ impl Doorbell {
     /// Gets the loop's attention, waking it if it sleeps. Async-signal-safe.
     pub(crate) fn ring(&self, bits: u32) {
         self.attention.fetch_or(bits, SeqCst);
-        if self.asleep.swap(false, SeqCst) {
+        // Loading is much cheaper than swapping, and mostly the loop is awake.
+        if self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst) {
             wakeup::signal(self.wakeup.load(SeqCst));
         }
     }
 
+    /// Rings for another thread, if the context is there still, which `is_there` knows. Whoever
+    /// makes that false and then [releases](Doorbell::release) the doorbell waits for those inside.
+    pub(crate) fn ring_if(&self, bits: u32, is_there: impl FnOnce() -> bool) {
+        self.users.fetch_add(1, SeqCst);
+        if is_there() {
+            self.ring(bits);
+        }
+        // A signal handler may have forked meanwhile, and in its child nobody counts as a user.
+        let leave = |users: u32| users.checked_sub(1);
+        let _ = self.users.fetch_update(SeqCst, SeqCst, leave);
+    }
+
     /// Announces that the loop is about to block. Returns false when something asks for
     /// attention already, so that it must not.
+    #[inline]
     pub(crate) fn fall_asleep(&self) -> bool {
         self.asleep.store(true, SeqCst);
         self.attention.load(SeqCst) == 0
     }
 
     /// Says that the loop looks by itself again.
+    #[inline]
     pub(crate) fn stay_awake(&self) {
         self.asleep.store(false, Relaxed);
     }
@@ -314,7 +330,7 @@ impl Doorbell {
     }
 
     fn wait_for_users(&self) {
-        // Handlers are short and no new one gets in, so this is a matter of instants even when
+        // Users are quick and no new one gets in, so this is a matter of instants even when
         // one was preempted. Ours is no user: a handler on this thread ends before we go on.
         while self.users.load(SeqCst) != 0 {
             std::thread::yield_now();

@@ -108,6 +108,10 @@ impl Context {
                     output = Some(value);
                     return true;
                 }
+                // Woken by a loop inside this poll, which has run the immediate.
+                if root.is_due.get() {
+                    root.schedule();
+                }
             }
             root.keep_alive(self);
             false

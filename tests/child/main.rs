@@ -4,6 +4,7 @@ mod ends;
 mod forks;
 mod handles;
 mod others;
+mod waits;
 
 #[path = "../process/mod.rs"]
 mod process;
@@ -19,7 +20,13 @@ use std::time::Duration;
 use tevent::{BackendKind, Child, Context, OsError, Signum};
 
 fn main() {
-    process::main(&[ends::TESTS, others::TESTS, handles::TESTS, forks::TESTS])
+    process::main(&[
+        ends::TESTS,
+        others::TESTS,
+        handles::TESTS,
+        waits::TESTS,
+        forks::TESTS,
+    ])
 }
 
 /// By what a child is watched.

@@ -20,6 +20,7 @@ pub const TESTS: &[process::Test] = tests![
     contexts_on_two_threads_have_their_own_children,
     contexts_on_one_thread_have_their_own_children,
     a_signal_event_for_sigchld_is_called_too,
+    sigchld_interrupts_no_system_call_and_comes_for_no_stopped_child,
 ];
 
 fn a_child_of_somebody_else_in_the_process_is_untouched(kind: BackendKind) {
@@ -58,6 +59,8 @@ fn a_number_that_is_no_process_id_is_refused(kind: BackendKind) {
             let added = context.add_child(number, |_, _, _| unreachable!());
             let error = added.expect_err("no process id");
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{number}");
+            let said = error.to_string();
+            assert_eq!(said, format!("{number} is no process id"));
         }
     });
 }
@@ -205,4 +208,16 @@ fn a_signal_event_for_sigchld_is_called_too(kind: BackendKind) {
             .unwrap();
         assert!(ends.status_of(process.pid).success());
     });
+}
+
+fn sigchld_interrupts_no_system_call_and_comes_for_no_stopped_child(kind: BackendKind) {
+    let context = process::context(kind);
+    let process = Process::that_exits_with(0);
+    let (_child, ends) = add_noted(&context, Way::Sigchld, process.pid);
+    let flags = sys::disposition(Signum::SIGCHLD).sa_flags;
+    let wanted = libc::SA_RESTART | libc::SA_NOCLDSTOP;
+    assert_eq!(flags & wanted, wanted);
+    process.end();
+    context.run().unwrap();
+    ends.status_of(process.pid);
 }

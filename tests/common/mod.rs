@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "every test file uses a part of this")]
 
+pub mod futures;
 pub mod recording;
 
 use std::cell::{Cell, RefCell};

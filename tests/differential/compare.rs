@@ -5,8 +5,10 @@ use super::library::Limits;
 use super::ours::Ours;
 use super::program::{self, Program};
 use super::reference::Reference;
+use super::statistics::{Counter, Happening};
 use super::world::{PROBLEM, carry_out};
 use crate::process::{Test, sys, tests};
+use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -21,11 +23,21 @@ const GUARD: Duration = Duration::from_secs(20);
 const DEFAULT_CASES: u64 = 400;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Side {
+pub enum Side {
     Reference,
     /// With a batch of 1.
     OursByOne,
     Ours,
+}
+
+impl Side {
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Reference => "C library",
+            Side::OursByOne => "batch of 1",
+            Side::Ours => "default",
+        }
+    }
 }
 
 /// Carries out a program in a process of its own, and returns the traces of it and its children.
@@ -44,6 +56,9 @@ fn trace(program: &Program, kind: BackendKind, side: Side) -> String {
         if is_compared && !kernel_order {
             kernel::report_one_by_one();
         }
+        // Which of the library's entries is which event's is known as long as it adds none of its
+        // own, which it does for signals.
+        let overlaps = is_compared && program.kernel_order && kind == BackendKind::Poll;
         let limits = Limits {
             siblings: match kind {
                 _ if !is_compared => 8,
@@ -52,13 +67,18 @@ fn trace(program: &Program, kind: BackendKind, side: Side) -> String {
                 // With more, the library's standard backend goes on by poll.
                 _ => 2,
             },
-            overlapping: !is_compared,
+            overlapping: !is_compared || overlaps,
+            signals: !overlaps,
+            errors: !is_compared,
             forks_with_siblings: kind == BackendKind::Poll || !is_compared,
-            files: kind == BackendKind::Poll,
+            files: kind == BackendKind::Poll || !is_compared,
             kernel_order,
+            is_compared,
+            rearms: !is_compared,
             checks: side != Side::Reference,
         };
-        let trace = carry_out(program, limits, || match side {
+        let counter = Counter::new(kind, side);
+        let trace = carry_out(program, kind, limits, counter, || match side {
             Side::Reference => Reference::open(&kind.to_string(), program.nesting),
             Side::OursByOne => Ours::open(kind, Some(1), program.nesting),
             Side::Ours => Ours::open(kind, None, program.nesting),
@@ -146,19 +166,46 @@ pub fn cases() -> u64 {
 
 pub const TESTS: &[Test] = tests![generated_programs];
 
-fn generated_programs(kind: BackendKind) {
+fn runner(cases: u32, seed: u64) -> TestRunner {
     let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed().to_le_bytes());
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let config = Config {
-        cases: u32::try_from(cases()).expect("fewer programs"),
+        cases,
         failure_persistence: None,
-        max_shrink_iters: 20_000,
+        max_shrink_iters: u32::try_from(variable("TEVENT_DIFFERENTIAL_SHRINK", 20_000))
+            .expect("fewer attempts"),
         ..Config::default()
     };
-    let mut runner = TestRunner::new_with_rng(config, rng);
+    TestRunner::new_with_rng(config, rng)
+}
+
+/// Carries out as many generated programs, always the same, and compares nothing.
+pub fn carry_out_generated(kind: BackendKind, sides: [Side; 2], programs: u32) {
+    let mut runner = runner(programs, 0);
+    for _ in 0..programs {
+        let program = program::program().new_tree(&mut runner).expect("a program");
+        for side in sides {
+            trace(&program.current(), kind, side);
+        }
+    }
+}
+
+/// In how many generated programs both have done the same, under each backend.
+pub fn agreed() -> impl Iterator<Item = (BackendKind, u64)> {
+    BackendKind::available().iter().map(|&kind| {
+        let counter = Counter::new(kind, Side::OursByOne);
+        (kind, counter.of(Happening::Agreed))
+    })
+}
+
+fn generated_programs(kind: BackendKind) {
+    let cases = u32::try_from(cases()).expect("fewer programs");
+    let mut runner = runner(cases, seed());
     let result = runner.run(&program::program(), |program| {
-        compare(&program, kind).map_err(TestCaseError::fail)
+        compare(&program, kind).map_err(TestCaseError::fail)?;
+        Counter::new(kind, Side::OursByOne).count(Happening::Agreed);
+        Ok(())
     });
     match result {
         Ok(()) => {}

@@ -14,6 +14,9 @@ pub type ImmediateHandler = extern "C" fn(Opaque, Opaque, *mut c_void);
 pub type SignalHandler = extern "C" fn(Opaque, Opaque, c_int, c_int, *mut c_void, *mut c_void);
 pub type Finished = extern "C" fn(*mut c_void) -> bool;
 
+pub type NestingHook =
+    extern "C" fn(Opaque, *mut c_void, u32, bool, *mut c_void, *const c_char) -> c_int;
+
 type Name = *const c_char;
 
 /// Where the library is told that an event was made.
@@ -48,7 +51,7 @@ functions! {
         fn(Opaque, Opaque, c_int, u16, FdHandler, *mut c_void, Name, Name) -> Opaque;
     fd_flags = c"tevent_fd_get_flags": fn(Opaque) -> u16;
     set_fd_flags = c"tevent_fd_set_flags": fn(Opaque, u16);
-    set_close_fn = c"tevent_fd_set_close_fn": fn(Opaque, FdCloseFn);
+    set_close_fn = c"tevent_fd_set_close_fn": fn(Opaque, Option<FdCloseFn>);
     set_auto_close = c"tevent_fd_set_auto_close": fn(Opaque);
     add_timer = c"_tevent_add_timer":
         fn(Opaque, Opaque, libc::timeval, TimerHandler, *mut c_void, Name, Name) -> Opaque;
@@ -62,6 +65,8 @@ functions! {
     loop_wait = c"_tevent_loop_wait": fn(Opaque, Name) -> c_int;
     loop_until = c"_tevent_loop_until": fn(Opaque, Finished, *mut c_void, Name) -> c_int;
     allow_nesting = c"tevent_loop_allow_nesting": fn(Opaque);
+    set_nesting_hook = c"tevent_loop_set_nesting_hook":
+        fn(Opaque, Option<NestingHook>, *mut c_void);
     re_initialise = c"tevent_re_initialise": fn(Opaque) -> c_int;
     named = c"talloc_named_const": fn(Opaque, usize, Name) -> Opaque;
     free = c"_talloc_free": fn(Opaque, Name) -> c_int;

@@ -9,7 +9,7 @@
 //!   events are on it, only that is reported which one of them wants, and they take turns. The
 //!   libraries' own descriptors aren't reported: they are there to end waits, and no wait lasts.
 
-use super::world::{FIRST_NUMBER, world};
+use super::world::{self, FIRST_NUMBER, world};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -87,6 +87,13 @@ impl Reports {
     }
 }
 
+/// Tells the program that runs, if one does.
+fn note_wait() {
+    if let Some(world) = world::current() {
+        world.on_wait();
+    }
+}
+
 fn limited(timeout: c_int) -> c_int {
     if NEVER_BLOCKS.load(Ordering::Relaxed) {
         0
@@ -130,6 +137,12 @@ pub unsafe extern "C" fn ppoll(
         _ if NEVER_BLOCKS.load(Ordering::Relaxed) => Some(AT_ONCE),
         timeout => timeout.copied(),
     };
+    // SAFETY: the caller says that there are as many.
+    let entries = unsafe { slice::from_raw_parts(fds, count as usize) };
+    // A single one that wants nothing is a question that isn't the loop's wait.
+    if entries.len() > 1 || entries.iter().any(|entry| entry.events != 0) {
+        note_wait();
+    }
     let answers = unsafe { wait_by_poll(fds, count, timeout, mask) };
     unsafe { answer(fds, count, answers) }
 }
@@ -152,11 +165,14 @@ unsafe fn answer(fds: *mut libc::pollfd, count: libc::nfds_t, answers: c_int) ->
     let of_picked = |entry: &&mut libc::pollfd| Some(entry.fd) == picked;
     let all = entries.iter_mut().filter(of_picked);
     let all = all.fold(0, |all, entry| all | entry.revents);
-    let told = picked.and_then(|fd| world().take_turn(fd, all));
+    let turn = picked.and_then(|fd| world().take_turn(fd, all));
+    let told = turn.map(|(_, told)| told);
+    let index = turn.and_then(|(slot, _)| world().entry_of(slot));
     let mut reported = 0;
-    for entry in entries {
+    for (position, entry) in entries.iter_mut().enumerate() {
         // The library has an entry for every event, ours for every descriptor.
         let is_it = Some(entry.fd) == picked
+            && index.is_none_or(|index| index == position)
             && entry.revents != 0
             && told.is_none_or(|told| entry.events & told != 0);
         if is_it && reported == 0 {
@@ -201,6 +217,7 @@ pub unsafe extern "C" fn epoll_wait(
     timeout: c_int,
 ) -> c_int {
     let timeout = limited(timeout);
+    note_wait();
     if !ONE_BY_ONE.load(Ordering::Relaxed) {
         return unsafe { wait(instance, events, room, timeout) };
     }
@@ -223,7 +240,7 @@ pub unsafe extern "C" fn epoll_wait(
         let Some((mut event, _)) = ready.iter().copied().zip(&fds).find(is_picked) else {
             return 0;
         };
-        if let Some(told) = world().take_turn(picked, event.events as i16) {
+        if let Some((_, told)) = world().take_turn(picked, event.events as i16) {
             event.events &= (told | DEAD) as u32;
         }
         // SAFETY: the caller has room for one.

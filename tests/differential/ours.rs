@@ -5,10 +5,11 @@ use super::program::{Close, When};
 use super::world::world;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::ptr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tevent::{
-    BackendKind, Context, Fd, FdFlags, Fork, Immediate, Signal, SignalFlags, Signum, Timer,
+    BackendKind, Context, Fd, FdFlags, Fork, Immediate, Nesting, Signal, SignalFlags, Signum, Timer,
 };
 
 pub struct Ours {
@@ -18,6 +19,57 @@ pub struct Ours {
     timers: RefCell<Vec<Option<Timer>>>,
     immediates: RefCell<Vec<Option<Immediate>>>,
     signals: RefCell<Vec<Option<Signal>>>,
+}
+
+/// The handles that handlers were called with: detached events have no other.
+#[derive(Default)]
+struct Running {
+    fds: Handles<Fd<Source>>,
+    timers: Handles<Timer>,
+    immediates: Handles<Immediate>,
+    signals: Handles<Signal>,
+}
+
+thread_local! {
+    static RUNNING: Running = Running::default();
+}
+
+struct Handles<T>(RefCell<Vec<(usize, *const T)>>);
+
+impl<T> Default for Handles<T> {
+    fn default() -> Self {
+        Handles(RefCell::default())
+    }
+}
+
+impl<T> Handles<T> {
+    /// Does `work`, in which the handle can be looked up.
+    fn lend(&self, slot: usize, handle: &T, work: impl FnOnce()) {
+        self.0.borrow_mut().push((slot, ptr::from_ref(handle)));
+        work();
+        self.0.borrow_mut().pop();
+    }
+
+    fn with<R>(&self, slot: usize, work: impl FnOnce(&T) -> R) -> Option<R> {
+        let handles = self.0.borrow();
+        let (_, handle) = *handles.iter().rfind(|(running, _)| *running == slot)?;
+        drop(handles);
+        // SAFETY: it is lent as long as it is in the list.
+        Some(work(unsafe { &*handle }))
+    }
+}
+
+/// Does something with a handle, wherever it is.
+fn with<T, R>(
+    table: &RefCell<Vec<Option<T>>>,
+    running: fn(&Running) -> &Handles<T>,
+    slot: usize,
+    work: impl FnOnce(&T) -> R,
+) -> Option<R> {
+    match &table.borrow()[slot] {
+        Some(handle) => Some(work(handle)),
+        None => RUNNING.with(|handles| running(handles).with(slot, work)),
+    }
 }
 
 impl Ours {
@@ -89,9 +141,14 @@ impl Library for Ours {
     fn add_fd(&self, slot: usize, fd: RawFd, flags: u8, close: Close) -> bool {
         let source = Source { fd, slot, close };
         let flags = FdFlags::from_bits_truncate(flags);
-        let added = self.context().add_fd(source, flags, move |_, _, flags| {
-            world().on_fd(slot, flags.bits());
-        });
+        let added = self
+            .context()
+            .add_fd(source, flags, move |_, event, flags| {
+                RUNNING.with(|running| {
+                    let call = || world().on_fd(slot, flags.bits());
+                    running.fds.lend(slot, event, call);
+                });
+            });
         let added = added.ok();
         if let (Some(event), Close::Callback) = (&added, close) {
             event.on_close(move |_| world().on_close(slot));
@@ -102,35 +159,71 @@ impl Library for Ours {
     }
 
     fn fd_flags(&self, slot: usize) -> u8 {
-        let fds = self.fds.borrow();
-        fds[slot].as_ref().map_or(0, |event| event.flags().bits())
+        let flags = with(&self.fds, |running| &running.fds, slot, Fd::flags);
+        flags.map_or(0, |flags| flags.bits())
     }
 
     fn set_fd_flags(&self, slot: usize, flags: u8) {
-        if let Some(event) = &self.fds.borrow()[slot] {
-            event.set_flags(FdFlags::from_bits_truncate(flags));
-        }
+        let flags = FdFlags::from_bits_truncate(flags);
+        let set = |event: &Fd<Source>| event.set_flags(flags);
+        with(&self.fds, |running| &running.fds, slot, set);
+    }
+
+    fn toggle(&self, slot: usize, flag: u8, on: bool) {
+        let toggle = |event: &Fd<Source>| match FdFlags::from_bits_truncate(flag) {
+            FdFlags::READ => event.set_readable(on),
+            FdFlags::WRITE => event.set_writable(on),
+            _ => event.set_want_error(on),
+        };
+        with(&self.fds, |running| &running.fds, slot, toggle);
     }
 
     fn free_fd(&self, slot: usize) {
-        drop(take(&self.fds, slot));
+        match take(&self.fds, slot) {
+            Some(event) => drop(event),
+            None => {
+                RUNNING.with(|running| running.fds.with(slot, Fd::remove));
+            }
+        }
+    }
+
+    fn take_source(&self, slot: usize) {
+        let event = take(&self.fds, slot).expect("it isn't detached");
+        let source = event.into_source();
+        assert!(source.is_ok(), "its handler isn't running");
+    }
+
+    fn detach_fd(&self, slot: usize) {
+        take(&self.fds, slot).expect("it wasn't detached").detach();
     }
 
     fn add_timer(&self, slot: usize, when: When) {
         let timer = self
             .context()
-            .add_timer(self.deadline(when), move |_, _| world().on_timer(slot));
+            .add_timer(self.deadline(when), move |_, timer| {
+                RUNNING.with(|running| running.timers.lend(slot, timer, || world().on_timer(slot)));
+            });
         self.timers.borrow_mut().push(Some(timer));
     }
 
     fn move_timer(&self, slot: usize, when: When) {
-        if let Some(timer) = &self.timers.borrow()[slot] {
-            timer.set_deadline(self.deadline(when));
-        }
+        let move_it = |timer: &Timer| timer.set_deadline(self.deadline(when));
+        with(&self.timers, |running| &running.timers, slot, move_it);
     }
 
     fn free_timer(&self, slot: usize) {
-        drop(take(&self.timers, slot));
+        match take(&self.timers, slot) {
+            Some(timer) => drop(timer),
+            None => {
+                RUNNING.with(|running| running.timers.with(slot, Timer::remove));
+            }
+        }
+    }
+
+    fn detach_timer(&self, slot: usize) {
+        take(&self.timers, slot)
+            .expect("it wasn't detached")
+            .detach();
     }
 
     fn forget_timer(&self, slot: usize) {
@@ -138,26 +231,45 @@ impl Library for Ours {
     }
 
     fn add_immediate(&self, slot: usize) {
-        let immediate = self
-            .context()
-            .add_immediate(move |_, _| world().on_immediate(slot));
+        let immediate = self.context().add_immediate(move |_, immediate| {
+            let call = || world().on_immediate(slot);
+            RUNNING.with(|running| running.immediates.lend(slot, immediate, call));
+        });
         self.immediates.borrow_mut().push(Some(immediate));
     }
 
     fn schedule(&self, slot: usize) {
-        if let Some(immediate) = &self.immediates.borrow()[slot] {
-            immediate.schedule();
-        }
+        let schedule = Immediate::schedule;
+        with(
+            &self.immediates,
+            |running| &running.immediates,
+            slot,
+            schedule,
+        );
     }
 
     fn reset(&self, slot: usize) {
-        if let Some(immediate) = &self.immediates.borrow()[slot] {
-            immediate.cancel();
-        }
+        let cancel = Immediate::cancel;
+        with(
+            &self.immediates,
+            |running| &running.immediates,
+            slot,
+            cancel,
+        );
     }
 
     fn free_immediate(&self, slot: usize) {
-        drop(take(&self.immediates, slot));
+        match take(&self.immediates, slot) {
+            Some(immediate) => drop(immediate),
+            None => {
+                RUNNING.with(|running| running.immediates.with(slot, Immediate::remove));
+            }
+        }
+    }
+
+    fn detach_immediate(&self, slot: usize) {
+        let immediate = take(&self.immediates, slot);
+        immediate.expect("it wasn't detached").detach();
     }
 
     fn add_signal(&self, slot: usize, signum: i32, siginfo: bool, once: bool) {
@@ -165,17 +277,31 @@ impl Library for Ours {
         flags.set(SignalFlags::SIGINFO, siginfo);
         flags.set(SignalFlags::RESETHAND, once);
         let signum = Signum::new(signum).expect("one that can be handled");
-        let added = self.context().add_signal(signum, flags, move |_, _, info| {
-            let value = info.siginfo.map(|info| (info.code(), info.value()));
-            let told = format!("{}, {}, {value:?}", info.signum.number(), info.count);
-            world().on_signal(slot, &told);
-        });
+        let added = self
+            .context()
+            .add_signal(signum, flags, move |_, signal, info| {
+                let value = info.siginfo.map(|info| (info.code(), info.value()));
+                let told = format!("{}, {}, {value:?}", info.signum.number(), info.count);
+                let call = || world().on_signal(slot, &told);
+                RUNNING.with(|running| running.signals.lend(slot, signal, call));
+            });
         let signal = added.expect("a signal event");
         self.signals.borrow_mut().push(Some(signal));
     }
 
     fn free_signal(&self, slot: usize) {
-        drop(take(&self.signals, slot));
+        match take(&self.signals, slot) {
+            Some(signal) => drop(signal),
+            None => {
+                RUNNING.with(|running| running.signals.with(slot, Signal::remove));
+            }
+        }
+    }
+
+    fn detach_signal(&self, slot: usize) {
+        take(&self.signals, slot)
+            .expect("it wasn't detached")
+            .detach();
     }
 
     fn forget_signal(&self, slot: usize) {
@@ -190,6 +316,22 @@ impl Library for Ours {
     fn run_until(&self, finished: Box<dyn FnMut() -> bool>) -> Result<(), String> {
         let result = self.context().run_until(finished);
         result.map_err(|error| error.to_string())
+    }
+
+    fn stop(&self) {
+        self.context().stop();
+    }
+
+    fn was_stopped(&self) -> bool {
+        false
+    }
+
+    fn set_hook(&self, is_set: bool) {
+        let hook = |_: &Context, nesting| match nesting {
+            Nesting::Begin(level) => world().on_hook(level, true),
+            Nesting::End(level) => world().on_hook(level, false),
+        };
+        self.context().set_nesting_hook(is_set.then_some(hook));
     }
 
     fn run(&self) -> Result<(), String> {

@@ -2,8 +2,8 @@
 //!
 //! A program is a list of actions, and a few scripts, which are lists of actions that handlers
 //! carry out. Whatever an action is about (a descriptor, an event) is a number, taken modulo how
-//! many there have been; if that one is gone, the action does nothing. So every program makes
-//! sense, shrunk ones included.
+//! many there are; if there is none, the action does nothing. So every program makes sense, shrunk
+//! ones included. How often each action does something is counted: see `statistics.rs`.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,7 +15,8 @@ pub const OWN: u8 = u8::MAX;
 pub struct Program {
     /// Whether the loop may be run in handlers.
     pub nesting: bool,
-    /// Whether descriptors come in the order of the kernel, where that is the same for both.
+    /// Under epoll: whether descriptors come in the order of the kernel, where that is the same for
+    /// both. Under poll: whether events on a descriptor may want the same.
     pub kernel_order: bool,
     /// Whether what is left at the end is made due, and run.
     pub runs_at_end: bool,
@@ -50,6 +51,10 @@ pub enum Action {
     Pipe,
     SocketPair,
     File,
+    /// `/dev/null`.
+    Null,
+    /// An eventfd.
+    Counter,
     Read(u8),
     Write(u8),
     Fill(u8),
@@ -70,7 +75,17 @@ pub enum Action {
         event: u8,
         flags: u8,
     },
+    /// One flag, on or off.
+    Toggle {
+        event: u8,
+        flag: u8,
+        on: bool,
+    },
     FreeFd(u8),
+    /// Frees it; its close callback isn't called.
+    TakeSource(u8),
+    /// Leaves it to the context, so that only its own handler can do anything about it.
+    DetachFd(u8),
 
     AddTimer {
         when: When,
@@ -81,6 +96,7 @@ pub enum Action {
         when: When,
     },
     FreeTimer(u8),
+    DetachTimer(u8),
 
     AddImmediate {
         script: u8,
@@ -88,6 +104,7 @@ pub enum Action {
     Schedule(u8),
     Reset(u8),
     FreeImmediate(u8),
+    DetachImmediate(u8),
 
     AddSignal {
         signal: u8,
@@ -96,17 +113,24 @@ pub enum Action {
         script: u8,
     },
     FreeSignal(u8),
+    DetachSignal(u8),
     Raise(u8),
     Queue {
         signal: u8,
         value: u8,
     },
+    /// More of them than a queue of siginfo holds.
+    Flood(u8),
 
     /// Frees the event whose handler this is. The rest of the script isn't carried out.
     FreeSelf,
     Turn,
     /// Runs until asked this often whether that is enough.
     Until(u8),
+    /// Ends the innermost `Until`.
+    Stop,
+    /// Sets the nesting hook, or takes it away.
+    Hook(bool),
     Reinitialise,
     /// The child does all that is left first, then the parent goes on.
     Fork,
@@ -114,6 +138,11 @@ pub enum Action {
 
 fn number() -> impl Strategy<Value = u8> {
     prop_oneof![3 => 0..6_u8, 2 => Just(OWN)]
+}
+
+/// All of them; `ERROR` counts only where nothing is compared.
+fn flags() -> impl Strategy<Value = u8> {
+    0..8_u8
 }
 
 fn close() -> impl Strategy<Value = Close> {
@@ -138,29 +167,40 @@ fn on_descriptors() -> impl Strategy<Value = Action> {
         2 => Just(Pipe),
         3 => Just(SocketPair),
         1 => Just(File),
+        1 => Just(Null),
+        1 => Just(Counter),
         3 => number().prop_map(Read),
         5 => number().prop_map(Write),
         1 => number().prop_map(Fill),
         4 => number().prop_map(Drain),
         2 => number().prop_map(HalfClose),
         2 => number().prop_map(Close),
-        1 => number().prop_map(CloseBehind),
+        2 => number().prop_map(CloseBehind),
     ]
 }
 
 fn on_fd_events() -> impl Strategy<Value = Action> {
-    let add = (number(), 0..4_u8, close(), 0..6_u8);
+    let add = (number(), flags(), close(), 0..6_u8);
     let add = add.prop_map(|(descriptor, flags, close, script)| Action::AddFd {
         descriptor,
         flags,
         close,
         script,
     });
-    let set = (number(), 0..4_u8).prop_map(|(event, flags)| Action::SetFlags { event, flags });
+    let set = (number(), flags()).prop_map(|(event, flags)| Action::SetFlags { event, flags });
+    let toggle = (number(), 0..3_u8, any::<bool>());
+    let toggle = toggle.prop_map(|(event, flag, on)| Action::Toggle {
+        event,
+        flag: 1 << flag,
+        on,
+    });
     prop_oneof![
-        4 => add,
-        3 => set,
-        1 => number().prop_map(Action::FreeFd),
+        8 => add,
+        5 => set,
+        3 => toggle,
+        2 => number().prop_map(Action::FreeFd),
+        1 => number().prop_map(Action::TakeSource),
+        2 => number().prop_map(Action::DetachFd),
     ]
 }
 
@@ -168,77 +208,126 @@ fn on_timers() -> impl Strategy<Value = Action> {
     let add = (when(), 0..6_u8).prop_map(|(when, script)| Action::AddTimer { when, script });
     let change = (number(), when()).prop_map(|(timer, when)| Action::MoveTimer { timer, when });
     prop_oneof![
-        3 => add,
-        2 => change,
-        1 => number().prop_map(Action::FreeTimer),
+        6 => add,
+        4 => change,
+        2 => number().prop_map(Action::FreeTimer),
+        1 => number().prop_map(Action::DetachTimer),
     ]
 }
 
 fn on_immediates() -> impl Strategy<Value = Action> {
     prop_oneof![
-        2 => (0..6_u8).prop_map(|script| Action::AddImmediate { script }),
-        4 => number().prop_map(Action::Schedule),
-        1 => number().prop_map(Action::Reset),
-        1 => number().prop_map(Action::FreeImmediate),
+        4 => (0..6_u8).prop_map(|script| Action::AddImmediate { script }),
+        8 => number().prop_map(Action::Schedule),
+        2 => number().prop_map(Action::Reset),
+        2 => number().prop_map(Action::FreeImmediate),
+        1 => number().prop_map(Action::DetachImmediate),
     ]
 }
 
-fn on_signals() -> impl Strategy<Value = Action> {
-    let add = (0..3_u8, any::<bool>(), prop::bool::weighted(0.2), 0..6_u8);
+fn on_signals(theme: Theme) -> impl Strategy<Value = Action> {
+    let (numbers, frees) = match theme {
+        Theme::Signals => (2_u8, 12),
+        _ => (3, 6),
+    };
+    let add = (
+        0..numbers,
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+        0..6_u8,
+    );
     let add = add.prop_map(|(signal, siginfo, once, script)| Action::AddSignal {
         signal,
         siginfo,
         once,
         script,
     });
-    let queue = (0..3_u8, any::<u8>()).prop_map(|(signal, value)| Action::Queue { signal, value });
+    let queue =
+        (0..numbers, any::<u8>()).prop_map(|(signal, value)| Action::Queue { signal, value });
     prop_oneof![
-        3 => add,
-        1 => number().prop_map(Action::FreeSignal),
-        3 => (0..3_u8).prop_map(Action::Raise),
-        2 => queue,
+        12 => add,
+        frees => number().prop_map(Action::FreeSignal),
+        1 => number().prop_map(Action::DetachSignal),
+        12 => (0..numbers).prop_map(Action::Raise),
+        8 => queue,
+        1 => (0..numbers).prop_map(Action::Flood),
     ]
 }
 
-fn action() -> impl Strategy<Value = Action> {
+/// What a program is about for the most part.
+#[derive(Clone, Copy, Debug)]
+enum Theme {
+    Everything,
+    Signals,
+    Loops,
+}
+
+fn theme() -> impl Strategy<Value = Theme> {
+    prop_oneof![
+        4 => Just(Theme::Everything),
+        1 => Just(Theme::Signals),
+        1 => Just(Theme::Loops),
+    ]
+}
+
+fn action(theme: Theme) -> impl Strategy<Value = Action> {
+    let (immediates, signals) = match theme {
+        Theme::Signals => (12, 30),
+        _ => (4, 4),
+    };
     prop_oneof![
         10 => on_descriptors(),
         10 => on_fd_events(),
         4 => on_timers(),
-        4 => on_immediates(),
-        3 => on_signals(),
+        immediates => on_immediates(),
+        signals => on_signals(theme),
     ]
 }
 
-fn in_program() -> impl Strategy<Value = Action> {
+fn in_program(theme: Theme) -> impl Strategy<Value = Action> {
     prop_oneof![
-        30 => action(),
-        14 => Just(Action::Turn),
-        2 => (1..5_u8).prop_map(Action::Until),
-        1 => Just(Action::Reinitialise),
-        1 => Just(Action::Fork),
+        60 => action(theme),
+        28 => Just(Action::Turn),
+        4 => (1..5_u8).prop_map(Action::Until),
+        1 => any::<bool>().prop_map(Action::Hook),
+        2 => Just(Action::Reinitialise),
+        2 => Just(Action::Fork),
     ]
 }
 
-fn in_script() -> impl Strategy<Value = Action> {
+fn in_script(theme: Theme) -> impl Strategy<Value = Action> {
+    let (turns, others) = match theme {
+        Theme::Loops => (24, 6),
+        _ => (8, 2),
+    };
     prop_oneof![
-        30 => action(),
-        2 => Just(Action::FreeSelf),
-        4 => Just(Action::Turn),
-        1 => (1..4_u8).prop_map(Action::Until),
-        1 => Just(Action::Reinitialise),
-        1 => Just(Action::Fork),
+        60 => action(theme),
+        4 => Just(Action::FreeSelf),
+        turns => Just(Action::Turn),
+        others => (1..4_u8).prop_map(Action::Until),
+        others => Just(Action::Stop),
+        1 => any::<bool>().prop_map(Action::Hook),
+        2 => Just(Action::Reinitialise),
+        2 => Just(Action::Fork),
     ]
 }
 
 pub fn program() -> impl Strategy<Value = Program> {
-    let scripts = vec(vec(in_script(), 0..5), 6);
+    theme().prop_flat_map(about)
+}
+
+fn about(theme: Theme) -> impl Strategy<Value = Program> {
+    let nests = match theme {
+        Theme::Loops => 0.9,
+        _ => 0.4,
+    };
+    let scripts = vec(vec(in_script(theme), 0..5), 6);
     (
-        prop::bool::weighted(0.4),
+        prop::bool::weighted(nests),
         prop::bool::weighted(0.2),
         any::<bool>(),
         any::<bool>(),
-        vec(in_program(), 1..60),
+        vec(in_program(theme), 1..60),
         scripts,
     )
         .prop_map(

@@ -6,7 +6,7 @@ use super::program::{Close, When};
 use super::world::world;
 use crate::process::sys;
 use std::cell::{Cell, RefCell};
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::RawFd;
 use std::ptr;
 use std::rc::Rc;
@@ -23,6 +23,12 @@ pub struct Reference {
     timers: RefCell<Vec<Opaque>>,
     immediates: RefCell<Vec<Opaque>>,
     signals: RefCell<Vec<Opaque>>,
+    /// For each `run_until`, whether it is to end.
+    stopped: RefCell<Vec<bool>>,
+    /// Under poll: the events in the order of the library's array, and those that will be
+    /// appended. One that is taken out leaves its place to the last.
+    polled: RefCell<Vec<usize>>,
+    unpolled: RefCell<Vec<usize>>,
 }
 
 #[derive(Clone, Copy)]
@@ -63,6 +69,9 @@ impl Reference {
             timers: RefCell::default(),
             immediates: RefCell::default(),
             signals: RefCell::default(),
+            stopped: RefCell::default(),
+            polled: RefCell::default(),
+            unpolled: RefCell::default(),
         });
         REFERENCE.set(Some(Rc::clone(&reference)));
         reference
@@ -89,6 +98,27 @@ impl Reference {
         }
     }
 
+    fn tell_flags(&self, slot: usize, flags: u16) {
+        self.note_interest(slot, flags);
+        unsafe { (self.tevent.set_fd_flags)(self.fds.borrow()[slot].event, flags) };
+    }
+
+    fn note_interest(&self, slot: usize, flags: u16) {
+        let mut polled = self.polled.borrow_mut();
+        let mut unpolled = self.unpolled.borrow_mut();
+        let place = polled.iter().position(|&other| other == slot);
+        match place {
+            _ if flags == 0 => {
+                unpolled.retain(|&other| other != slot);
+                if let Some(place) = place {
+                    polled.swap_remove(place);
+                }
+            }
+            None if !unpolled.contains(&slot) => unpolled.push(slot),
+            _ => {}
+        }
+    }
+
     /// What ours does by itself when a handler runs a loop, see `known.rs`.
     fn suspend_running(&self) {
         let Some(slot) = world().running_fd() else {
@@ -98,7 +128,7 @@ impl Reference {
         if event.suspended.is_none() && !event.event.is_null() {
             let flags = unsafe { (self.tevent.fd_flags)(event.event) };
             self.fds.borrow_mut()[slot].suspended = Some(flags);
-            unsafe { (self.tevent.set_fd_flags)(event.event, 0) };
+            self.tell_flags(slot, 0);
         }
     }
 
@@ -107,7 +137,7 @@ impl Reference {
         if let Some(flags) = event.suspended {
             self.fds.borrow_mut()[slot].suspended = None;
             if !event.event.is_null() {
-                unsafe { (self.tevent.set_fd_flags)(event.event, flags) };
+                self.tell_flags(slot, flags);
             }
         }
     }
@@ -147,6 +177,18 @@ extern "C" fn on_signal(
     world().on_signal(slot as usize, &format!("{signum}, {count}, {value:?}"));
 }
 
+extern "C" fn on_hook(
+    _: Opaque,
+    _: *mut c_void,
+    level: u32,
+    begins: bool,
+    _: *mut c_void,
+    _: *const c_char,
+) -> c_int {
+    world().on_hook(level, begins);
+    0
+}
+
 extern "C" fn is_finished(finished: *mut c_void) -> bool {
     let finished = finished.cast::<Box<dyn FnMut() -> bool>>();
     unsafe { (*finished)() }
@@ -183,9 +225,10 @@ impl Library for Reference {
         if event.is_null() {
             return false;
         }
+        self.note_interest(slot, flags.into());
         match close {
             Close::Nothing => {}
-            Close::Callback => unsafe { (self.tevent.set_close_fn)(event, on_close) },
+            Close::Callback => unsafe { (self.tevent.set_close_fn)(event, Some(on_close)) },
             Close::Auto => unsafe { (self.tevent.set_auto_close)(event) },
         }
         true
@@ -205,18 +248,41 @@ impl Library for Reference {
         if event.suspended.is_some() {
             self.fds.borrow_mut()[slot].suspended = Some(flags.into());
         } else if !event.event.is_null() {
-            unsafe { (self.tevent.set_fd_flags)(event.event, flags.into()) };
+            self.tell_flags(slot, flags.into());
         }
     }
 
     fn free_fd(&self, slot: usize) {
         let event = self.fds.borrow()[slot];
         self.fds.borrow_mut()[slot].event = ptr::null_mut();
+        self.note_interest(slot, 0);
         unsafe { (self.tevent.free)(event.event, HERE) };
         if event.close == Close::Auto && !sys::is_open(event.fd) {
             world().on_close(slot);
         }
     }
+
+    fn toggle(&self, slot: usize, flag: u8, on: bool) {
+        let flags = self.fd_flags(slot);
+        let flags = if on { flags | flag } else { flags & !flag };
+        self.set_fd_flags(slot, flags);
+    }
+
+    fn take_source(&self, slot: usize) {
+        let event = self.fds.borrow()[slot].event;
+        unsafe { (self.tevent.set_close_fn)(event, None) };
+        self.free_fd(slot);
+    }
+
+    // What is detached stays with the program, which frees it with the context.
+
+    fn detach_fd(&self, _: usize) {}
+
+    fn detach_timer(&self, _: usize) {}
+
+    fn detach_immediate(&self, _: usize) {}
+
+    fn detach_signal(&self, _: usize) {}
 
     fn add_timer(&self, slot: usize, when: When) {
         let timer = unsafe {
@@ -323,7 +389,25 @@ impl Library for Reference {
         self.suspend_running();
         let mut finished = finished;
         let data = (&raw mut finished).cast();
-        result(unsafe { (self.tevent.loop_until)(self.context.get(), is_finished, data, HERE) })
+        self.stopped.borrow_mut().push(false);
+        let code = unsafe { (self.tevent.loop_until)(self.context.get(), is_finished, data, HERE) };
+        self.stopped.borrow_mut().pop();
+        result(code)
+    }
+
+    fn stop(&self) {
+        if let Some(stopped) = self.stopped.borrow_mut().last_mut() {
+            *stopped = true;
+        }
+    }
+
+    fn was_stopped(&self) -> bool {
+        self.stopped.borrow().last().copied().unwrap_or(false)
+    }
+
+    fn set_hook(&self, is_set: bool) {
+        let hook = is_set.then_some(on_hook as ffi::NestingHook);
+        unsafe { (self.tevent.set_nesting_hook)(self.context.get(), hook, ptr::null_mut()) };
     }
 
     fn run(&self) -> Result<(), String> {
@@ -331,7 +415,28 @@ impl Library for Reference {
     }
 
     fn reinitialise(&self) -> bool {
+        if let Some(stopped) = self.stopped.borrow_mut().last_mut() {
+            *stopped = false;
+        }
+        self.polled.borrow_mut().clear();
+        self.unpolled.borrow_mut().clear();
         unsafe { (self.tevent.re_initialise)(self.context.get()) == 0 }
+    }
+
+    fn on_wait(&self) {
+        let polled = self.polled.borrow().clone();
+        for slot in polled {
+            // It may have disarmed some by itself.
+            let event = self.fds.borrow()[slot].event;
+            let flags = unsafe { (self.tevent.fd_flags)(event) };
+            self.note_interest(slot, flags);
+        }
+        let mut unpolled = self.unpolled.borrow_mut();
+        self.polled.borrow_mut().append(&mut unpolled);
+    }
+
+    fn polled(&self) -> Option<Vec<usize>> {
+        Some(self.polled.borrow().clone())
     }
 
     fn close(&self) {

@@ -7,6 +7,7 @@ mod matrix;
 mod reinitialise;
 mod signals;
 mod sources;
+mod tasks;
 
 #[path = "../process/mod.rs"]
 mod process;
@@ -25,6 +26,7 @@ fn main() {
         signals::TESTS,
         reinitialise::TESTS,
         descriptors::TESTS,
+        tasks::TESTS,
         matrix::TESTS,
     ])
 }

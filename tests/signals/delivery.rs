@@ -22,6 +22,7 @@ pub const TESTS: &[process::Test] = tests![
     a_signal_that_came_before_the_handler_was_added_is_not_its,
     a_handler_keeps_run_going_until_it_is_removed,
     a_signal_wakes_a_waiting_loop_of_any_backend,
+    an_event_knows_its_number,
     resethand_removes_the_event_after_its_first_call,
     resethand_with_siginfo_gets_the_first_only,
 ];
@@ -381,4 +382,14 @@ fn resethand_with_siginfo_gets_the_first_only(kind: BackendKind) {
     assert_eq!(first.take(), [1], "one call");
     assert!(!signal.is_registered());
     assert_eq!(all.take(), [1, 2, 3], "the others are told of all");
+}
+
+fn an_event_knows_its_number(kind: BackendKind) {
+    let context = context(kind);
+    let (signal, _) = counting(&context, Signum::SIGHUP);
+    assert_eq!(signal.signum(), Some(Signum::SIGHUP));
+    let said = format!("{signal:?}");
+    assert_eq!(said, "Signal { signum: Some(Signum(1: SIGHUP)), .. }");
+    signal.remove();
+    assert_eq!(signal.signum(), None);
 }

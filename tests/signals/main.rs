@@ -10,6 +10,7 @@ mod nested;
 mod queue;
 mod several;
 mod storm;
+mod streams;
 mod stress;
 
 #[path = "../process/mod.rs"]
@@ -34,6 +35,7 @@ fn main() {
             stress::TESTS,
             storm::TESTS,
             embedding::TESTS,
+            streams::TESTS,
         ],
     )
 }

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tevent::{BackendKind, SignalFlags, Signum};
+use tevent::{BackendKind, Context, Signal, SignalFlags, SignalInfo, Signum};
 
 pub const TESTS: &[process::Test] = tests![
     nesting_is_refused_unless_it_was_allowed,
@@ -14,9 +14,12 @@ pub const TESTS: &[process::Test] = tests![
     siginfo_for_the_running_handler_is_kept_in_order,
     other_handlers_are_called_in_the_nested_loop,
     handlers_left_over_by_the_outer_loop_are_called_in_the_nested_one,
+    what_is_left_over_needs_no_new_signal_to_be_noticed,
     a_nested_run_returns_when_only_the_running_handler_is_left,
     a_nested_run_waits_for_the_others_when_the_running_handler_was_removed,
     many_signals_for_the_running_siginfo_handler_are_all_kept,
+    the_queue_of_a_running_siginfo_handler_keeps_its_limit,
+    two_running_siginfo_handlers_get_what_each_was_sent,
 ];
 
 fn nesting_is_refused_unless_it_was_allowed(kind: BackendKind) {
@@ -144,6 +147,29 @@ fn handlers_left_over_by_the_outer_loop_are_called_in_the_nested_one(kind: Backe
     assert_eq!(higher.take(), [1]);
 }
 
+fn what_is_left_over_needs_no_new_signal_to_be_noticed(kind: BackendKind) {
+    let context = context(kind);
+    context.set_nesting_allowed(true);
+    let (_sibling, sibling) = counting(&context, Signum::SIGHUP);
+    let (_higher, higher) = counting(&context, Signum::SIGUSR2);
+    let (seen_sibling, seen_higher) = (sibling.clone(), higher.clone());
+    let _signal = context
+        .add_signal(
+            Signum::SIGHUP,
+            SignalFlags::empty(),
+            move |context, _, _| {
+                context
+                    .run_until(|| seen_sibling.len() == 1 && seen_higher.len() == 1)
+                    .unwrap();
+            },
+        )
+        .unwrap();
+    sys::raise(Signum::SIGUSR2);
+    sys::raise(Signum::SIGHUP);
+    context.run_once().unwrap();
+    assert_eq!((sibling.take(), higher.take()), (vec![1], vec![1]));
+}
+
 fn a_nested_run_returns_when_only_the_running_handler_is_left(kind: BackendKind) {
     let context = context(kind);
     context.set_nesting_allowed(true);
@@ -228,4 +254,76 @@ fn many_signals_for_the_running_siginfo_handler_are_all_kept(kind: BackendKind) 
     context.run_until(|| values.len() == COUNT).unwrap();
     assert!(values.take().into_iter().eq(0..COUNT), "all, in order");
     sys::assert_masks_are_clean();
+}
+
+fn the_queue_of_a_running_siginfo_handler_keeps_its_limit(kind: BackendKind) {
+    const CAPACITY: usize = 256;
+    let context = context(kind);
+    context.set_nesting_allowed(true);
+    let values = Log::new();
+    let log = values.clone();
+    let signum = realtime(0);
+    let _signal = context
+        .add_signal(signum, SignalFlags::SIGINFO, move |context, _, info| {
+            log.push(info.siginfo.unwrap().value().unwrap());
+            if log.len() == 1 {
+                for value in 1..=CAPACITY + 10 {
+                    sys::sigqueue(std::process::id(), signum, value);
+                }
+                context.set_wait_timeout(Some(Duration::ZERO));
+                context.run_once().unwrap();
+                context.set_wait_timeout(None);
+                assert_eq!(
+                    sys::blocked_signals(),
+                    sys::bit(signum),
+                    "what is queued stays there, and the kernel keeps the others"
+                );
+            }
+        })
+        .unwrap();
+    sys::sigqueue(std::process::id(), signum, 0);
+    context.run_until(|| values.len() > CAPACITY + 10).unwrap();
+    assert!(values.take().into_iter().eq(0..=CAPACITY + 10));
+    sys::assert_masks_are_clean();
+}
+
+fn two_running_siginfo_handlers_get_what_each_was_sent(kind: BackendKind) {
+    let context = context(kind);
+    context.set_nesting_allowed(true);
+    let values = Log::new();
+    let mut signals = Vec::new();
+    for offset in [0, 1] {
+        let log = values.clone();
+        let handler = move |context: &Context, _: &Signal, info: &SignalInfo| {
+            log.push(info.siginfo.unwrap().value().unwrap());
+            context.set_wait_timeout(Some(Duration::ZERO));
+            match log.len() {
+                1 => {
+                    // The other's handler is called here.
+                    sys::sigqueue(std::process::id(), realtime(1), 10);
+                    context.run_once().unwrap();
+                }
+                2 => {
+                    for (offset, value) in [(0, 1), (1, 11), (0, 2), (1, 12)] {
+                        sys::sigqueue(std::process::id(), realtime(offset), value);
+                    }
+                    context.run_once().unwrap();
+                    assert_eq!(log.len(), 2, "neither is called inside itself");
+                }
+                _ => {}
+            }
+            context.set_wait_timeout(None);
+        };
+        let added = context.add_signal(realtime(offset), SignalFlags::SIGINFO, handler);
+        signals.push(added.unwrap());
+    }
+    sys::sigqueue(std::process::id(), realtime(0), 0);
+    context.run_until(|| values.len() == 6).unwrap();
+    let values = values.take();
+    let sent_to = |numbers: std::ops::Range<usize>| -> Vec<usize> {
+        let own = values.iter().filter(|value| numbers.contains(value));
+        own.copied().collect()
+    };
+    assert_eq!(sent_to(0..10), [0, 1, 2]);
+    assert_eq!(sent_to(10..20), [10, 11, 12]);
 }

@@ -5,6 +5,7 @@ use super::objects::number_of;
 use super::state::{FdEvent, Kind, is_running};
 use super::timers::{deadline, is_due};
 use crate::differential::kernel;
+use crate::differential::statistics::Happening;
 
 /// How a line begins that says what is wrong whatever the other library does.
 pub const PROBLEM: &str = "PROBLEM: ";
@@ -30,9 +31,11 @@ impl World {
     pub(super) fn first_due_timer(&self) -> Option<usize> {
         let state = self.state.borrow();
         let due = state.timers.iter().enumerate();
-        due.filter(|(_, timer)| timer.is_alive && is_due(timer.when))
-            .min_by_key(|(_, timer)| (deadline(timer.when), timer.order))
-            .map(|(slot, _)| slot)
+        due.filter(|&(slot, timer)| {
+            timer.is_alive && is_due(timer.when) && !state.is_running(Kind::Timer, slot)
+        })
+        .min_by_key(|(_, timer)| (deadline(timer.when), timer.order))
+        .map(|(slot, _)| slot)
     }
 
     pub(super) fn check_that_no_signal_waits(&self, kind: &str, slot: usize) {
@@ -46,7 +49,7 @@ impl World {
             let state = self.state.borrow();
             let events = state.fds.iter().enumerate();
             events
-                .filter(|(_, event)| event.is_alive)
+                .filter(|(_, event)| event.is_alive && !event.is_detached)
                 .map(|(slot, event)| (slot, event.flags))
                 .collect()
         };
@@ -60,6 +63,7 @@ impl World {
                     let descriptor = event.descriptor;
                     state.known_dead.insert(descriptor);
                 }
+                self.count(Happening::Disarmed);
                 self.say(format!("fd {slot} now wants {}", flags_text(flags)));
             }
         }
@@ -71,12 +75,12 @@ pub(super) fn is_ready(event: &FdEvent) -> bool {
     let wanted = interest(event.flags);
     let readiness = kernel::readiness(number_of(event.descriptor), wanted);
     let is_dead = readiness & kernel::DEAD != 0;
-    if readiness & libc::POLLNVAL != 0 || wanted == 0 {
+    if readiness & libc::POLLNVAL != 0 || event.flags == 0 {
         return false;
     }
     readiness & wanted & kernel::READABLE != 0
         || (readiness & wanted & kernel::WRITABLE != 0 && !is_dead)
-        || (is_dead && event.flags & 1 != 0)
+        || (is_dead && event.flags & 5 != 0)
 }
 
 pub(super) fn is_dead(descriptor: usize) -> bool {
@@ -95,7 +99,16 @@ pub(super) fn interest(flags: u8) -> i16 {
 }
 
 pub(super) fn flags_text(flags: u8) -> &'static str {
-    ["nothing", "READ", "WRITE", "READ|WRITE"]
-        .get(usize::from(flags))
-        .unwrap_or(&"?")
+    [
+        "nothing",
+        "READ",
+        "WRITE",
+        "READ|WRITE",
+        "ERROR",
+        "READ|ERROR",
+        "WRITE|ERROR",
+        "READ|WRITE|ERROR",
+    ]
+    .get(usize::from(flags))
+    .unwrap_or(&"?")
 }

@@ -1,32 +1,64 @@
-//! Descriptors, and the events on them.
+//! Descriptors, and what is done to them.
 
-use super::checks::{flags_text, interest, is_dead};
 use super::objects::{self, check, number_of};
-use super::state::{FdEvent, Kind, is_running};
-use super::{FIRST_NUMBER, MAX_DESCRIPTORS, MAX_EVENTS, World};
-use crate::differential::kernel;
+use super::state::{Descriptor, Kind, Object};
+use super::{MAX_DESCRIPTORS, World};
 use crate::differential::program::{Action, Close};
+use crate::differential::statistics::Happening;
 use std::os::fd::RawFd;
 
 impl World {
     pub(super) fn open(&self, action: Action) {
-        let first = self.state.borrow().descriptors.len();
-        if first + 2 > MAX_DESCRIPTORS {
+        let open = {
+            let state = self.state.borrow();
+            let descriptors = state.descriptors.iter();
+            descriptors.filter(|descriptor| descriptor.is_open).count()
+        };
+        if open + 2 > MAX_DESCRIPTORS {
             return;
         }
-        let opened = match action {
-            Action::Pipe => objects::pipe().to_vec(),
-            Action::SocketPair => objects::socket_pair().to_vec(),
-            _ if self.limits.files => vec![objects::file()],
-            _ => return,
+        let (opened, object, happening) = match action {
+            Action::Pipe => (objects::pipe().to_vec(), Object::Stream, Happening::Pipe),
+            Action::SocketPair => {
+                let ends = objects::socket_pair().to_vec();
+                (ends, Object::Stream, Happening::SocketPair)
+            }
+            Action::Counter => {
+                let counter = vec![objects::counter()];
+                (counter, Object::Counter, Happening::Counter)
+            }
+            _ if !self.limits.files => return,
+            Action::Null => (vec![objects::null()], Object::File, Happening::Null),
+            _ => (vec![objects::file()], Object::File, Happening::File),
         };
-        for (index, fd) in opened.into_iter().enumerate() {
-            let number = number_of(first + index);
-            check(unsafe { libc::dup3(fd, number, libc::O_CLOEXEC) });
-            check(unsafe { libc::close(fd) });
-            let mut state = self.state.borrow_mut();
-            state.descriptors.push(true);
-            state.members.push(Vec::new());
+        self.count(happening);
+        for fd in opened {
+            self.keep(fd, object);
+        }
+    }
+
+    /// Gives a new descriptor the lowest number that nobody refers to.
+    fn keep(&self, fd: RawFd, object: Object) {
+        let (index, is_new) = {
+            let state = self.state.borrow();
+            let index = state.free_descriptor();
+            (index, index == state.descriptors.len())
+        };
+        check(unsafe { libc::dup3(fd, number_of(index), libc::O_CLOEXEC) });
+        check(unsafe { libc::close(fd) });
+        let descriptor = Descriptor {
+            object,
+            is_open: true,
+            members: Vec::new(),
+        };
+        let mut state = self.state.borrow_mut();
+        if is_new {
+            state.descriptors.push(descriptor);
+        } else {
+            state.descriptors[index] = descriptor;
+            state.known_dead.remove(&index);
+            drop(state);
+            self.count(Happening::ReusedNumber);
         }
     }
 
@@ -35,206 +67,77 @@ impl World {
             return;
         };
         let fd = number_of(descriptor);
+        let is_counter = self.state.borrow().descriptors[descriptor].object == Object::Counter;
         let mut buffer = [7; 1024];
+        // What an eventfd takes is 8 bytes long.
+        let few = if is_counter { 8 } else { 2 };
         let (data, size) = (buffer.as_mut_ptr().cast(), buffer.len());
-        let what = match action {
-            Action::Read(_) => format!("read {}", unsafe { libc::read(fd, data, 2) }),
-            Action::Write(_) => format!("wrote {}", unsafe { libc::write(fd, data, 3) }),
+        let (happening, succeeded, what) = match action {
+            Action::Read(_) => {
+                let count = unsafe { libc::read(fd, data, few) };
+                (Happening::Read, count > 0, format!("read {count}"))
+            }
+            Action::Write(_) => {
+                let count = unsafe { libc::write(fd, data, few) };
+                (Happening::Write, count > 0, format!("wrote {count}"))
+            }
             Action::Fill(_) => {
-                for _ in 0..256 {
-                    if unsafe { libc::write(fd, data, size) } <= 0 {
-                        break;
-                    }
+                let mut count = 0;
+                while count < 256 && unsafe { libc::write(fd, data, size) } > 0 {
+                    count += 1;
                 }
-                "filled".to_owned()
+                (Happening::Fill, count > 0, "filled".to_owned())
             }
             Action::Drain(_) => {
-                let mut count = 1;
-                for _ in 0..256 {
-                    count = unsafe { libc::read(fd, data, size) };
-                    if count <= 0 {
-                        break;
-                    }
+                let (mut count, mut last) = (0, 1);
+                while last > 0 && count < 256 {
+                    last = unsafe { libc::read(fd, data, size) };
+                    count += 1;
                 }
-                format!("drained up to {}", count.signum())
+                let what = format!("drained up to {}", last.signum());
+                (Happening::Drain, count > 1, what)
             }
             _ => {
                 let result = unsafe { libc::shutdown(fd, libc::SHUT_WR) };
-                format!("shut down: {result}")
+                let what = format!("shut down: {result}");
+                (Happening::HalfClose, result == 0, what)
             }
         };
+        if succeeded {
+            self.count(happening);
+        }
         self.say(format!("{what}: descriptor {descriptor}"));
     }
 
+    /// `behind`: even if an event is on it.
     pub(super) fn close(&self, descriptor: u8, behind: bool) {
         let Some(descriptor) = self.descriptor(descriptor) else {
             return;
         };
-        // The library aborts in a child that does this before its first turn.
-        let behind = behind && self.state.borrow().path.is_empty();
-        let events: Vec<_> = self.events_on(descriptor).collect();
-        let is_known_to_the_kernel = |slot: usize| {
-            let fds = &self.state.borrow().fds;
-            let event = &fds[slot];
-            let on_it = fds.iter().filter(|event| event.descriptor == descriptor);
-            event.flags != 0 && !event.was_changed && on_it.count() == 1
-        };
+        let events: Vec<(usize, u8, Close)> = self.events_on(descriptor).collect();
         match events[..] {
-            [] => {}
-            // The library disarms several events one by one, ours all at once; and ours finds out
-            // when it changes an interest, which isn't at once.
-            [(slot, _, _)] if behind && is_known_to_the_kernel(slot) && !self.program.nesting => {}
+            [] => self.count(Happening::Close),
+            [(slot, _, _)] if behind && self.can_go_behind(slot) => {
+                self.count(Happening::CloseBehind);
+            }
+            _ if behind && !self.limits.is_compared => self.count(Happening::CloseBehind),
             _ => return,
         }
         self.say(format!("close descriptor {descriptor}"));
         check(unsafe { libc::close(number_of(descriptor)) });
-        self.state.borrow_mut().descriptors[descriptor] = false;
+        self.state.borrow_mut().descriptors[descriptor].is_open = false;
     }
 
-    /// Flags and ways to close of the events on a descriptor, with their slots. Those count too that have ended
-    /// but whose handlers are running.
-    pub(super) fn events_on(
-        &self,
-        descriptor: usize,
-    ) -> impl Iterator<Item = (usize, u8, Close)> + use<> {
+    /// Whether both libraries have told the kernel what this event wants, and have nothing to tell
+    /// it later: ours finds out that a descriptor is gone when it has.
+    fn can_go_behind(&self, slot: usize) -> bool {
         let state = self.state.borrow();
-        let events = state.fds.iter().enumerate();
-        let on_it: Vec<_> = events
-            .filter(|(slot, event)| {
-                event.descriptor == descriptor
-                    && (event.is_alive || is_running(&state.frames, Kind::Fd, *slot))
-            })
-            .map(|(slot, event)| (slot, event.flags, event.close))
-            .collect();
-        on_it.into_iter()
-    }
-
-    /// What is left of flags when those are out of bounds that another event on the descriptor has.
-    pub(super) fn possible_flags(&self, descriptor: usize, own: Option<usize>, flags: u8) -> u8 {
-        if self.limits.overlapping {
-            return flags;
-        }
-        self.events_on(descriptor)
-            .filter(|&(slot, _, _)| Some(slot) != own)
-            .fold(flags, |flags, (_, others, _)| flags & !others)
-    }
-
-    pub(super) fn add_fd(&self, descriptor: u8, flags: u8, close: Close, script: u8) {
-        let Some(descriptor) = self.descriptor(descriptor) else {
-            return;
-        };
-        let slot = self.state.borrow().fds.len();
-        let others = self.events_on(descriptor).count();
-        let closes = self
-            .events_on(descriptor)
-            .any(|(_, _, close)| close == Close::Auto);
-        if slot >= MAX_EVENTS
-            || closes
-            || (close == Close::Auto && others > 0)
-            || others >= self.limits.siblings
-        {
-            return;
-        }
-        let flags = self.possible_flags(descriptor, None, flags & 3);
-        {
-            let mut state = self.state.borrow_mut();
-            state.members[descriptor].push(slot);
-            state.fds.push(FdEvent {
-                descriptor,
-                flags,
-                close,
-                script,
-                is_alive: true,
-                was_changed: false,
-                closes: 0,
-                calls: 0,
-            });
-        }
-        self.say(format!(
-            "add fd {slot}: descriptor {descriptor} {} {close:?}",
-            flags_text(flags)
-        ));
-        if !self
-            .library()
-            .add_fd(slot, number_of(descriptor), flags, close)
-        {
-            self.say("refused".to_owned());
-            self.state.borrow_mut().fds[slot].is_alive = false;
-        }
-    }
-
-    pub(super) fn set_flags(&self, event: u8, flags: u8) {
-        let Some(slot) = self.fd_event(event) else {
-            return;
-        };
-        let descriptor = {
-            let mut state = self.state.borrow_mut();
-            state.fds[slot].was_changed = true;
-            state.fds[slot].descriptor
-        };
-        if !self.state.borrow().descriptors[descriptor] {
-            return;
-        }
-        let flags = self.possible_flags(descriptor, Some(slot), flags & 3);
-        self.say(format!("fd {slot} wants {}", flags_text(flags)));
-        self.library().set_fd_flags(slot, flags);
-        self.state.borrow_mut().fds[slot].flags = flags;
-    }
-
-    pub(super) fn free_fd(&self, slot: usize) {
-        if self.state.borrow().is_closed_below(slot) {
-            return;
-        }
-        self.say(format!("free fd {slot}"));
-        {
-            let mut state = self.state.borrow_mut();
-            let event = &mut state.fds[slot];
-            event.is_alive = false;
-            event.flags = 0;
-            let descriptor = event.descriptor;
-            state.members[descriptor].retain(|&member| member != slot);
-        }
-        self.library().free_fd(slot);
-    }
-
-    /// of them wants, whose turn it is.
-    pub fn take_turn(&self, fd: RawFd, readiness: i16) -> Option<i16> {
-        let descriptor = usize::try_from(fd - FIRST_NUMBER).ok()?;
-        let mut state = self.state.borrow_mut();
-        let members = state.members.get(descriptor)?;
-        if members.len() < 2 {
-            return None;
-        }
-        let position = members.iter().position(|&slot| {
-            let event = &state.fds[slot];
-            let matches = readiness & interest(event.flags) != 0
-                || (readiness & kernel::DEAD != 0 && event.flags & 1 != 0);
-            matches && !is_running(&state.frames, Kind::Fd, slot)
-        })?;
-        let slot = state.members[descriptor].remove(position);
-        state.members[descriptor].push(slot);
-        Some(interest(state.fds[slot].flags))
-    }
-
-    /// Takes its flag from an event that wants WRITE only and whose descriptor is dead, if others
-    /// are on it, or if one was told so before. Both libraries do that, but not in the same turn.
-    pub(super) fn give_up_dead(&self) {
-        let dead: Vec<usize> = {
-            let state = self.state.borrow();
-            let events = state.fds.iter().enumerate();
-            let wants_write = events.filter(|(_, event)| event.is_alive && event.flags == 2);
-            wants_write
-                .filter(|(_, event)| {
-                    let has_siblings = state.members[event.descriptor].len() > 1;
-                    let is_known = state.known_dead.contains(&event.descriptor);
-                    (has_siblings || is_known) && is_dead(event.descriptor)
-                })
-                .map(|(slot, _)| slot)
-                .collect()
-        };
-        for slot in dead {
-            self.library().set_fd_flags(slot, 0);
-            self.state.borrow_mut().fds[slot].flags = 0;
-        }
+        let event = &state.fds[slot];
+        // The library aborts in a child that does this before its first turn.
+        state.path.is_empty()
+            && event.is_alive
+            && event.flags != 0
+            && !event.was_changed
+            && !state.is_running(Kind::Fd, slot)
     }
 }

@@ -5,6 +5,7 @@ use super::checks::is_ready;
 use super::state::{Immediate, Timer};
 use super::timers::is_due;
 use crate::differential::program::{Close, When};
+use crate::differential::statistics::Happening;
 
 impl World {
     /// Runs all that there is to run, without scripts.
@@ -20,8 +21,10 @@ impl World {
             let fds = state.fds.iter().filter(|event| event.is_alive).count();
             // In as many rounds as there are events on one descriptor, each of them is served; and
             // some turns are lost to those that want WRITE only and are dead.
-            let siblings = state.members.iter().map(Vec::len).max().unwrap_or(0);
-            (timers + immediates + 1, fds * (2 + siblings))
+            let members = state.descriptors.iter().map(|each| each.members.len());
+            let siblings = members.max().unwrap_or(0);
+            let others = timers + immediates + state.turns_to_drain + 1;
+            (others, fds * (2 + siblings))
         };
         for _ in 0..others {
             self.turn(None);
@@ -78,7 +81,8 @@ impl World {
         let immediates: Vec<usize> = {
             let state = self.state.borrow();
             let immediates = state.immediates.iter().enumerate();
-            let alive = immediates.filter(|(_, immediate)| immediate.is_alive);
+            let at_hand = |immediate: &Immediate| immediate.is_alive && !immediate.is_detached;
+            let alive = immediates.filter(|(_, immediate)| at_hand(immediate));
             alive.map(|(slot, _)| slot).collect()
         };
         for slot in immediates {
@@ -92,19 +96,35 @@ impl World {
         self.say(format!("run: {result:?}"));
     }
 
+    /// Whether there are events that keep a loop running, and that nobody can free.
+    fn has_detached(&self) -> bool {
+        let state = self.state.borrow();
+        let fds = state.fds.iter().map(|fd| (fd.is_alive, fd.is_detached));
+        let timers = state.timers.iter();
+        let timers = timers.map(|timer| (timer.is_alive, timer.is_detached));
+        let signals = state.signals.iter();
+        let signals = signals.map(|signal| (signal.is_alive, signal.is_detached));
+        let mut all = fds.chain(timers).chain(signals);
+        all.any(|(is_alive, is_detached)| is_alive && is_detached)
+    }
+
     pub(super) fn end(&self) {
         self.say("the end".to_owned());
         self.state.borrow_mut().is_ending = true;
-        if self.program.runs_at_end {
+        if self.program.runs_at_end && !self.has_detached() {
+            self.count(Happening::RunAtEnd);
             self.run();
         }
-        if self.program.context_first {
-            self.library().close();
-            self.free_all();
-        } else {
-            self.free_all();
-            self.library().close();
-        }
+        self.close_together(|| {
+            if self.program.context_first {
+                self.count(Happening::ContextFirst);
+                self.library().close();
+                self.free_all();
+            } else {
+                self.free_all();
+                self.library().close();
+            }
+        });
         *self.library.borrow_mut() = None;
         let closes: Vec<(usize, Close, u32)> = {
             let state = self.state.borrow();

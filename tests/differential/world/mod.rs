@@ -3,13 +3,14 @@
 //! A library is behind the trait [`Library`]. It knows events by *slots*: how many of the kind were
 //! added before. Handlers of both libraries come back here (`handlers.rs`), so that what differs in
 //! a trace is what the libraries did. What actions do is in `actions.rs` and, for each kind, in
-//! `descriptors.rs`, `timers.rs`, `signals.rs` and `turns.rs`; what has to hold whatever the other
+//! `descriptors.rs`, `fd_events.rs`, `timers.rs`, `signals.rs` and `turns.rs`; what has to hold whatever the other
 //! library does, in `checks.rs`; how a program ends, in `end.rs`.
 
 mod actions;
 mod checks;
 mod descriptors;
 mod end;
+mod fd_events;
 mod handlers;
 mod objects;
 mod signals;
@@ -19,10 +20,12 @@ mod turns;
 
 use super::library::{Library, Limits};
 use super::program::Program;
+use super::statistics::{Counter, Happening};
 use state::State;
 use std::cell::RefCell;
 use std::os::fd::RawFd;
 use std::rc::Rc;
+use tevent::BackendKind;
 
 pub use checks::PROBLEM;
 
@@ -34,13 +37,13 @@ pub(super) const MAX_LEVEL: u32 = 3;
 pub(super) const MAX_CALLS: u32 = 150;
 pub(super) const MAX_ACTIONS: u32 = 600;
 pub(super) const MAX_FORKS: usize = 2;
-/// Fewer than fill a queue of siginfo: when the library blocks a signal, and what it then tells
-/// which handler, isn't compared.
-pub(super) const MAX_RAISED: usize = 100;
+pub(super) const MAX_RAISED: usize = 600;
 
 pub struct World {
     program: Program,
+    kind: BackendKind,
     limits: Limits,
+    counter: Counter,
     library: RefCell<Option<Rc<dyn Library>>>,
     state: RefCell<State>,
 }
@@ -54,20 +57,33 @@ pub fn world() -> Rc<World> {
     WORLD.with_borrow(|world| world.clone().expect("a program is being carried out"))
 }
 
+/// The same, if it is.
+pub fn current() -> Option<Rc<World>> {
+    WORLD.with_borrow(Option::clone)
+}
+
 /// Carries out a program in this process, and returns the trace.
 pub fn carry_out(
     program: &Program,
+    kind: BackendKind,
     limits: Limits,
+    counter: Counter,
     open: impl FnOnce() -> Rc<dyn Library>,
 ) -> String {
     let world = Rc::new(World {
         program: program.clone(),
+        kind,
         limits,
+        counter,
         library: RefCell::new(None),
         state: RefCell::default(),
     });
     WORLD.set(Some(Rc::clone(&world)));
     *world.library.borrow_mut() = Some(open());
+    world.count(Happening::Program);
+    if limits.kernel_order {
+        world.count(Happening::KernelOrder);
+    }
     for &action in &program.actions {
         world.act(action);
     }
@@ -81,6 +97,10 @@ impl World {
     fn library(&self) -> Rc<dyn Library> {
         let library = self.library.borrow();
         Rc::clone(library.as_ref().expect("a library"))
+    }
+
+    fn count(&self, happening: Happening) {
+        self.counter.count(happening);
     }
 
     fn say(&self, line: String) {

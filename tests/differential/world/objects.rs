@@ -43,3 +43,12 @@ pub(super) fn file() -> RawFd {
 pub(super) fn number_of(descriptor: usize) -> RawFd {
     FIRST_NUMBER + descriptor as RawFd
 }
+
+pub(super) fn null() -> RawFd {
+    let flags = libc::O_RDWR | libc::O_CLOEXEC;
+    check(unsafe { libc::open(c"/dev/null".as_ptr(), flags) })
+}
+
+pub(super) fn counter() -> RawFd {
+    check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}

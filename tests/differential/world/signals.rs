@@ -3,11 +3,44 @@
 use super::objects::check;
 use super::state::{Kind, Signal};
 use super::{MAX_EVENTS, MAX_RAISED, World};
+use crate::differential::program::Action;
+use crate::differential::statistics::Happening;
+
+/// More than a queue of siginfo holds, by a few.
+const FLOOD: u8 = 3;
+const QUEUE: usize = 256;
+/// One for what the queue holds, one for the rest, and one more.
+const TURNS_TO_DRAIN: usize = 3;
 
 impl World {
-    pub(super) fn add_signal(&self, signal: u8, siginfo: bool, once: bool, script: u8) {
+    pub(super) fn act_on_signal(&self, action: Action) {
+        match action {
+            Action::AddSignal {
+                signal,
+                siginfo,
+                once,
+                script,
+            } => self.add_signal(signal, siginfo, once, script),
+            Action::FreeSignal(signal) => {
+                if let Some(slot) = self.signal(signal) {
+                    self.free_signal(slot);
+                }
+            }
+            Action::DetachSignal(signal) => {
+                if let Some(slot) = self.signal(signal) {
+                    self.detach_signal(slot);
+                }
+            }
+            Action::Raise(signal) => self.raise(signal, None),
+            Action::Queue { signal, value } => self.raise(signal, Some(value)),
+            Action::Flood(signal) => self.flood(signal),
+            _ => unreachable!("{action:?} isn't about signals"),
+        }
+    }
+
+    fn add_signal(&self, signal: u8, siginfo: bool, once: bool, script: u8) {
         let slot = self.state.borrow().signals.len();
-        if slot >= MAX_EVENTS {
+        if slot >= MAX_EVENTS || !self.limits.signals {
             return;
         }
         let signum = signum(signal);
@@ -18,8 +51,14 @@ impl World {
             first.map(|first| (first.siginfo, first.once))
         };
         // The library takes the flags of the first for all.
-        let (siginfo, once) = first.unwrap_or((siginfo, once));
-        if first.is_none() {
+        let (siginfo, once) = match first {
+            Some(first) if self.limits.is_compared => first,
+            _ => (siginfo, once),
+        };
+        self.count(Happening::AddSignal);
+        if first.is_some() {
+            self.count(Happening::AddSecondSignal);
+        } else {
             self.state.borrow_mut().used_up.remove(&signum);
         }
         self.state.borrow_mut().signals.push(Signal {
@@ -28,6 +67,7 @@ impl World {
             once,
             script,
             is_alive: true,
+            is_detached: false,
         });
         self.say(format!(
             "add signal {slot}: {signum}, siginfo {siginfo}, once {once}"
@@ -35,59 +75,136 @@ impl World {
         self.library().add_signal(slot, signum, siginfo, once);
     }
 
+    /// Whether signals may be waiting of which the last event for the number is to be told.
+    fn is_awaited(&self, slot: usize) -> bool {
+        let state = self.state.borrow();
+        let signum = state.signals[slot].signum;
+        let signals = state.signals.iter();
+        let handlers = signals.filter(|signal| signal.is_alive && signal.signum == signum);
+        let may_wait =
+            state.pending.contains(&signum) || state.pending_is_unsure || state.turns_to_drain > 0;
+        may_wait && !state.is_ending && handlers.count() == 1
+    }
+
     pub(super) fn free_signal(&self, slot: usize) {
-        let is_last = {
-            let state = self.state.borrow();
-            let signum = state.signals[slot].signum;
-            let signals = state.signals.iter();
-            let handlers = signals.filter(|signal| signal.is_alive && signal.signum == signum);
-            let may_wait = state.pending.contains(&signum) || state.pending_is_unsure;
-            may_wait && !state.is_ending && handlers.count() == 1
-        };
-        if is_last {
+        if self.limits.is_compared && self.is_awaited(slot) {
             // The library would tell the next event that is added for it.
             return;
         }
-        self.say(format!("free signal {slot}"));
+        let (of_another, is_detached, is_own) = {
+            let state = self.state.borrow();
+            let signum = state.signals[slot].signum;
+            let is_own = state.is_innermost(Kind::Signal, slot);
+            let frame = state.frames.last();
+            let of_another = frame.is_some_and(|frame| {
+                frame.kind == Kind::Signal
+                    && frame.slot != slot
+                    && state.signals[frame.slot].signum == signum
+            });
+            (of_another, state.signals[slot].is_detached, is_own)
+        };
+        self.count(Happening::FreeSignal);
+        if of_another {
+            self.count(Happening::FreeSignalInSignal);
+        }
+        if !is_detached || is_own {
+            self.say(format!("free signal {slot}"));
+        }
         self.state.borrow_mut().signals[slot].is_alive = false;
+        self.forget_if_unhandled(slot);
         self.library().free_signal(slot);
     }
 
-    pub(super) fn raise(&self, signal: u8, value: Option<u8>) {
+    /// When the last event for a signal is gone, ours forgets those that came.
+    pub(super) fn forget_if_unhandled(&self, slot: usize) {
+        let mut state = self.state.borrow_mut();
+        let signum = state.signals[slot].signum;
+        let mut signals = state.signals.iter();
+        let is_handled = signals.any(|signal| signal.is_alive && signal.signum == signum);
+        if !is_handled && !self.limits.is_compared {
+            state.pending.remove(&signum);
+        }
+    }
+
+    fn detach_signal(&self, slot: usize) {
+        if self.state.borrow().signals[slot].is_detached {
+            return;
+        }
+        self.count(Happening::DetachSignal);
+        self.say(format!("detach signal {slot}"));
+        self.state.borrow_mut().signals[slot].is_detached = true;
+        self.library().detach_signal(slot);
+    }
+
+    /// Whether the signal may be raised `times`; it is noted that it is.
+    fn may_raise(&self, signum: i32, times: usize) -> bool {
+        let mut state = self.state.borrow_mut();
+        let mut signals = state.signals.iter();
+        let first = signals.find(|signal| signal.is_alive && signal.signum == signum);
+        let Some(once) = first.map(|first| first.once) else {
+            return false;
+        };
+        if state.raised + times > MAX_RAISED {
+            return false;
+        }
+        // The second would kill the process in the library.
+        if self.limits.is_compared && once && (times > 1 || !state.used_up.insert(signum)) {
+            return false;
+        }
+        state.pending_is_unsure |= state.is_in_handler(Kind::Signal);
+        state.raised += times;
+        state.pending.insert(signum);
+        true
+    }
+
+    fn raise(&self, signal: u8, value: Option<u8>) {
         let signum = signum(signal);
-        {
-            let mut state = self.state.borrow_mut();
-            let mut signals = state.signals.iter();
-            let first = signals.find(|signal| signal.is_alive && signal.signum == signum);
-            let Some(once) = first.map(|first| first.once) else {
-                return;
-            };
-            if state.raised >= MAX_RAISED {
-                return;
-            }
-            // The second would kill the process in the library.
-            if once && !state.used_up.insert(signum) {
-                return;
-            }
-            let mut frames = state.frames.iter();
-            let in_handler = frames.any(|frame| frame.kind == Kind::Signal);
-            state.pending_is_unsure |= in_handler;
-            state.raised += 1;
-            state.pending.insert(signum);
+        if !self.may_raise(signum, 1) {
+            return;
+        }
+        let (in_handler, in_signal) = {
+            let state = self.state.borrow();
+            (!state.frames.is_empty(), state.is_in_handler(Kind::Signal))
+        };
+        self.count(match value {
+            None => Happening::Raise,
+            Some(_) => Happening::Queue,
+        });
+        if in_handler {
+            self.count(Happening::RaiseInHandler);
+        }
+        if in_signal {
+            self.count(Happening::RaiseInSignal);
         }
         self.say(format!("raise {signum} {value:?}"));
         match value {
             None => check(unsafe { libc::raise(signum) }),
-            Some(value) => {
-                let value = libc::sigval {
-                    sival_ptr: usize::from(value) as *mut _,
-                };
-                check(unsafe { libc::sigqueue(libc::getpid(), signum, value) })
-            }
+            Some(value) => queue(signum, usize::from(value)),
         };
+    }
+
+    fn flood(&self, signal: u8) {
+        let signum = signum(signal);
+        let count = QUEUE + usize::from(FLOOD);
+        if !self.may_raise(signum, count) {
+            return;
+        }
+        self.count(Happening::Flood);
+        self.say(format!("raise {signum} {count} times"));
+        self.state.borrow_mut().turns_to_drain = TURNS_TO_DRAIN;
+        for value in 0..count {
+            queue(signum, value);
+        }
     }
 }
 
-pub(super) fn signum(signal: u8) -> i32 {
+fn queue(signum: i32, value: usize) -> i32 {
+    let value = libc::sigval {
+        sival_ptr: value as *mut _,
+    };
+    check(unsafe { libc::sigqueue(libc::getpid(), signum, value) })
+}
+
+fn signum(signal: u8) -> i32 {
     [libc::SIGUSR1, libc::SIGUSR2, libc::SIGRTMIN() + 1][usize::from(signal % 3)]
 }

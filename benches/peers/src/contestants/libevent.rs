@@ -99,7 +99,13 @@ unsafe fn new_base(libevent: &Libevent, lock: bool) -> Base {
 }
 
 impl Shared {
-    unsafe fn event(&self, fd: c_int, what: c_short, callback: Callback, data: *mut c_void) -> Event {
+    unsafe fn event(
+        &self,
+        fd: c_int,
+        what: c_short,
+        callback: Callback,
+        data: *mut c_void,
+    ) -> Event {
         let event = unsafe { (self.libevent.event_new)(self.base, fd, what, callback, data) };
         assert!(!event.is_null(), "an event");
         event
@@ -180,7 +186,10 @@ unsafe fn ping_pong(shared: &Shared, run: &mut Run) {
     }
     let (a, b) = pair();
     put(b.as_raw_fd());
-    let ends = [(a.as_raw_fd(), b.as_raw_fd()), (b.as_raw_fd(), a.as_raw_fd())];
+    let ends = [
+        (a.as_raw_fd(), b.as_raw_fd()),
+        (b.as_raw_fd(), a.as_raw_fd()),
+    ];
     let ends = ends.map(|(fd, peer)| Ends {
         shared,
         fd,
@@ -383,7 +392,7 @@ unsafe fn immediate(shared: &Shared, run: &mut Run) {
             let again = data::<Again>(again);
             let shared = &*again.shared;
             if !shared.calls.tick() {
-                (shared.libevent.event_active)(again.event, TIMEOUT, 0);
+                (shared.libevent.event_active)(again.event, TIMEOUT.into(), 0);
             }
         }
     }
@@ -393,7 +402,7 @@ unsafe fn immediate(shared: &Shared, run: &mut Run) {
     });
     unsafe {
         again.event = shared.event(-1, 0, on_active, pointer(&*again));
-        (shared.libevent.event_active)(again.event, TIMEOUT, 0);
+        (shared.libevent.event_active)(again.event, TIMEOUT.into(), 0);
         finish(shared, run);
     }
 }
@@ -430,7 +439,7 @@ unsafe fn remote(shared: &Shared, run: &mut Run) {
     shared.posts.post_from_another_thread(
         run.operations,
         // The base has locks.
-        move || unsafe { activate(event as Event, READ, 0) },
+        move || unsafe { activate(event as Event, READ.into(), 0) },
         |start| {
             run.timed(|| {
                 start.wait();
@@ -469,7 +478,7 @@ unsafe fn hold(shared: &Shared, run: &mut Run, thing: Thing, count: usize) {
             Thing::Immediate => run.weighed(|| {
                 for _ in 0..count {
                     let event = shared.event(-1, 0, ignore, ptr::null_mut());
-                    (libevent.event_active)(event, TIMEOUT, 0);
+                    (libevent.event_active)(event, TIMEOUT.into(), 0);
                 }
             }),
             Thing::Signal => run.weighed(|| {

@@ -187,7 +187,10 @@ unsafe fn ping_pong(shared: &Shared, run: &mut Run) {
     }
     let (a, b) = pair();
     put(b.as_raw_fd());
-    let ends = [(a.as_raw_fd(), b.as_raw_fd()), (b.as_raw_fd(), a.as_raw_fd())];
+    let ends = [
+        (a.as_raw_fd(), b.as_raw_fd()),
+        (b.as_raw_fd(), a.as_raw_fd()),
+    ];
     let ends = ends.map(|(fd, peer)| Ends { shared, fd, peer });
     unsafe {
         shared.poll(&ends[0], on_ping);
@@ -357,7 +360,9 @@ unsafe fn postpone(shared: &Shared, run: &mut Run, outstanding: usize) {
             }
         }
     });
-    let due = timers.iter().map(|&timer| unsafe { (libuv.uv_timer_get_due_in)(timer) });
+    let due = timers
+        .iter()
+        .map(|&timer| unsafe { (libuv.uv_timer_get_due_in)(timer) });
     assert!(due.max() >= Some(milliseconds(after)), "the last was moved");
     run.did(operations);
 }
@@ -407,7 +412,11 @@ unsafe fn signal(shared: &Shared, run: &mut Run) {
     unsafe {
         let signal = shared.handle(Kind::Signal, shared);
         succeeded((shared.libuv.uv_signal_init)(shared.uv, signal));
-        succeeded((shared.libuv.uv_signal_start)(signal, on_signal, libc::SIGUSR1));
+        succeeded((shared.libuv.uv_signal_start)(
+            signal,
+            on_signal,
+            libc::SIGUSR1,
+        ));
         raise();
         finish(shared, run);
     }
