@@ -349,7 +349,13 @@ fn play(cell: Combination) {
             let look = || (sys::epoll_sets(), sys::writes_to(wakeup));
             let before = look();
             match fork(context, by) {
-                None if reinitialises => context.reinitialise().expect("it starts over"),
+                None if reinitialises => {
+                    context.reinitialise().expect("it starts over");
+                    if place == Place::NestingHook {
+                        // The turn of this hook has yet to begin, and would have nothing to do.
+                        context.defer(|_| ());
+                    }
+                }
                 None => {}
                 Some(pid) => {
                     // The whole life of the child.

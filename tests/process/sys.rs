@@ -209,6 +209,38 @@ pub fn sigqueue(pid: u32, signum: Signum, value: usize) {
     }
 }
 
+/// Sends a signal with a value. False: the kernel has no room.
+#[track_caller]
+pub fn try_sigqueue(pid: u32, signum: Signum, value: usize) -> bool {
+    let sigval = libc::sigval {
+        sival_ptr: value as *mut libc::c_void,
+    };
+    if unsafe { libc::sigqueue(pid as i32, signum.number(), sigval) } == 0 {
+        return true;
+    }
+    let error = io::Error::last_os_error();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+    false
+}
+
+/// How many signals may wait in the kernel for the processes of this user.
+#[track_caller]
+pub fn limit_pending_signals(count: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: count,
+    };
+    check(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &limit) });
+}
+
+pub fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+pub fn set_errno(number: i32) {
+    unsafe { *libc::__errno_location() = number };
+}
+
 /// Sends a signal with a value, without looking at errors or touching `errno`.
 pub fn sigqueue_once(pid: u32, signum: Signum, value: usize) {
     let sigval = libc::sigval {
