@@ -29,6 +29,7 @@ pub const TESTS: &[process::Test] = tests![
     the_first_context_of_a_process,
     a_child_that_goes_between_two_looks_is_refused,
     pidfds_that_cannot_be_waited_for_are_done_without,
+    an_epoll_that_is_forbidden_later_is_done_without,
 ];
 
 const BOTH: [By; 2] = [By::Context, By::Somebody];
@@ -387,4 +388,25 @@ fn pidfds_that_cannot_be_waited_for_are_done_without(kind: BackendKind) {
         assert_eq!(code.get(), Some(3));
     });
     assert_eq!(failures, 1);
+}
+
+/// A shortage of descriptors is over some day; that a sandbox allows no epoll is not.
+fn an_epoll_that_is_forbidden_later_is_done_without(kind: BackendKind) {
+    kernel::prepare();
+    let context = build(kind);
+    let fault = Fault {
+        call: Call::EpollCreate,
+        errno: libc::EPERM,
+        nth: 1,
+        length: 1,
+    };
+    let failures = with_fault(fault, || match context.reinitialise() {
+        Ok(()) => assert_ne!(kind, BackendKind::Epoll),
+        Err(error) => {
+            assert_eq!(kind, BackendKind::Epoll);
+            assert_names_the_call(&error);
+        }
+    });
+    assert_eq!(failures, u32::from(kind != BackendKind::Poll));
+    Scene::set(&context).play(&context);
 }
