@@ -63,8 +63,9 @@ impl Work {
     pub fn descriptors(self) -> u64 {
         let pairs = match self {
             Work::Ready { registered, .. } => registered,
-            // Contexts have a few each.
-            Work::Hold(_, count) => 4 * count,
+            // Each has a few descriptors of its own.
+            Work::Hold(Thing::Context, count) => 8 * count,
+            Work::Hold(_, count) => count,
             _ => 1,
         };
         2 * pairs as u64 + 64
@@ -303,10 +304,28 @@ impl Workload {
     pub fn quick(&self) -> u64 {
         match self.work {
             Work::Fire { timers } => timers as u64,
-            _ => self.timed / 100,
+            _ => self.timed / 1000,
+        }
+    }
+
+    /// Enough to see about how long they take.
+    pub fn least(&self) -> u64 {
+        match self.work {
+            Work::Fire { timers } => timers as u64,
+            _ => self.timed / 10_000,
         }
     }
 }
+
+/// What the memory of is measured, and of how many. The numbers are powers of two, so that no table
+/// has room for many more than there are.
+pub const WEIGHED: &[(&str, Thing, usize)] = &[
+    ("context, idle", Thing::Context, 64),
+    ("descriptor event", Thing::Fd, 4096),
+    ("timer", Thing::Timer, 4096),
+    ("immediate", Thing::Immediate, 4096),
+    ("signal handler", Thing::Signal, 1024),
+];
 
 pub fn find(name: &str) -> Option<&'static Workload> {
     WORKLOADS.iter().find(|workload| workload.name == name)
