@@ -33,6 +33,16 @@ impl Run {
         result
     }
 
+    /// Runs an echo server until its clients have gone. Tells them to begin, and takes the CPU time
+    /// for the time.
+    pub fn served<T>(&mut self, serve: impl FnOnce() -> T) -> T {
+        println!("ready");
+        let before = cpu_time();
+        let result = serve();
+        self.elapsed += cpu_time() - before;
+        result
+    }
+
     /// Adds a time that was taken where [`timed`](Run::timed) can't be called.
     pub fn took(&mut self, time: Duration) {
         self.elapsed += time;
@@ -94,7 +104,7 @@ impl Outcome {
         self.nanoseconds as f64 / self.operations.max(1) as f64
     }
 
-    fn parse(line: &str) -> Option<Outcome> {
+    pub fn parse(line: &str) -> Option<Outcome> {
         let mut numbers = line.strip_prefix("done ")?.split(' ').map(str::parse);
         let mut next = || numbers.next()?.ok();
         Some(Outcome {
@@ -175,6 +185,20 @@ pub enum Absence {
 }
 
 pub type Performed = Result<(), Absence>;
+
+/// What this process has used of the CPU, in its own code and in the kernel's.
+fn cpu_time() -> Duration {
+    // SAFETY: the structure is plain data, and is filled in.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &mut usage), 0);
+        usage
+    };
+    let duration = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+    };
+    duration(usage.ru_utime) + duration(usage.ru_stime)
+}
 
 /// What malloc has given out, its own overhead included. Rust allocates by it as C does.
 fn allocated() -> u64 {

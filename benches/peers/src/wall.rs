@@ -2,9 +2,10 @@
 //! ratio of two is the median of their ratios in the same round, in which they met the same machine.
 
 use crate::contestants::{Contestant, FLOOR};
+use crate::echo;
 use crate::run::{How, Measured, measure_work};
 use crate::table::{Table, ratio, time};
-use crate::workload::Workload;
+use crate::workload::{Work, Workload};
 
 /// The times of one contestant.
 pub struct Times {
@@ -44,8 +45,22 @@ impl Race {
                 let Ok(past) = &mut times.rounds else {
                     continue;
                 };
-                match measure_work(how, workload.name, contestant.name, operations[index])? {
-                    Ok((outcome, _)) => past.push(outcome.each()),
+                let measured = match workload.work {
+                    Work::Echo { connections } => {
+                        let requests = operations[index];
+                        echo::measure(
+                            workload.name,
+                            contestant.name,
+                            connections,
+                            requests,
+                            patience,
+                        )
+                    }
+                    _ => measure_work(how, workload.name, contestant.name, operations[index])
+                        .map(|measured| measured.map(|(outcome, _)| outcome)),
+                };
+                match measured? {
+                    Ok(outcome) => past.push(outcome.each()),
                     Err(reason) => times.rounds = Err(reason),
                 }
             }

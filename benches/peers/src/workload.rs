@@ -29,6 +29,9 @@ pub enum Work {
     /// An event reads a byte and asks for writability; when told, it asks for it no more and makes
     /// itself ready again. Two calls and two changes are an operation.
     LastingToggle,
+    /// So many connections send requests, and an echo server answers them. Its CPU time is what
+    /// is measured.
+    Echo { connections: usize },
     /// So many things are made, armed, and there; their memory is measured.
     Hold(Thing, usize),
 }
@@ -63,6 +66,7 @@ impl Work {
     pub fn descriptors(self) -> u64 {
         let pairs = match self {
             Work::Ready { registered, .. } => registered,
+            Work::Echo { connections } => connections,
             // Each has a few descriptors of its own.
             Work::Hold(Thing::Context, count) => 8 * count,
             Work::Hold(_, count) => count,
@@ -297,6 +301,36 @@ pub const WORKLOADS: &[Workload] = &[
         instructions: false,
         system_calls: false,
     },
+    Workload {
+        name: "echo-1",
+        title: "Echo server with one connection",
+        unit: "a request (the server's CPU time)",
+        work: Work::Echo { connections: 1 },
+        timed: 100_000,
+        counted: [0, 0],
+        instructions: false,
+        system_calls: false,
+    },
+    Workload {
+        name: "echo-100",
+        title: "Echo server with 100 connections",
+        unit: "a request (the server's CPU time)",
+        work: Work::Echo { connections: 100 },
+        timed: 100_000,
+        counted: [0, 0],
+        instructions: false,
+        system_calls: false,
+    },
+    Workload {
+        name: "echo-5000",
+        title: "Echo server with 5,000 connections",
+        unit: "a request (the server's CPU time)",
+        work: Work::Echo { connections: 5_000 },
+        timed: 100_000,
+        counted: [0, 0],
+        instructions: false,
+        system_calls: false,
+    },
 ];
 
 impl Workload {
@@ -304,6 +338,7 @@ impl Workload {
     pub fn quick(&self) -> u64 {
         match self.work {
             Work::Fire { timers } => timers as u64,
+            Work::Echo { .. } => self.timed / 10,
             _ => self.timed / 1000,
         }
     }
@@ -312,6 +347,7 @@ impl Workload {
     pub fn least(&self) -> u64 {
         match self.work {
             Work::Fire { timers } => timers as u64,
+            Work::Echo { .. } => self.timed,
             _ => self.timed / 10_000,
         }
     }

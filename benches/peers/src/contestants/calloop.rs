@@ -9,6 +9,7 @@
 //! - other threads use a vector of closures in a mutex, and `Ping` when it was empty: its channel
 //!   makes a system call for each message
 
+use crate::echo::{accept, answer};
 use crate::run::{Performed, Run};
 use crate::support::{
     ALL_DUE, Countdown, Drawn, HOUR, Posts, Random, STEP, far, near, pair, pairs, put, raise, take,
@@ -85,6 +86,10 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
         }
         Work::Remote => {
             remote(&mut event_loop, state, run);
+            return Ok(());
+        }
+        Work::Echo { connections } => {
+            echo(&mut event_loop, state, run, connections);
             return Ok(());
         }
         Work::Hold(thing, count) => {
@@ -383,6 +388,30 @@ fn remote(event_loop: &mut Loop<'_>, state: &mut State, run: &mut Run) {
             });
         },
     );
+    run.did(state.calls.done());
+}
+
+fn echo(event_loop: &mut Loop<'_>, state: &mut State, run: &mut Run, connections: usize) {
+    let open = Countdown::new(connections as u64);
+    for client in accept(connections) {
+        let open = open.clone();
+        let source = Generic::new(client, Interest::READ, Mode::Level);
+        let inserted = event_loop
+            .handle()
+            .insert_source(source, move |_, client, state| {
+                if answer(client.as_raw_fd()) {
+                    state.calls.tick();
+                    return Ok(PostAction::Continue);
+                }
+                if open.tick() {
+                    state.signal.stop();
+                }
+                Ok(PostAction::Remove)
+            });
+        inserted.expect("a source");
+    }
+    run.served(|| event_loop.run(None, state, |_| ()))
+        .expect("the loop runs");
     run.did(state.calls.done());
 }
 

@@ -6,6 +6,7 @@
 //! - posting from other threads is left out: each post takes a context for threads and an immediate
 //!   that changes hands, which is another job than passing on a closure
 
+use crate::echo::{accept, answer};
 use crate::library;
 use crate::run::{Absence, Performed, Run};
 use crate::support::{
@@ -13,6 +14,7 @@ use crate::support::{
 };
 use crate::workload::{Thing, Work};
 use std::ffi::{c_char, c_int, c_void};
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::thread;
@@ -126,6 +128,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
             Work::Remote => return Err(Absence::Lacks("way to post a closure")),
             Work::Toggle => one_event(shared, run, on_toggle),
             Work::LastingToggle => one_event(shared, run, on_lasting_toggle),
+            Work::Echo { connections } => echo(shared, run, connections),
             Work::Hold(thing, count) => hold(shared, run, thing, count),
         }
     }
@@ -367,6 +370,40 @@ unsafe fn signal(shared: &Shared, run: &mut Run) {
         raise();
         finish(shared, run);
     }
+}
+
+unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
+    extern "C" fn on_request(_: Opaque, event: Opaque, _: u16, ends: *mut c_void) {
+        unsafe {
+            let ends = data::<Ends>(ends);
+            let shared = &*ends.shared;
+            if answer(ends.fd) {
+                shared.calls.tick();
+            } else {
+                (shared.library._talloc_free)(event, HERE);
+                shared.pongs.tick();
+            }
+        }
+    }
+    let clients = accept(connections);
+    let new = |client: &TcpStream| Ends {
+        shared,
+        fd: client.as_raw_fd(),
+        peer: -1,
+    };
+    let ends: Vec<Ends> = clients.iter().map(new).collect();
+    unsafe {
+        for ends in &ends {
+            shared.watch(ends, on_request);
+        }
+        run.served(|| {
+            // Those that were freed are counted here.
+            while shared.pongs.done() < connections as u64 {
+                (shared.library._tevent_loop_once)(shared.ev, HERE);
+            }
+        });
+    }
+    run.did(shared.calls.done());
 }
 
 unsafe fn hold(shared: &Shared, run: &mut Run, thing: Thing, count: usize) {

@@ -7,6 +7,7 @@
 //! - it has no timers, immediates, signals; other threads use a vector of closures in a mutex, and
 //!   `Waker::wake` when it was empty
 
+use crate::echo::{accept, answer};
 use crate::run::{Absence, Performed, Run};
 use crate::support::{Posts, pair, pairs, put, take};
 use crate::workload::{Thing, Work};
@@ -21,6 +22,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
         Work::Toggle => toggle(run),
         Work::LastingToggle => lasting_toggle(run),
         Work::Remote => remote(run),
+        Work::Echo { connections } => echo(run, connections),
         Work::Hold(Thing::Context, count) => {
             let new = |_| (Poll::new().expect("a poll"), Events::with_capacity(BATCH));
             run.weighed(|| (0..count).map(new).collect::<Vec<_>>());
@@ -153,6 +155,37 @@ fn lasting_toggle(run: &mut Run) {
         }
     });
     run.did(called);
+}
+
+fn echo(run: &mut Run, connections: usize) {
+    let mut poll = Poll::new().expect("a poll");
+    let mut events = Events::with_capacity(BATCH);
+    let mut clients: Vec<_> = accept(connections).into_iter().map(Some).collect();
+    for (token, client) in clients.iter().flatten().enumerate() {
+        register(&poll, client.as_raw_fd(), token);
+    }
+    let (mut open, mut answered) = (connections, 0);
+    run.served(|| {
+        while open > 0 {
+            poll.poll(&mut events, None).expect("polled");
+            for event in &events {
+                let client = &mut clients[event.token().0];
+                let Some(fd) = client.as_ref().map(AsRawFd::as_raw_fd) else {
+                    continue;
+                };
+                if answer(fd) {
+                    answered += 1;
+                } else {
+                    poll.registry()
+                        .deregister(&mut SourceFd(&fd))
+                        .expect("registered");
+                    *client = None;
+                    open -= 1;
+                }
+            }
+        }
+    });
+    run.did(answered);
 }
 
 fn remote(run: &mut Run) {

@@ -1,7 +1,7 @@
 //! Who takes part. Each does the same work in its own best way; what that is, and why, is at the
 //! top of its file.
 
-mod bare;
+pub mod bare;
 mod calloop;
 mod libev;
 mod libevent;

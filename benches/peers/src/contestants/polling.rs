@@ -7,6 +7,7 @@
 //! - it has no timers, immediates, signals; other threads use a vector of closures in a mutex, and
 //!   `Poller::notify` when it was empty
 
+use crate::echo::{accept, answer};
 use crate::run::{Absence, Performed, Run};
 use crate::support::{Posts, pair, pairs, put, take};
 use crate::workload::{Thing, Work};
@@ -21,6 +22,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
         Work::Toggle => toggle(run),
         Work::LastingToggle => lasting_toggle(run),
         Work::Remote => remote(run),
+        Work::Echo { connections } => echo(run, connections),
         Work::Hold(Thing::Context, count) => {
             let new = |_| (Poller::new().expect("a poller"), Events::new());
             run.weighed(|| (0..count).map(new).collect::<Vec<_>>());
@@ -35,7 +37,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
     Ok(())
 }
 
-fn add(poller: &Poller, source: &UnixStream, key: usize) {
+fn add(poller: &Poller, source: &impl AsRawFd, key: usize) {
     // SAFETY: whoever calls this keeps the source longer than the poller.
     let added = unsafe { poller.add_with_mode(source, Event::readable(key), PollMode::Level) };
     added.expect("added");
@@ -147,6 +149,35 @@ fn lasting_toggle(run: &mut Run) {
         }
     });
     run.did(called);
+}
+
+fn echo(run: &mut Run, connections: usize) {
+    let mut events = Events::new();
+    let poller = Poller::new().expect("a poller");
+    let mut clients: Vec<_> = accept(connections).into_iter().map(Some).collect();
+    for (key, client) in clients.iter().flatten().enumerate() {
+        add(&poller, client, key);
+    }
+    let (mut open, mut answered) = (connections, 0);
+    run.served(|| {
+        while open > 0 {
+            wait(&poller, &mut events);
+            for event in events.iter() {
+                let client = &mut clients[event.key];
+                let Some(stream) = client.as_ref() else {
+                    continue;
+                };
+                if answer(stream.as_raw_fd()) {
+                    answered += 1;
+                } else {
+                    poller.delete(stream).expect("registered");
+                    *client = None;
+                    open -= 1;
+                }
+            }
+        }
+    });
+    run.did(answered);
 }
 
 fn remote(run: &mut Run) {

@@ -8,6 +8,7 @@
 //! - what an immediate is for is done by `yield_now`
 //! - other threads use an unbounded channel of closures
 
+use crate::echo::accept;
 use crate::run::{Absence, Performed, Run};
 use crate::support::{
     ALL_DUE, Countdown, Drawn, HOUR, Random, STEP, far, near, pair, pairs, put, raise,
@@ -21,7 +22,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
@@ -41,6 +42,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
         Work::Signal => raised(runtime, run),
         Work::Remote => remote(runtime, run),
         Work::Toggle | Work::LastingToggle => return Err(Absence::Lacks("interest to change")),
+        Work::Echo { connections } => echo(runtime, run, connections),
         Work::Hold(thing, count) => return hold(runtime, run, thing, count),
     }
     Ok(())
@@ -285,6 +287,30 @@ fn remote(runtime: &Runtime, run: &mut Run) {
     });
     poster.join().expect("the other thread is done");
     run.did(called);
+}
+
+fn echo(runtime: &Runtime, run: &mut Run, connections: usize) {
+    let requests = Countdown::new(run.operations);
+    let open = Counter::new(connections as u64);
+    let local = LocalSet::new();
+    let clients = accept(connections);
+    {
+        let _entered = runtime.enter();
+        for client in clients {
+            let mut client = TcpStream::from_std(client).expect("registered");
+            let (requests, open) = (requests.clone(), open.clone());
+            local.spawn_local(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = client.read(&mut buffer).await {
+                    client.write_all(&buffer[..count]).await.expect("written");
+                    requests.tick();
+                }
+                open.tick();
+            });
+        }
+    }
+    run.served(|| runtime.block_on(local.run_until(open.finished.notified())));
+    run.did(requests.done());
 }
 
 fn hold(runtime: &Runtime, run: &mut Run, thing: Thing, count: usize) -> Performed {
