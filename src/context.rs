@@ -172,7 +172,6 @@ impl RunState {
         RunState {
             starts: Cell::default(),
             level: Cell::default(),
-            starts: Cell::default(),
             stop: Cell::default(),
             nesting_hook: Cell::default(),
             nesting_hook_changed: Cell::default(),

@@ -237,11 +237,12 @@ impl Context {
             if !inner.options.nesting_allowed.get() {
                 return Err(error::nested());
             }
-            inner.suspend_running();
-            inner.announce_signals_left();
         } else {
             inner.doorbell.stay_awake();
         }
+        // Also at level 0: the loop that called the running handler counts no more after a
+        // re-initialisation, but goes on.
+        inner.suspend_running();
         inner.state.level.set(outer + 1);
         let level = Level {
             context: self,
@@ -505,6 +506,9 @@ impl Inner {
         }
         if let Some(key) = self.state.running_timer.get() {
             self.timers.borrow_mut().suspend(key);
+        }
+        if self.signals.borrow().is_handed_out() {
+            self.announce_signals_left();
         }
     }
 
