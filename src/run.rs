@@ -233,9 +233,9 @@ impl Context {
             inner.doorbell.stay_awake();
         } else if !inner.options.nesting_allowed.get() {
             return Err(error::nested());
-        } else {
-            inner.announce_signals_left();
         }
+        // Also at level 0: the loop that called the running handler counts no more after a
+        // re-initialisation, but goes on.
         let outer_fd = inner.state.running_fd.take();
         let suspended = inner.suspend_running(outer_fd);
         inner.state.level.set(outer + 1);
@@ -584,6 +584,9 @@ impl Inner {
     fn suspend_running(&self, fd: Option<Key>) -> Option<Key> {
         if let Some(key) = self.state.running_timer.get() {
             self.timers.borrow_mut().suspend(key);
+        }
+        if self.signals.borrow().is_handed_out() {
+            self.announce_signals_left();
         }
         fd.filter(|&key| self.fds.borrow_mut().mux.suspend(key))
     }
