@@ -44,6 +44,7 @@ impl Inner {
     pub(crate) fn accept_remote(&self) {
         let scheduled = self.inbox.mailbox.take_all();
         if !scheduled.is_empty() {
+            self.state.set_busy();
             self.immediates().push_once(scheduled);
         }
     }
@@ -120,7 +121,10 @@ impl Remote {
     #[track_caller]
     pub fn schedule(&self, closure: impl FnOnce(&Context) + Send + 'static) -> bool {
         let inbox = &*self.inbox;
-        let refused = match inbox.mailbox.post(SendJob::new(closure, Location::caller())) {
+        let refused = match inbox
+            .mailbox
+            .post(SendJob::new(closure, Location::caller()))
+        {
             Posted::First => {
                 let is_there = || !inbox.mailbox.is_closed();
                 inbox.doorbell.ring_if(REMOTE, is_there);

@@ -154,8 +154,12 @@ pub unsafe extern "C" fn ppoll(
         _ if NEVER_BLOCKS.load(Ordering::Relaxed) => Some(AT_ONCE),
         timeout => timeout.copied(),
     };
-    // SAFETY: the caller says that there are as many.
-    let entries = unsafe { slice::from_raw_parts(fds, count as usize) };
+    let entries = match count {
+        // Where there are none, there need not be a pointer either.
+        0 => &[],
+        // SAFETY: the caller says that there are as many.
+        _ => unsafe { slice::from_raw_parts(fds, count as usize) },
+    };
     // A single one that wants nothing is a question that isn't the loop's wait.
     if entries.len() > 1 || entries.iter().any(|entry| entry.events != 0) {
         note_wait();
