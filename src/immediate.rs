@@ -94,25 +94,29 @@ impl Context {
     #[track_caller]
     pub fn defer(&self, handler: impl FnOnce(&Context) + 'static) {
         let job = Job::new(handler, Location::caller());
+        self.inner.state.set_busy();
         self.inner.immediates().push_once(Jobs::one(job));
     }
 
-    /// Calls the first scheduled immediate, if there is one. If it schedules itself again and would
-    /// be called in the next turn anyway, that turn may be made here, unless `only_once`.
+    /// Calls the first scheduled immediate, if there is one. If there is no other, and it schedules
+    /// itself again, the turns that do nothing else are made here, unless `only_once`.
     #[inline]
     pub(crate) fn run_immediate(&self, only_once: bool) -> bool {
         let inner = &*self.inner;
-        let popped = inner.immediates().pop();
+        let (popped, is_sole) = {
+            let mut immediates = inner.immediates();
+            (immediates.pop(), immediates.is_empty())
+        };
         let Some(popped) = popped else {
             return false;
         };
         inner.lengthen_streak();
         match popped {
-            Popped::Entry(key, handler) if !inner.slow.is_watched() => {
-                self.call_immediate(key, handler, only_once);
+            _ if inner.slow.is_watched() => self.call_timed(popped),
+            Popped::Entry(key, handler) => {
+                self.call_immediate(key, handler, is_sole && !only_once);
             }
-            Popped::Once(job) if !inner.slow.is_watched() => job.run(self),
-            popped => self.call_timed(popped),
+            Popped::Once(job) => job.run(self),
         }
         true
     }
@@ -127,7 +131,7 @@ impl Context {
                     let meta = immediates.get_mut(key)?;
                     Some(SlowHandler::describe(EventKind::Immediate, meta))
                 });
-                self.call_immediate(key, handler, true);
+                self.call_immediate(key, handler, false);
                 inner.finish_timing(timed);
             }
             Popped::Once(job) => {
@@ -142,7 +146,7 @@ impl Context {
     }
 
     #[inline(always)]
-    fn call_immediate(&self, key: Key, handler: Handler, only_once: bool) {
+    fn call_immediate(&self, key: Key, handler: Handler, is_sole: bool) {
         let inner = &*self.inner;
         let mut call = ImmediateCall {
             immediate: Immediate {
@@ -152,11 +156,11 @@ impl Context {
             },
             handler: Some(handler),
         };
-        inner.state.running_immediate.set(Some(key));
         if let Some(handler) = &mut call.handler {
+            inner.state.sole_immediate.set(is_sole.then_some(key));
             handler(self, &call.immediate);
-            while !only_once && inner.next_turn_is_the_same_immediate() {
-                inner.state.scheduled_again.set(false);
+            while inner.next_turn_is_the_sole_immediates() {
+                inner.state.sole_is_scheduled.set(false);
                 inner.lengthen_streak();
                 handler(self, &call.immediate);
             }
@@ -166,33 +170,29 @@ impl Context {
 }
 
 impl Inner {
-    /// The queue. What [`Immediate::schedule`] has put off is in it now.
+    /// The queue.
+    ///
+    /// An immediate that runs while nothing else is queued is the *sole* one until somebody calls
+    /// this, and until then its handler schedules it by setting a flag.
     #[inline]
     pub(crate) fn immediates(&self) -> RefMut<'_, Immediates> {
-        let mut immediates = self.immediates.borrow_mut();
-        if self.state.scheduled_again.get() {
-            self.push_again(&mut immediates);
-        }
-        immediates
+        self.end_sole_immediate();
+        self.immediates.borrow_mut()
     }
 
-    #[cold]
-    fn push_again(&self, immediates: &mut Immediates) {
-        self.state.scheduled_again.set(false);
-        if let Some(key) = self.state.running_immediate.get() {
-            immediates.push(key);
+    /// Puts the sole immediate in the queue, if it is scheduled.
+    #[inline]
+    pub(crate) fn end_sole_immediate(&self) {
+        if let Some(key) = self.state.sole_immediate.take() {
+            if self.state.sole_is_scheduled.take() {
+                self.immediates.borrow_mut().push(key);
+            }
         }
     }
 
     #[inline]
     pub(crate) fn has_immediates(&self) -> bool {
-        self.state.scheduled_again.get() || !self.immediates.borrow().is_empty()
-    }
-
-    /// The immediate that is running can't be scheduled by the short way any more.
-    pub(crate) fn forget_running_immediate(&self) {
-        self.state.running_immediate.set(None);
-        self.state.scheduled_again.set(false);
+        self.state.sole_is_scheduled.get() || !self.immediates.borrow().is_empty()
     }
 }
 
@@ -207,12 +207,7 @@ impl ImmediateCall {
     fn finish(&mut self) {
         let Immediate { inner, key, .. } = &self.immediate;
         if let Some(handler) = self.handler.take() {
-            let unwanted = {
-                let mut immediates = inner.immediates();
-                // Not the one that a loop inside this handler was called by: it may be gone.
-                inner.state.running_immediate.set(None);
-                immediates.put_back(*key, handler)
-            };
+            let unwanted = inner.immediates().put_back(*key, handler);
             drop(unwanted);
         }
     }
@@ -252,12 +247,11 @@ impl Immediate {
     #[inline]
     pub fn schedule(&self) -> bool {
         let state = &self.inner.state;
-        if state.running_immediate.get() == Some(self.key) {
-            // Its own handler does. Most often it then runs next, and was never in the queue. It
-            // gets its place when somebody else wants one.
-            state.scheduled_again.set(true);
+        if state.sole_immediate.get() == Some(self.key) {
+            state.sole_is_scheduled.set(true);
             return true;
         }
+        state.set_busy();
         self.inner.immediates().push(self.key)
     }
 
@@ -307,10 +301,6 @@ impl Immediate {
     /// ```
     #[inline(never)]
     pub fn remove(&self) {
-        let state = &self.inner.state;
-        if state.running_immediate.get() == Some(self.key) {
-            self.inner.forget_running_immediate();
-        }
         let removed = self.inner.immediates().remove(self.key);
         drop(removed);
     }

@@ -7,15 +7,18 @@
 //!
 //! Two things are put off until somebody asks for the first timer. New nodes are *pending*: they
 //! wait behind the heap, in the same vector, so that a timer that is added and removed between two
-//! turns never was in the heap, and many that are added at once are made a heap at once. And what
-//! a node says is a *lower bound* of what its entry wants. Postponing a timer, and disarming it,
+//! turns never was in the heap. If many are added at once, they are sorted instead, and are then the
+//! *run* beside the heap, from whose front they are taken one after the other. And what a node says is a *lower bound* of what its entry wants. Postponing a timer, and disarming it,
 //! only write to the entry; the node is put right when it comes to the top. An idle timeout that is
 //! pushed back at every request therefore costs a store, and one sift when its first deadline
 //! passes. At most one node exists per entry and removing an entry removes its node, so nothing
 //! piles up.
 //!
-//! Invariants: `heap[..settled]` is a heap; `entries[heap[i].index].place == i` for every node; a
-//! node's `(deadline, sequence)` is not after that of its entry; an armed entry has a node unless
+//! A node that is taken out of the middle of the run leaves a gap there; when there are more gaps than
+//! nodes, the run is compacted.
+//!
+//! Invariants: `heap[..settled]` is a heap; `run[next..]` is sorted; `entries[node.index].place` is
+//! the index in `heap` for every node in there, or `RUN` and the index in `run`; a node's `(deadline, sequence)` is not after that of its entry; an armed entry has a node unless
 //! it is suspended; `armed` counts the armed entries that aren't. An entry without a generation is
 //! vacant, and `place` links it to the next one.
 //!
@@ -30,8 +33,13 @@ use std::mem;
 use std::num::NonZeroU32;
 
 const ARITY: usize = 4;
-/// The place of an entry that has no node, and the end of the list of vacant entries.
+/// The place of an entry that has no node, the end of the list of vacant entries, and the index of a
+/// gap in the run.
 const NOWHERE: u32 = u32::MAX;
+/// In a place: it is one in the run.
+const RUN: u32 = 1 << 31;
+/// How many pending nodes are worth a run, and how many gaps are not worth the trouble.
+const MANY: usize = if cfg!(test) { 4 } else { 64 };
 
 #[derive(Clone, Copy, Debug)]
 struct Node<D> {
@@ -89,7 +97,13 @@ pub(crate) struct TimerQueue<D, H, T> {
     /// Of the next insertion. Never reset, so that keys from before stay stale.
     next_generation: NonZeroU32,
     heap: Vec<Node<D>>,
+    /// How many nodes are in the heap. What comes behind is pending.
     settled: usize,
+    run: Vec<Node<D>>,
+    /// Where the rest of the run begins.
+    next: usize,
+    /// How many gaps are in the rest.
+    gaps: usize,
     next_sequence: u32,
     armed: usize,
 }
@@ -106,6 +120,9 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
             next_generation: NonZeroU32::MIN,
             heap: Vec::new(),
             settled: 0,
+            run: Vec::new(),
+            next: 0,
+            gaps: 0,
             next_sequence: 0,
             armed: 0,
         }
@@ -121,7 +138,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     ///
     /// # Panics
     ///
-    /// When there are 2³² - 1 timers already.
+    /// When there are 2³¹ - 1 timers already.
     #[inline]
     pub(crate) fn insert(&mut self, deadline: D, handler: H, value: T) -> Key {
         if self.next_sequence == u32::MAX {
@@ -145,7 +162,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
             entry.detached = false;
         } else {
             index = self.entries.len() as u32;
-            assert!(index < NOWHERE, "more than 2^32 - 1 timers");
+            assert!(index < RUN - 1, "more than 2^31 - 1 timers");
             let entry = Entry {
                 deadline,
                 handler: Some(handler),
@@ -233,8 +250,16 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
             return;
         }
         self.armed += usize::from(newly);
-        let place = entry.place as usize;
+        let place = entry.place;
         let node = entry.node(key.index());
+        if let Some(known) = in_run(place).and_then(|place| self.run.get(place)) {
+            if known.deadline > node.deadline {
+                self.remove_node(place);
+                self.push_pending(node);
+            }
+            return;
+        }
+        let place = place as usize;
         match self.heap.get_mut(place) {
             Some(known) if known.deadline <= node.deadline => {
                 // The node is a lower bound: it is put right at the top.
@@ -314,36 +339,49 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     /// The earliest deadline.
     #[inline]
     pub(crate) fn next_deadline(&mut self) -> Option<D> {
+        Some(self.first()?.deadline)
+    }
+
+    /// The node of the timer that is first.
+    #[inline]
+    fn first(&mut self) -> Option<Node<D>> {
         if self.armed == 0 {
             return None;
         }
-        if self.settled != self.heap.len() {
-            self.settle();
-        }
         loop {
-            let top = *self.heap.first()?;
-            let entry = self.entries.get_mut(top.index as usize)?;
-            if entry.armed && entry.sequence == top.sequence {
-                return Some(top.deadline);
+            if self.settled != self.heap.len() {
+                self.settle();
             }
-            self.correct_first();
+            let mut first = self.heap.first();
+            if let Some(node) = self.run.get(self.next) {
+                if first.is_none_or(|first| node.before(first)) {
+                    first = Some(node);
+                }
+            }
+            let first = *first?;
+            let entry = self.entries.get_mut(first.index as usize)?;
+            if entry.armed && entry.sequence == first.sequence {
+                return Some(first);
+            }
+            self.correct(first);
         }
     }
 
     /// Puts the first node right, which says something else than its entry.
-    fn correct_first(&mut self) {
-        let Some(&top) = self.heap.first() else {
+    fn correct(&mut self, first: Node<D>) {
+        let Some(entry) = self.entries.get_mut(first.index as usize) else {
             return;
         };
-        let Some(entry) = self.entries.get_mut(top.index as usize) else {
-            return;
-        };
-        if entry.armed {
-            let node = entry.node(top.index);
-            self.sift_down(0, node);
-        } else {
+        let node = entry.node(first.index);
+        let place = entry.place;
+        if !entry.armed {
             entry.place = NOWHERE;
-            self.remove_node(0);
+            self.remove_node(place);
+        } else if in_run(place).is_some() {
+            self.remove_node(place);
+            self.push_pending(node);
+        } else {
+            self.sift_down(0, node);
         }
     }
 
@@ -353,10 +391,12 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     /// Its node stays until the next look at the first, as it may well be armed again.
     #[inline]
     pub(crate) fn pop_due(&mut self, now: D) -> Option<(Key, H)> {
-        if self.next_deadline()? > now {
+        let Node {
+            deadline, index, ..
+        } = self.first()?;
+        if deadline > now {
             return None;
         }
-        let index = self.heap.first()?.index;
         let entry = self.entries.get_mut(index as usize)?;
         entry.armed = false;
         self.armed -= 1;
@@ -385,8 +425,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
 
     /// Empties the queue and gives back what was in it.
     pub(crate) fn take_all(&mut self) -> Vec<Removed<H, T>> {
-        self.heap.clear();
-        self.settled = 0;
+        self.clear_nodes();
         self.armed = 0;
         self.vacant = NOWHERE;
         mem::take(&mut self.entries)
@@ -395,11 +434,17 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
             .collect()
     }
 
+    fn clear_nodes(&mut self) {
+        self.heap.clear();
+        self.settled = 0;
+        self.run.clear();
+        (self.next, self.gaps) = (0, 0);
+    }
+
     /// Gives out the sequence numbers anew, in the old order, and with them all nodes.
     #[cold]
     fn renumber(&mut self) {
-        self.heap.clear();
-        self.settled = 0;
+        self.clear_nodes();
         let mut order: Vec<(u32, u32)> = Vec::with_capacity(self.armed);
         for (index, entry) in (0..).zip(&mut self.entries) {
             if entry.generation.is_some() {
@@ -422,11 +467,14 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         }
     }
 
-    /// Makes the pending nodes part of the heap.
+    /// Makes the pending nodes part of the heap, or the run.
     #[inline(never)]
     fn settle(&mut self) {
         let (settled, len) = (self.settled, self.heap.len());
-        if len - settled > settled {
+        let pending = len - settled;
+        if pending >= MANY && pending > settled && self.next == self.run.len() {
+            self.start_run();
+        } else if pending > settled {
             // From the bottom up: linear, whatever the order they came in.
             self.settled = len;
             for place in (0..len.div_ceil(ARITY)).rev() {
@@ -440,16 +488,64 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         }
     }
 
+    /// Makes a run of the pending nodes. There is none.
+    #[cold]
+    fn start_run(&mut self) {
+        self.run.clear();
+        self.next = 0;
+        if self.settled == 0 {
+            mem::swap(&mut self.heap, &mut self.run);
+        } else {
+            self.run.extend_from_slice(&self.heap[self.settled..]);
+            self.heap.truncate(self.settled);
+            self.heap.shrink_to(2 * self.settled);
+        }
+        self.run
+            .sort_unstable_by(|a, b| (&a.deadline, a.sequence).cmp(&(&b.deadline, b.sequence)));
+        self.note_places_in_run();
+    }
+
+    fn note_places_in_run(&mut self) {
+        for (place, node) in (0..).zip(&self.run) {
+            if let Some(entry) = self.entries.get_mut(node.index as usize) {
+                entry.place = RUN | place;
+            }
+        }
+    }
+
     /// Removes the node at `place`, if that is one, whose entry is gone or was told that it has no
     /// node.
     #[inline]
     fn remove_node(&mut self, place: u32) {
+        if let Some(place) = in_run(place) {
+            self.remove_from_run(place);
+            return;
+        }
         let place = place as usize;
         if place < self.settled {
             self.remove_settled(place);
         } else if place < self.heap.len() {
             self.heap.swap_remove(place);
             self.note_place(place);
+        }
+    }
+
+    fn remove_from_run(&mut self, place: usize) {
+        let Some(node) = self.run.get_mut(place) else {
+            return;
+        };
+        node.index = NOWHERE;
+        self.gaps += 1;
+        // The rest begins with a node.
+        while let Some(&Node { index: NOWHERE, .. }) = self.run.get(self.next) {
+            self.next += 1;
+            self.gaps -= 1;
+        }
+        if 2 * self.gaps > self.run.len() - self.next + MANY {
+            self.run.drain(..self.next);
+            self.run.retain(|node| node.index != NOWHERE);
+            (self.next, self.gaps) = (0, 0);
+            self.note_places_in_run();
         }
     }
 
@@ -524,6 +620,12 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
             entry.place = place as u32;
         }
     }
+}
+
+/// The index in the run that a place means.
+#[inline]
+fn in_run(place: u32) -> Option<usize> {
+    (place & RUN != 0 && place != NOWHERE).then_some((place & !RUN) as usize)
 }
 
 /// Appends to a vector that may become long: from a megabyte on, where reallocating moves pages
@@ -736,12 +838,27 @@ mod tests {
         /// The invariants of the module's documentation.
         fn check(&self) {
             let occupied = || self.entries.iter().filter(|entry| entry.value.is_some());
-            assert!(self.heap.len() <= occupied().count(), "nodes pile up");
+            let rest = &self.run[self.next..];
+            let in_run = rest.iter().filter(|node| node.index != NOWHERE);
+            assert_eq!(in_run.clone().count() + self.gaps, rest.len());
+            assert!(2 * self.gaps <= rest.len() + MANY, "gaps pile up");
+            assert!(rest.is_sorted_by(|a, b| a.before(b)));
+            let nodes = self.heap.len() + in_run.clone().count();
+            assert!(nodes <= occupied().count(), "nodes pile up");
+            for node in self.heap.iter().chain(in_run) {
+                let entry = &self.entries[node.index as usize];
+                assert!(entry.generation.is_some() && !entry.suspended);
+                assert!(!entry.node(node.index).before(node), "no lower bound");
+            }
+            for (place, node) in (self.next..).zip(rest) {
+                if node.index != NOWHERE {
+                    let entry = &self.entries[node.index as usize];
+                    assert_eq!(entry.place, RUN | place as u32);
+                }
+            }
             for (place, node) in self.heap.iter().enumerate() {
                 let entry = &self.entries[node.index as usize];
                 assert_eq!(entry.place as usize, place);
-                assert!(entry.generation.is_some() && !entry.suspended);
-                assert!(!entry.node(node.index).before(node), "no lower bound");
                 if 0 < place && place < self.settled {
                     assert!(!node.before(&self.heap[(place - 1) / ARITY]), "no heap");
                 }
@@ -780,6 +897,12 @@ mod tests {
         assert!(size_of::<Entry<std::time::Instant, Handler, Label>>() <= 64);
     }
 
+    /// The timers, in the order that their nodes are in.
+    fn order<H, T>(queue: &TimerQueue<u64, H, T>) -> Vec<u32> {
+        let nodes = queue.run.iter().chain(&queue.heap);
+        nodes.map(|node| node.index).collect()
+    }
+
     #[test]
     fn postponing_moves_no_node() {
         let mut queue = TimerQueue::new();
@@ -787,12 +910,11 @@ mod tests {
             .map(|number| queue.insert(10, number, ()))
             .collect();
         assert_eq!(queue.next_deadline(), Some(10));
-        let before: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
+        let before = order(&queue);
         for deadline in 11..1000 {
             queue.arm(keys[0], deadline);
         }
-        let after: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
-        assert_eq!(before, after);
+        assert_eq!(before, order(&queue));
         assert_eq!(
             queue.pop_due(10),
             Some((keys[1], 1)),
@@ -807,12 +929,27 @@ mod tests {
             queue.insert(1000 - number, number, ());
         }
         assert_eq!(queue.next_deadline(), Some(901));
-        let before: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
+        let before = order(&queue);
         for number in 0..10 {
             let key = queue.insert(number, number, ());
             assert!(queue.remove(key).is_some());
         }
-        let after: Vec<u32> = queue.heap.iter().map(|node| node.index).collect();
-        assert_eq!((before, 100), (after, queue.settled));
+        assert_eq!(before, order(&queue));
+    }
+
+    #[test]
+    fn what_is_added_at_once_is_sorted_once_and_taken_from_the_front() {
+        let mut queue = TimerQueue::new();
+        for number in 0..1000_u64 {
+            queue.insert(number * 7919 % 1000, number, ());
+        }
+        assert_eq!(queue.next_deadline(), Some(0));
+        assert_eq!((queue.run.len(), queue.heap.len()), (1000, 0));
+        for deadline in 0..1000 {
+            let (key, handler) = queue.pop_due(1000).expect("they are due");
+            assert_eq!(handler * 7919 % 1000, deadline);
+            assert!(queue.put_back(key, handler).is_none());
+        }
+        assert_eq!(queue.pop_due(1000), None);
     }
 }

@@ -4,6 +4,8 @@ mod common;
 
 use common::*;
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use tevent::{BackendKind, Context, Immediate};
 
 on_every_backend!(
@@ -24,6 +26,7 @@ on_every_backend!(
     overdue_timers_do_not_starve_descriptors,
     a_chain_of_immediates_gives_descriptors_that_become_ready_a_turn,
     after_the_others_turn_the_chain_goes_on,
+    the_only_immediate_may_schedule_itself_and_do_anything_else_under_run,
 );
 
 fn immediates_run_in_the_order_they_were_scheduled(kind: BackendKind) {
@@ -288,4 +291,75 @@ fn after_the_others_turn_the_chain_goes_on(kind: BackendKind) {
     // With nothing ready, the turn isn't lost.
     drop(_fd);
     assert_eq!(turns(&context, 12), 12, "the chain goes on without them");
+}
+
+/// The loop may call the only immediate again by a shorter way. That is to make no difference.
+fn the_only_immediate_may_schedule_itself_and_do_anything_else_under_run(kind: BackendKind) {
+    let context = context(kind);
+    context.set_nesting_allowed(true);
+    let log = Log::new();
+    let remote = context.remote();
+    let posted = Arc::new(AtomicBool::new(false));
+    let mut step = 0;
+    let immediate = context.add_immediate({
+        let log = log.clone();
+        move |context, immediate| {
+            step += 1;
+            log.add(step.to_string());
+            assert!(!immediate.is_scheduled());
+            assert!(immediate.schedule());
+            match step {
+                1 => assert!(immediate.schedule()),
+                2 => context.defer(log.once("after")),
+                3 => {
+                    context.defer(log.once("before"));
+                    assert!(immediate.schedule());
+                }
+                4 => {
+                    let posted = Arc::clone(&posted);
+                    assert!(remote.schedule(move |_| posted.store(true, SeqCst)));
+                }
+                5 => {
+                    assert!(!posted.load(SeqCst), "that came after this");
+                    immediate.cancel();
+                    assert!(!immediate.is_scheduled());
+                    assert!(immediate.schedule());
+                    assert!(immediate.is_scheduled());
+                }
+                6 => {
+                    assert!(posted.load(SeqCst));
+                    context.defer(log.once("nested"));
+                    assert!(context.run_once().unwrap());
+                    assert!(
+                        immediate.is_scheduled(),
+                        "it waits for its handler to return"
+                    );
+                }
+                7 => context.stop(),
+                8 => immediate.cancel(),
+                9 => panic!("on purpose"),
+                10 => {
+                    immediate.remove();
+                    assert!(!immediate.schedule());
+                }
+                _ => {}
+            }
+        }
+    });
+    immediate.schedule();
+    context.run().unwrap();
+    assert_eq!(log.take(), "1 2 3 after before 4 5 6 nested 7");
+    assert!(
+        immediate.is_scheduled(),
+        "the loop was stopped before its turn"
+    );
+    context.run().unwrap();
+    assert_eq!(log.take(), "8");
+    immediate.schedule();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| context.run()));
+    panicked.expect_err("the panic comes through");
+    assert!(immediate.is_scheduled(), "it had scheduled itself before");
+    context.run().unwrap();
+    assert_eq!(log.take(), "9 10");
+    assert!(!immediate.is_registered());
 }

@@ -17,6 +17,7 @@ pub const TESTS: &[process::Test] = tests![
     handlers_are_dropped_with_the_context_so_captured_handles_do_not_leak,
     a_handle_that_outlives_the_context_does_nothing,
     a_panic_leaves_the_other_handlers_their_signals,
+    a_panic_leaves_a_signal_of_a_higher_number_to_be_handled,
     a_panic_leaves_the_remaining_siginfo_to_be_handled,
     a_panicking_resethand_handler_is_removed_all_the_same,
     reinitialise_in_a_handler_ends_the_dispatch,
@@ -209,6 +210,22 @@ fn a_panic_leaves_the_other_handlers_their_signals(kind: BackendKind) {
     sys::raise(Signum::SIGHUP);
     context.run_once().unwrap();
     assert_eq!(calls.len(), 2, "and it is called again");
+}
+
+/// Nothing rings for it again.
+fn a_panic_leaves_a_signal_of_a_higher_number_to_be_handled(kind: BackendKind) {
+    let context = context(kind);
+    let (_higher, higher) = counting(&context, Signum::SIGUSR1);
+    let _panicking = context
+        .add_signal(Signum::SIGHUP, SignalFlags::RESETHAND, |_, _, _| {
+            panic!("expected")
+        })
+        .unwrap();
+    sys::raise(Signum::SIGUSR1);
+    sys::raise(Signum::SIGHUP);
+    run_panics(&context);
+    assert!(context.run_once().unwrap());
+    assert_eq!(higher.take(), [1]);
 }
 
 fn a_panic_leaves_the_remaining_siginfo_to_be_handled(kind: BackendKind) {

@@ -8,7 +8,9 @@
 mod cli;
 mod contestants;
 mod count;
+mod echo;
 mod library;
+mod report;
 mod run;
 mod support;
 mod table;

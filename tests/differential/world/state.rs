@@ -60,6 +60,8 @@ pub(super) struct FdEvent {
 }
 
 pub(super) struct Timer {
+    /// It was freed: nothing can arm it again.
+    pub(super) is_gone: bool,
     pub(super) when: When,
     pub(super) order: u32,
     pub(super) script: u8,
@@ -159,6 +161,18 @@ impl State {
 
     pub(super) fn is_in_handler(&self, kind: Kind) -> bool {
         self.frames.iter().any(|frame| frame.kind == kind)
+    }
+
+    /// Whether a handler for a signal could be called now. One that is running can't, and with
+    /// siginfo it holds up the others, for whom the queue is the same.
+    pub(super) fn can_be_told(&self, signum: i32) -> bool {
+        let handlers = || {
+            let signals = self.signals.iter().enumerate();
+            signals.filter(move |(_, signal)| signal.is_alive && signal.signum == signum)
+        };
+        let is_running = |slot| self.is_running(Kind::Signal, slot);
+        let holds_up = handlers().any(|(slot, signal)| signal.siginfo && is_running(slot));
+        handlers().any(|(slot, signal)| !is_running(slot) && !(signal.siginfo && holds_up))
     }
 
     /// Whether signals may be waiting.

@@ -9,6 +9,7 @@
 //!   waits
 //! - other threads use a vector of closures in a mutex, and `event_active` when it was empty
 
+use crate::echo::{accept, answer};
 use crate::library;
 use crate::run::{Performed, Run};
 use crate::support::{
@@ -160,6 +161,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
             Work::Remote => remote(shared, run),
             Work::Toggle => one_event(shared, run, on_toggle),
             Work::LastingToggle => one_event(shared, run, on_lasting_toggle),
+            Work::Echo { connections } => echo(shared, run, connections),
             Work::Hold(thing, count) => hold(shared, run, thing, count),
         }
     }
@@ -447,6 +449,23 @@ unsafe fn remote(shared: &Shared, run: &mut Run) {
             });
         },
     );
+    run.did(shared.calls.done());
+}
+
+unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
+    extern "C" fn on_request(fd: c_int, _: c_short, shared: *mut c_void) {
+        answer(fd);
+        unsafe { data::<Shared>(shared).tick() };
+    }
+    let clients = accept(connections);
+    unsafe {
+        for client in &clients {
+            let (fd, what) = (client.as_raw_fd(), READ | PERSIST);
+            let event = shared.event(fd, what, on_request, pointer(shared));
+            (shared.libevent.event_add)(event, ptr::null());
+        }
+        run.served(|| shared.run(RUN));
+    }
     run.did(shared.calls.done());
 }
 
