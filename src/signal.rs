@@ -207,6 +207,7 @@ impl SignalTable {
         keys.retain(|&other| other != key);
         if keys.is_empty() {
             self.numbers.remove(&entry.signum);
+            self.deferred.retain(|&deferred| deferred != entry.signum);
             sys::signal::unsubscribe(doorbell, number);
         } else if entry.flags.contains(SignalFlags::SIGINFO) {
             let still_wanted = keys.iter().any(|&key| {

@@ -18,6 +18,7 @@ pub const TESTS: &[process::Test] = tests![
     a_nested_run_returns_when_only_the_running_handler_is_left,
     a_nested_run_waits_for_the_others_when_the_running_handler_was_removed,
     many_signals_for_the_running_siginfo_handler_are_all_kept,
+    what_was_kept_for_a_handler_that_goes_is_forgotten,
     the_queue_of_a_running_siginfo_handler_keeps_its_limit,
     two_running_siginfo_handlers_get_what_each_was_sent,
 ];
@@ -326,4 +327,28 @@ fn two_running_siginfo_handlers_get_what_each_was_sent(kind: BackendKind) {
     };
     assert_eq!(sent_to(0..10), [0, 1, 2]);
     assert_eq!(sent_to(10..20), [10, 11, 12]);
+}
+
+fn what_was_kept_for_a_handler_that_goes_is_forgotten(kind: BackendKind) {
+    let context = context(kind);
+    context.set_nesting_allowed(true);
+    let _signal = context
+        .add_signal(
+            Signum::SIGUSR1,
+            SignalFlags::SIGINFO | SignalFlags::RESETHAND,
+            |context, _, _| {
+                sys::raise(Signum::SIGUSR1);
+                context.defer(|_| ());
+                assert!(context.run_once().unwrap(), "only the closure runs");
+            },
+        )
+        .unwrap();
+    sys::raise(Signum::SIGUSR1);
+    assert!(context.run_once().unwrap());
+    context.run().expect("nothing is left to wait for");
+    assert_eq!(
+        context.next_deadline(),
+        None,
+        "a loop that waits would spin"
+    );
 }
