@@ -20,7 +20,12 @@ pub const TESTS: &[Test] = tests![
     a_detached_signal_event_ends_itself,
 ];
 
-fn signal(signal: u8, siginfo: bool, once: bool, script: u8) -> crate::differential::program::Action {
+fn signal(
+    signal: u8,
+    siginfo: bool,
+    once: bool,
+    script: u8,
+) -> crate::differential::program::Action {
     AddSignal {
         signal,
         siginfo,
