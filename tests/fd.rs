@@ -27,6 +27,7 @@ on_every_backend!(
     a_regular_file_is_always_ready_or_refused_with_the_source,
     dev_null_is_always_ready_or_refused_with_the_source,
     an_always_ready_file_starves_nobody,
+    an_always_ready_file_gets_its_turn_where_more_is_ready_than_fits,
     negative_numbers_are_refused_with_the_source,
     a_number_that_is_not_open_is_refused_with_the_source,
     a_descriptor_closed_behind_the_events_back_is_disarmed_without_error_or_spin,
@@ -343,6 +344,25 @@ fn an_always_ready_file_starves_nobody(kind: BackendKind) {
             assert!(log.count("file") >= 7, "so does one file, batch {batch}");
             assert!(log.count("other") >= 7, "and the other, batch {batch}");
         }
+    }
+}
+
+fn an_always_ready_file_gets_its_turn_where_more_is_ready_than_fits(kind: BackendKind) {
+    let context = builder(kind).batch(3).build().unwrap();
+    let log = Log::new();
+    let sockets: Vec<_> = (0..8).map(|_| readable()).collect();
+    let mut kept = Vec::new();
+    let mut peers = Vec::new();
+    for (ours, theirs) in sockets {
+        kept.push(context.add_fd(ours, READ, log.fd("socket")).unwrap());
+        peers.push(theirs);
+    }
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let file = context.add_fd(file, READ, log.fd("file"));
+    assert_eq!(turns(&context, 60), 60);
+    if file.is_ok() {
+        let (files, sockets) = (log.count("file"), log.count("socket"));
+        assert!(files >= 6, "the file is called: {files} of {sockets}");
     }
 }
 
