@@ -233,9 +233,9 @@ impl Context {
             inner.doorbell.stay_awake();
         } else if !inner.options.nesting_allowed.get() {
             return Err(error::nested());
-        } else {
-            inner.announce_signals_left();
         }
+        // Also at level 0: the loop that called the running handler counts no more after a
+        // re-initialisation, but goes on.
         let outer_fd = inner.state.running_fd.take();
         let suspended = inner.suspend_running(outer_fd);
         inner.state.level.set(outer + 1);
@@ -291,9 +291,16 @@ impl Context {
                 let mut fds = inner.fds.borrow_mut();
                 if !fds.has_ready() {
                     let timeout = inner.options.wait_timeout.get();
-                    if timeout == Timeout::ZERO || !fds.mux.is_settled() {
+                    if timeout == Timeout::ZERO || fds.mux.enabled() == 0 {
                         drop(fds);
                         break 'turn self.turn_in_full(return_if_empty);
+                    }
+                    if fds.mux.is_dirty() {
+                        drop(fds);
+                        if let Err(error) = inner.flush() {
+                            break 'turn Err(error);
+                        }
+                        fds = inner.fds.borrow_mut();
                     }
                     // Only a loop that blocks has to be woken.
                     if !doorbell.fall_asleep() {
@@ -403,7 +410,10 @@ impl Context {
     #[inline]
     fn run_ready_fd(&self) -> bool {
         let inner = &*self.inner;
-        let ready = inner.fds.borrow_mut().take_ready();
+        let ready = {
+            let mut fds = inner.fds.borrow_mut();
+            fds.take_single().or_else(|| fds.take_ready())
+        };
         let Some(ready) = ready else {
             return false;
         };
@@ -574,6 +584,9 @@ impl Inner {
     fn suspend_running(&self, fd: Option<Key>) -> Option<Key> {
         if let Some(key) = self.state.running_timer.get() {
             self.timers.borrow_mut().suspend(key);
+        }
+        if self.signals.borrow().is_handed_out() {
+            self.announce_signals_left();
         }
         fd.filter(|&key| self.fds.borrow_mut().mux.suspend(key))
     }

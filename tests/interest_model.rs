@@ -103,7 +103,7 @@ struct Event {
     descriptor: usize,
     flags: FdFlags,
     is_there: bool,
-    /// How many of its handler's calls run a loop.
+    /// Its handler runs a loop.
     suspended: bool,
     is_running: bool,
     handle: Option<Fd<Source>>,
@@ -639,15 +639,15 @@ impl Program {
                     self.note_removal(id);
                 }
                 Operation::Turn | Operation::Fire(..) => {
-                    // From the first inner loop on, until this returns.
+                    // For as long as the inner loop runs.
                     self.world.borrow_mut().events[id].suspended = true;
                     self.step(context, operation);
+                    self.world.borrow_mut().events[id].suspended = false;
                 }
                 _ => self.step(context, operation),
             }
         }
-        let event = &mut self.world.borrow_mut().events[id];
-        (event.is_running, event.suspended) = (false, false);
+        self.world.borrow_mut().events[id].is_running = false;
     }
 
     fn reinitialise(&self, context: &Context) {

@@ -116,7 +116,8 @@ fn a_wake_in_its_own_poll_is_one_more_poll(kind: BackendKind) {
         if count.get() == 1 {
             for _ in 0..3 {
                 context.waker().wake_by_ref();
-                context.waker().clone().wake();
+                let clone = context.waker().clone();
+                clone.wake();
             }
         }
         Poll::<()>::Pending
@@ -421,7 +422,7 @@ fn wakers_outlive_the_task_and_the_context(kind: BackendKind) {
     assert_eq!(settle(&context), 0);
     drop(context);
     waker.wake_by_ref();
-    waker.clone().wake();
+    waker.wake();
     assert_eq!(gate.polls(), 1);
 }
 

@@ -146,12 +146,6 @@ impl<H: Clone> Mux<H> {
         !self.dirty.is_empty()
     }
 
-    /// Whether the backend knows what is wanted, and something is.
-    #[inline]
-    pub(crate) fn is_settled(&self) -> bool {
-        self.enabled > 0 && self.dirty.is_empty()
-    }
-
     /// The key of the event that is added next.
     pub(crate) fn next_key(&self) -> Key {
         self.entries.next_key()

@@ -102,7 +102,7 @@ fn fail_in_turn_of(
 /// happened.
 fn with_fault(fault: Fault, work: impl FnOnce()) -> u32 {
     let before = sys::open_descriptors();
-    let told = FaultInForce::announce(&fault);
+    let told = FaultInForce::announce(fault);
     kernel::fail(fault);
     work();
     let failures = kernel::stop_failing();
@@ -118,16 +118,16 @@ fn with_fault(fault: Fault, work: impl FnOnce()) -> u32 {
 }
 
 /// Prints the fault if its test panics or hangs.
-struct FaultInForce(Box<String>);
+struct FaultInForce(Box<Fault>);
 
-static IN_FORCE: AtomicPtr<String> = AtomicPtr::new(std::ptr::null_mut());
+static IN_FORCE: AtomicPtr<Fault> = AtomicPtr::new(std::ptr::null_mut());
 
 impl FaultInForce {
-    fn announce(fault: &Fault) -> FaultInForce {
-        let mut text = Box::new(fault.to_string());
-        IN_FORCE.store(&raw mut *text, Ordering::SeqCst);
+    fn announce(fault: Fault) -> FaultInForce {
+        let mut fault = Box::new(fault);
+        IN_FORCE.store(&raw mut *fault, Ordering::SeqCst);
         unsafe { libc::alarm(LIMIT) };
-        FaultInForce(text)
+        FaultInForce(fault)
     }
 }
 
@@ -147,10 +147,10 @@ const LIMIT: u32 = 30;
 
 fn watch_for_hangs() {
     extern "C" fn give_up(_: i32) {
-        let text = IN_FORCE.load(Ordering::SeqCst);
-        // The process hangs, so what is printed may as well be allocated by whom it interrupts.
-        if let Some(text) = unsafe { text.as_ref() } {
-            eprintln!("this hangs while {text}");
+        let fault = IN_FORCE.load(Ordering::SeqCst);
+        // The process hangs and is about to end, so it may allocate here.
+        if let Some(fault) = unsafe { fault.as_ref() } {
+            eprintln!("this hangs while {fault}");
         }
         unsafe { libc::_exit(98) };
     }

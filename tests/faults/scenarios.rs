@@ -166,11 +166,9 @@ fn a_fork_by_somebody(kind: BackendKind) {
 }
 
 fn generations(kind: BackendKind) {
-    fn generation(context: &Context, scene: &Scene, left: usize) {
+    fn generation(context: &Context, left: usize) {
         if left > 0 {
-            let pid = fork(context, BOTH[left % 2], || {
-                generation(context, scene, left - 1)
-            });
+            let pid = fork(context, BOTH[left % 2], || generation(context, left - 1));
             assert_succeeds(pid);
         }
         // Of what the parent has made happen nothing is left when the child is here.
@@ -179,8 +177,9 @@ fn generations(kind: BackendKind) {
     let used = basics_and(kind, &[Call::Dup3, Call::Fork]);
     fail_in_turn_of(&one_of_each(), kind, &used, |kind| {
         let context = build(kind);
-        let scene = Scene::set(&context);
-        generation(&context, &scene, 2);
+        // It is in every generation's set.
+        let _scene = Scene::set(&context);
+        generation(&context, 2);
     });
 }
 

@@ -260,9 +260,7 @@ impl Scene {
     }
 
     fn rearm(&self) {
-        for event in [&self.reader] {
-            event.set_flags(FdFlags::READ);
-        }
+        self.reader.set_flags(FdFlags::READ);
         self.siblings[0].set_flags(FdFlags::READ);
         if self.writes.get() {
             self.siblings[1].set_flags(FdFlags::WRITE);

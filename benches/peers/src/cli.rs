@@ -1,20 +1,23 @@
 //! What can be asked for.
 
-use crate::contestants::{self, CONTESTANTS, Contestant, FLOOR};
+use crate::contestants::{self, CONTESTANTS, Contestant, FLOOR, OURS};
 use crate::count;
+use crate::report;
 use crate::run::{Absence, How, Run, measure};
 use crate::support;
-use crate::table::{Table, ratio};
+use crate::table::{self, Table, ratio};
 use crate::wall::Race;
 use crate::workload::{self, WEIGHED, WORKLOADS, Work, Workload};
+use std::path::{Path, PathBuf};
 
 const HELP: &str = "\
-usage: peers [--count | --memory] [--quick] [--only WORKLOAD,…] [--peers CONTESTANT,…] [--rounds N]
+usage: peers [--count | --memory | --report FOLDER] [--quick] [--only WORKLOAD,…] [--peers CONTESTANT,…] [--rounds N]
 
 Without --count, times the workloads and prints a table for each.
 
   --count    counts instructions (valgrind) and system calls (strace) per operation
   --memory   measures what an event of each kind takes
+  --report   does all that, writes the tables into FOLDER/performance.md, and draws pictures
   --quick    a round of few operations: whether everything works, not how fast
   --only     these workloads alone
   --peers    these contestants alone
@@ -26,6 +29,7 @@ enum Mode {
     Time,
     Count,
     Memory,
+    Report(PathBuf),
 }
 
 /// What was asked for.
@@ -61,9 +65,17 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         arguments => {
             let wanted = parse(arguments)?;
             match wanted.mode {
-                Mode::Time => time(&wanted),
-                Mode::Count => count(&wanted),
-                Mode::Memory => memory(&wanted),
+                Mode::Time => {
+                    let races = time(&wanted)?;
+                    print!("{}", times(&wanted, &races));
+                    Ok(())
+                }
+                Mode::Count => print_counts(&wanted),
+                Mode::Memory => {
+                    print!("{}", memory(&wanted)?.render());
+                    Ok(())
+                }
+                Mode::Report(ref folder) => report(&wanted, folder),
             }
         }
     }
@@ -86,6 +98,7 @@ fn parse(arguments: &[&str]) -> Result<Wanted, String> {
         };
         match argument {
             "--count" => wanted.mode = Mode::Count,
+            "--report" => wanted.mode = Mode::Report(value()?.into()),
             "--memory" => wanted.mode = Mode::Memory,
             "--quick" => wanted.quick = true,
             "--only" => wanted.workloads = named(value()?, workload::find)?,
@@ -161,8 +174,9 @@ fn perform(work: Work, contestant: &str, operations: u64) -> Result<(), String> 
     Ok(())
 }
 
-fn time(wanted: &Wanted) -> Result<(), String> {
-    for workload in wanted
+fn time(wanted: &Wanted) -> Result<Vec<(&'static Workload, Race)>, String> {
+    let mut races = Vec::new();
+    for &workload in wanted
         .workloads
         .iter()
         .filter(|workload| workload.timed > 0)
@@ -171,6 +185,7 @@ fn time(wanted: &Wanted) -> Result<(), String> {
             true => workload.quick(),
             false => workload.timed,
         };
+        eprintln!("timing {}", workload.name);
         let race = Race::run(
             workload,
             &wanted.contestants,
@@ -178,67 +193,114 @@ fn time(wanted: &Wanted) -> Result<(), String> {
             wanted.rounds,
             wanted.patience,
         )?;
-        println!("### {} (`{}`)\n", workload.title, workload.name);
-        println!(
-            "Time for {}; {} in each of {} rounds.\n",
-            workload.unit, operations, wanted.rounds
-        );
-        println!("{}", race.table().render());
+        races.push((workload, race));
     }
-    Ok(())
+    Ok(races)
 }
 
-fn count(wanted: &Wanted) -> Result<(), String> {
+/// The table of each workload.
+fn times(wanted: &Wanted, races: &[(&Workload, Race)]) -> String {
+    let mut text = String::new();
+    for (workload, race) in races {
+        let (title, name, unit) = (workload.title, workload.name, workload.unit);
+        let rounds = wanted.rounds;
+        text += &format!("### {title} (`{name}`)\n\nTime for {unit}; rounds: {rounds}.\n\n");
+        text += &race.table().render();
+        text.push('\n');
+    }
+    text
+}
+
+/// This crate against the floor and the best other, a row for each workload.
+fn summary(races: &[(&Workload, Race)]) -> String {
+    let head = [
+        "",
+        "floor",
+        "tevent",
+        "to the floor",
+        "best other",
+        "to the best other",
+    ];
+    let mut table = Table::new(&head);
+    for (workload, race) in races {
+        let nanoseconds = |name| race.median(name).map_or("—".to_owned(), table::time);
+        let to = |name| race.ratio(OURS, name).map_or("—".to_owned(), ratio);
+        let best = race.best_but(OURS);
+        table.row(vec![
+            workload.title.to_owned(),
+            nanoseconds(FLOOR),
+            nanoseconds(OURS),
+            to(FLOOR),
+            best.map_or("—".to_owned(), |best| {
+                format!("{} ({best})", nanoseconds(best))
+            }),
+            best.map_or("—".to_owned(), to),
+        ]);
+    }
+    table.render()
+}
+
+/// Instructions and system calls for an operation.
+struct Counts {
+    instructions: Table,
+    system_calls: Table,
+    /// Which calls those are.
+    details: String,
+}
+
+fn count(wanted: &Wanted) -> Result<Counts, String> {
     let head = |what: &str| {
         let names = wanted.contestants.iter().map(|contestant| contestant.name);
         Table::new(&[what].into_iter().chain(names).collect::<Vec<_>>())
     };
-    let mut instructions = head("instructions");
-    let mut system_calls = head("system calls");
-    let mut details = Vec::new();
+    let mut counts = Counts {
+        instructions: head("instructions"),
+        system_calls: head("system calls"),
+        details: String::new(),
+    };
     for workload in &wanted.workloads {
         if workload.instructions {
+            eprintln!("counting the instructions of {}", workload.name);
             let mut cells = vec![workload.name.to_owned()];
             for contestant in &wanted.contestants {
-                cells.push(match count::instructions(workload, contestant)? {
-                    Ok(cost) => format!("{cost:.0}"),
-                    Err(_) => "—".to_owned(),
-                });
+                let counted = count::instructions(workload, contestant)?;
+                cells.push(counted.map_or("—".to_owned(), |cost| format!("{cost:.0}")));
             }
-            instructions.row(cells);
+            counts.instructions.row(cells);
         }
         if workload.system_calls {
+            eprintln!("counting the system calls of {}", workload.name);
             let mut cells = vec![workload.name.to_owned()];
             for contestant in &wanted.contestants {
-                cells.push(match count::system_calls(workload, contestant)? {
-                    Ok(calls) => {
-                        let each: Vec<String> = calls
-                            .iter()
-                            .map(|(name, count)| format!("{name} {}", ratio(*count)))
-                            .collect();
-                        details.push(format!(
-                            "{}, {}: {}",
-                            workload.name,
-                            contestant.name,
-                            each.join(", ")
-                        ));
-                        ratio(calls.values().fold(0.0, |sum, count| sum + count))
-                    }
-                    Err(_) => "—".to_owned(),
-                });
+                let Ok(calls) = count::system_calls(workload, contestant)? else {
+                    cells.push("—".to_owned());
+                    continue;
+                };
+                cells.push(ratio(calls.values().fold(0.0, |sum, count| sum + count)));
+                let each = calls
+                    .iter()
+                    .map(|(name, count)| format!("{name} {}", ratio(*count)));
+                let each = each.collect::<Vec<_>>().join(", ");
+                let (workload, contestant) = (workload.name, contestant.name);
+                if !each.is_empty() {
+                    counts.details += &format!("- {workload}, {contestant}: {each}\n");
+                }
             }
-            system_calls.row(cells);
+            counts.system_calls.row(cells);
         }
     }
-    println!("{}", instructions.render());
-    println!("{}", system_calls.render());
-    for detail in details {
-        println!("- {detail}");
-    }
+    Ok(counts)
+}
+
+fn print_counts(wanted: &Wanted) -> Result<(), String> {
+    let counts = count(wanted)?;
+    println!("{}", counts.instructions.render());
+    println!("{}", counts.system_calls.render());
+    print!("{}", counts.details);
     Ok(())
 }
 
-fn memory(wanted: &Wanted) -> Result<(), String> {
+fn memory(wanted: &Wanted) -> Result<Table, String> {
     let contestants = wanted.contestants.iter().map(|contestant| contestant.name);
     let contestants: Vec<&str> = contestants.filter(|&name| name != FLOOR).collect();
     let head: Vec<&str> = ["bytes"].iter().chain(&contestants).copied().collect();
@@ -258,6 +320,25 @@ fn memory(wanted: &Wanted) -> Result<(), String> {
         }
         table.row(cells);
     }
-    println!("{}", table.render());
-    Ok(())
+    Ok(table)
+}
+
+/// Everything, into a page and its pictures.
+fn report(wanted: &Wanted, folder: &Path) -> Result<(), String> {
+    let races = time(wanted)?;
+    let counts = count(wanted)?;
+    let memory = memory(wanted)?;
+    report::draw(folder, &races)?;
+    report::fill_in(
+        &folder.join("performance.md"),
+        &[
+            ("machine", report::machine()),
+            ("summary", summary(&races)),
+            ("instructions", counts.instructions.render()),
+            ("system calls", counts.system_calls.render()),
+            ("which system calls", counts.details),
+            ("memory", memory.render()),
+            ("times", times(wanted, &races)),
+        ],
+    )
 }

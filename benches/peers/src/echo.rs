@@ -17,6 +17,10 @@ const REQUEST: [u8; 64] = [b'?'; 64];
 /// The server's side: tells the clients where it is and accepts so many of them.
 pub fn accept(connections: usize) -> Vec<TcpStream> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    // The standard library asks for a queue of 128, which many clients at once overflow.
+    // SAFETY: the descriptor is a listening socket.
+    let result = unsafe { libc::listen(listener.as_raw_fd(), 4096) };
+    assert_eq!(result, 0, "a longer queue");
     let port = listener.local_addr().expect("a bound socket").port();
     println!("port {port}");
     let accept = |_| {
@@ -28,21 +32,18 @@ pub fn accept(connections: usize) -> Vec<TcpStream> {
     (0..connections).map(accept).collect()
 }
 
-/// Sends back what has come. False: the client has gone.
+/// Sends back what has come. Clients stay until all is done.
 #[inline(always)]
-pub fn answer(fd: RawFd) -> bool {
+pub fn answer(fd: RawFd) {
     let mut buffer = [0u8; 4096];
     // SAFETY: the buffer is as long as it is said to be, and what is written was read into it.
     unsafe {
         let count = libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len());
-        if count <= 0 {
-            return false;
-        }
+        assert!(count > 0, "there was a request");
         // As little as this always fits.
         let written = libc::write(fd, buffer.as_ptr().cast(), count as usize);
         assert_eq!(written, count, "the answer was sent");
     }
-    true
 }
 
 /// Has a server answer so many requests in all, on so many connections.
@@ -68,7 +69,7 @@ pub fn measure(
         return Err(format!("the server isn't ready: {line:?}"));
     }
     keep_busy(&clients, requests).map_err(|error| format!("the clients have failed: {error}"))?;
-    drop(clients);
+    server.process.stdin = None;
     let line = server.line()?;
     let outcome =
         Outcome::parse(&line).ok_or_else(|| format!("the server has failed: {line:?}"))?;
@@ -92,6 +93,7 @@ impl Server {
         let (requests, patience) = (requests.to_string(), patience.to_string());
         let mut process = Command::new(program)
             .args(["run", workload, contestant, &requests, &patience])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("the server can't be started: {error}"))?;

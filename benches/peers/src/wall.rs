@@ -86,7 +86,7 @@ impl Race {
     }
 
     /// The fastest of those who are neither the floor nor `but`.
-    fn best_but(&self, but: &str) -> Option<&'static str> {
+    pub fn best_but(&self, but: &str) -> Option<&'static str> {
         self.times
             .iter()
             .filter(|times| times.name != FLOOR && times.name != but && times.rounds.is_ok())

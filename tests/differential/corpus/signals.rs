@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = tests![
     more_signals_than_a_queue_holds,
     a_full_queue_and_no_handler_any_more,
     the_next_handler_of_the_same_signal_is_freed,
+    the_next_handler_of_the_same_signal_is_replaced,
     the_last_handler_of_the_same_signal_is_freed,
     an_immediate_scheduled_in_a_signal_handler,
     raised_in_a_handler_that_is_called_once,
@@ -125,6 +126,17 @@ fn the_next_handler_of_the_same_signal_is_freed(kind: BackendKind) {
         kind,
         &[quiet, quiet, signal(1, false, false, 0), Raise(1), Turn],
         &[&[FreeSignal(1)]],
+    );
+}
+
+/// The library calls all again.
+fn the_next_handler_of_the_same_signal_is_replaced(kind: BackendKind) {
+    let quiet = signal(1, false, false, NOTHING);
+    let script = [FreeSignal(0), quiet];
+    compare(
+        kind,
+        &[quiet, signal(1, false, false, 0), Raise(1), Turn],
+        &[&script],
     );
 }
 

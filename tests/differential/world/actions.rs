@@ -100,7 +100,8 @@ impl World {
     /// One that is armed; or any in its own handler, where it may be armed again.
     pub(super) fn timer(&self, number: u8) -> Option<usize> {
         if let Some(slot) = self.own(number, Kind::Timer) {
-            return self.limits.rearms.then_some(slot);
+            let is_gone = self.state.borrow().timers[slot].is_gone;
+            return (self.limits.rearms && !is_gone).then_some(slot);
         }
         let state = self.state.borrow();
         let is_at_hand = |&slot: &usize| {
@@ -143,7 +144,7 @@ impl World {
             match kind {
                 Kind::Fd => state.fds[slot].is_alive,
                 // The library frees it anyway; it is the handle that goes.
-                Kind::Timer => true,
+                Kind::Timer => !state.timers[slot].is_gone,
                 Kind::Immediate => state.immediates[slot].is_alive,
                 Kind::Signal => state.signals[slot].is_alive,
             }
@@ -155,7 +156,7 @@ impl World {
         match kind {
             Kind::Fd => self.free_fd(slot),
             Kind::Timer => {
-                self.state.borrow_mut().timers[slot].is_alive = false;
+                self.end_timer(slot);
                 self.library().free_timer(slot);
             }
             Kind::Immediate => self.free_immediate(slot),

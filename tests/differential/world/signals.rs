@@ -86,8 +86,7 @@ impl World {
         may_wait && !state.is_ending && handlers.count() == 1
     }
 
-    /// Whether a handler of the same signal is running, this event's would be called after it, and
-    /// others after that.
+    /// Whether a handler of the same signal is running, and this event's would be called after it.
     fn is_called_next(&self, slot: usize) -> bool {
         let state = self.state.borrow();
         let signum = state.signals[slot].signum;
@@ -99,7 +98,7 @@ impl World {
             |&older: &usize| state.signals[older].is_alive && state.signals[older].signum == signum;
         running.is_some_and(|running| {
             let mut left = (0..running.slot).rev().filter(is_left);
-            left.next() == Some(slot) && left.next().is_some()
+            left.next() == Some(slot)
         })
     }
 
@@ -109,7 +108,7 @@ impl World {
             return;
         }
         if self.limits.is_compared && self.is_called_next(slot) {
-            // The library would forget those after it.
+            // The library would forget those after it, or call all again if one is added.
             return;
         }
         let (of_another, is_detached, is_own) = {

@@ -60,6 +60,8 @@ pub(super) struct FdEvent {
 }
 
 pub(super) struct Timer {
+    /// It was freed: nothing can arm it again.
+    pub(super) is_gone: bool,
     pub(super) when: When,
     pub(super) order: u32,
     pub(super) script: u8,

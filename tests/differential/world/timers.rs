@@ -18,7 +18,7 @@ impl World {
                 if let Some(slot) = self.timer(timer) {
                     self.count(Happening::FreeTimer);
                     self.say(format!("free timer {slot}"));
-                    self.state.borrow_mut().timers[slot].is_alive = false;
+                    self.end_timer(slot);
                     self.library().free_timer(slot);
                 }
             }
@@ -45,6 +45,7 @@ impl World {
         self.count(Happening::AddTimer);
         let order = self.next_order();
         self.state.borrow_mut().timers.push(Timer {
+            is_gone: false,
             when,
             order,
             script,
@@ -53,6 +54,14 @@ impl World {
         });
         self.say(format!("add timer {slot}: {when:?}"));
         self.library().add_timer(slot, when);
+    }
+
+    /// Takes a timer off the tables; its library is told by the caller.
+    pub(super) fn end_timer(&self, slot: usize) {
+        let mut state = self.state.borrow_mut();
+        let timer = &mut state.timers[slot];
+        timer.is_alive = false;
+        timer.is_gone = true;
     }
 
     fn move_timer(&self, slot: usize, when: When) {

@@ -240,7 +240,9 @@ impl World {
         }
         let count = self.state.borrow().timers.len();
         for slot in 0..count {
-            if std::mem::take(&mut self.state.borrow_mut().timers[slot].is_alive) {
+            let was_alive = self.state.borrow().timers[slot].is_alive;
+            self.end_timer(slot);
+            if was_alive {
                 library.free_timer(slot);
             }
         }

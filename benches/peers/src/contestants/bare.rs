@@ -190,24 +190,17 @@ fn lasting_toggle(run: &mut Run) {
 
 fn echo(run: &mut Run, connections: usize) {
     let mut epoll = Epoll::new();
-    let mut clients: Vec<_> = accept(connections).into_iter().map(Some).collect();
-    for (number, client) in clients.iter().flatten().enumerate() {
-        epoll.add(
-            client.as_raw_fd(),
-            (number as u64) << 32 | client.as_raw_fd() as u64,
-            READ,
-        );
+    let clients = accept(connections);
+    for client in &clients {
+        epoll.add(client.as_raw_fd(), client.as_raw_fd() as u64, READ);
     }
-    let (mut open, mut answered) = (connections, 0);
+    let operations = run.operations;
+    let mut answered = 0;
     run.served(|| {
-        while open > 0 {
+        while answered < operations {
             for event in epoll.wait() {
-                if answer(event.u64 as u32 as RawFd) {
-                    answered += 1;
-                } else {
-                    clients[(event.u64 >> 32) as usize] = None;
-                    open -= 1;
-                }
+                answer(event.u64 as RawFd);
+                answered += 1;
             }
         }
     });

@@ -392,21 +392,14 @@ fn remote(event_loop: &mut Loop<'_>, state: &mut State, run: &mut Run) {
 }
 
 fn echo(event_loop: &mut Loop<'_>, state: &mut State, run: &mut Run, connections: usize) {
-    let open = Countdown::new(connections as u64);
     for client in accept(connections) {
-        let open = open.clone();
         let source = Generic::new(client, Interest::READ, Mode::Level);
         let inserted = event_loop
             .handle()
-            .insert_source(source, move |_, client, state| {
-                if answer(client.as_raw_fd()) {
-                    state.calls.tick();
-                    return Ok(PostAction::Continue);
-                }
-                if open.tick() {
-                    state.signal.stop();
-                }
-                Ok(PostAction::Remove)
+            .insert_source(source, |_, client, state| {
+                answer(client.as_raw_fd());
+                state.tick();
+                Ok(PostAction::Continue)
             });
         inserted.expect("a source");
     }

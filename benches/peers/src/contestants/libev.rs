@@ -17,7 +17,7 @@ use crate::support::{
 use crate::workload::{Thing, Work};
 use std::ffi::{c_int, c_uint, c_void};
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::thread;
 
@@ -488,18 +488,13 @@ unsafe fn remote(shared: &Shared, ev: Loop, run: &mut Run) {
 unsafe fn echo(shared: &Shared, ev: Loop, run: &mut Run, connections: usize) {
     extern "C" fn on_request(ev: Loop, watcher: *mut Io, _: c_int) {
         unsafe {
-            let shared = (*watcher).head.shared();
-            if answer((*watcher).fd) {
-                shared.calls.tick();
-            } else {
-                // The loop ends when it was the last.
-                (shared.libev.ev_io_stop)(ev, watcher);
-                libc::close((*watcher).fd);
-            }
+            answer((*watcher).fd);
+            (*watcher).head.shared().tick(ev);
         }
     }
-    let new = |client: TcpStream| Io::new(shared, on_request, client.into_raw_fd(), -1);
-    let mut watchers: Vec<Box<Io>> = accept(connections).into_iter().map(new).collect();
+    let clients = accept(connections);
+    let new = |client: &TcpStream| Io::new(shared, on_request, client.as_raw_fd(), -1);
+    let mut watchers: Vec<Box<Io>> = clients.iter().map(new).collect();
     unsafe {
         for watcher in &mut watchers {
             (shared.libev.ev_io_start)(ev, &mut **watcher);

@@ -453,30 +453,16 @@ unsafe fn remote(shared: &Shared, run: &mut Run) {
 }
 
 unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
-    struct Client {
-        shared: *const Shared,
-        event: Event,
+    extern "C" fn on_request(fd: c_int, _: c_short, shared: *mut c_void) {
+        answer(fd);
+        unsafe { data::<Shared>(shared).tick() };
     }
-    extern "C" fn on_request(fd: c_int, _: c_short, client: *mut c_void) {
-        unsafe {
-            let client = data::<Client>(client);
-            let shared = &*client.shared;
-            if answer(fd) {
-                shared.calls.tick();
-            } else {
-                // The loop ends when it was the last. The process closes the descriptor.
-                (shared.libevent.event_del)(client.event);
-            }
-        }
-    }
-    let sockets = accept(connections);
+    let clients = accept(connections);
     unsafe {
-        for socket in &sockets {
-            let event = ptr::null_mut();
-            let client = Box::leak(Box::new(Client { shared, event }));
-            let (fd, what) = (socket.as_raw_fd(), READ | PERSIST);
-            client.event = shared.event(fd, what, on_request, pointer(client));
-            (shared.libevent.event_add)(client.event, ptr::null());
+        for client in &clients {
+            let (fd, what) = (client.as_raw_fd(), READ | PERSIST);
+            let event = shared.event(fd, what, on_request, pointer(shared));
+            (shared.libevent.event_add)(event, ptr::null());
         }
         run.served(|| shared.run(RUN));
     }

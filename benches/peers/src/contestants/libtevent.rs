@@ -373,17 +373,10 @@ unsafe fn signal(shared: &Shared, run: &mut Run) {
 }
 
 unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
-    extern "C" fn on_request(_: Opaque, event: Opaque, _: u16, ends: *mut c_void) {
-        unsafe {
-            let ends = data::<Ends>(ends);
-            let shared = &*ends.shared;
-            if answer(ends.fd) {
-                shared.calls.tick();
-            } else {
-                (shared.library._talloc_free)(event, HERE);
-                shared.pongs.tick();
-            }
-        }
+    extern "C" fn on_request(_: Opaque, _: Opaque, _: u16, ends: *mut c_void) {
+        let ends = unsafe { data::<Ends>(ends) };
+        answer(ends.fd);
+        unsafe { &*ends.shared }.calls.tick();
     }
     let clients = accept(connections);
     let new = |client: &TcpStream| Ends {
@@ -392,16 +385,12 @@ unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
         peer: -1,
     };
     let ends: Vec<Ends> = clients.iter().map(new).collect();
+    let operations = run.operations;
     unsafe {
         for ends in &ends {
             shared.watch(ends, on_request);
         }
-        run.served(|| {
-            // Those that were freed are counted here.
-            while shared.pongs.done() < connections as u64 {
-                (shared.library._tevent_loop_once)(shared.ev, HERE);
-            }
-        });
+        run.served(|| shared.run(operations));
     }
     run.did(shared.calls.done());
 }

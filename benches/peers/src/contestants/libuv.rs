@@ -461,13 +461,8 @@ unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
     extern "C" fn on_request(handle: Handle, _: c_int, _: c_int) {
         unsafe {
             let ends = data::<Ends>(handle);
-            let shared = &*ends.shared;
-            if answer(ends.fd) {
-                shared.calls.tick();
-            } else {
-                // The loop ends when it was the last. The process closes the descriptor.
-                (shared.libuv.uv_close)(handle, None);
-            }
+            answer(ends.fd);
+            (*ends.shared).tick();
         }
     }
     let clients = accept(connections);

@@ -160,28 +160,18 @@ fn lasting_toggle(run: &mut Run) {
 fn echo(run: &mut Run, connections: usize) {
     let mut poll = Poll::new().expect("a poll");
     let mut events = Events::with_capacity(BATCH);
-    let mut clients: Vec<_> = accept(connections).into_iter().map(Some).collect();
-    for (token, client) in clients.iter().flatten().enumerate() {
+    let clients = accept(connections);
+    for (token, client) in clients.iter().enumerate() {
         register(&poll, client.as_raw_fd(), token);
     }
-    let (mut open, mut answered) = (connections, 0);
+    let operations = run.operations;
+    let mut answered = 0;
     run.served(|| {
-        while open > 0 {
+        while answered < operations {
             poll.poll(&mut events, None).expect("polled");
             for event in &events {
-                let client = &mut clients[event.token().0];
-                let Some(fd) = client.as_ref().map(AsRawFd::as_raw_fd) else {
-                    continue;
-                };
-                if answer(fd) {
-                    answered += 1;
-                } else {
-                    poll.registry()
-                        .deregister(&mut SourceFd(&fd))
-                        .expect("registered");
-                    *client = None;
-                    open -= 1;
-                }
+                answer(clients[event.token().0].as_raw_fd());
+                answered += 1;
             }
         }
     });

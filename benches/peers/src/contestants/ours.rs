@@ -287,20 +287,16 @@ fn remote(context: &Context, run: &mut Run) {
 
 fn echo(context: &Context, run: &mut Run, connections: usize) {
     let requests = Countdown::new(run.operations);
-    let open = Countdown::new(connections as u64);
+    let mut events = Vec::new();
     for client in accept(connections) {
-        let (requests, open) = (requests.clone(), open.clone());
+        let requests = requests.clone();
         let event = context.add_fd(client, FdFlags::READ, move |context, event, _| {
-            if answer(event.get_ref().as_raw_fd()) {
-                requests.tick();
-            } else {
-                event.remove();
-                if open.tick() {
-                    context.stop();
-                }
+            answer(event.get_ref().as_raw_fd());
+            if requests.tick() {
+                context.stop();
             }
         });
-        event.expect("an event").detach();
+        events.push(event.expect("an event"));
     }
     run.served(|| context.run()).expect("the loop runs");
     run.did(requests.done());

@@ -153,27 +153,19 @@ fn lasting_toggle(run: &mut Run) {
 
 fn echo(run: &mut Run, connections: usize) {
     let mut events = Events::new();
+    let clients = accept(connections);
     let poller = Poller::new().expect("a poller");
-    let mut clients: Vec<_> = accept(connections).into_iter().map(Some).collect();
-    for (key, client) in clients.iter().flatten().enumerate() {
+    for (key, client) in clients.iter().enumerate() {
         add(&poller, client, key);
     }
-    let (mut open, mut answered) = (connections, 0);
+    let operations = run.operations;
+    let mut answered = 0;
     run.served(|| {
-        while open > 0 {
+        while answered < operations {
             wait(&poller, &mut events);
             for event in events.iter() {
-                let client = &mut clients[event.key];
-                let Some(stream) = client.as_ref() else {
-                    continue;
-                };
-                if answer(stream.as_raw_fd()) {
-                    answered += 1;
-                } else {
-                    poller.delete(stream).expect("registered");
-                    *client = None;
-                    open -= 1;
-                }
+                answer(clients[event.key].as_raw_fd());
+                answered += 1;
             }
         }
     });

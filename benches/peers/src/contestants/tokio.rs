@@ -290,27 +290,25 @@ fn remote(runtime: &Runtime, run: &mut Run) {
 }
 
 fn echo(runtime: &Runtime, run: &mut Run, connections: usize) {
-    let requests = Countdown::new(run.operations);
-    let open = Counter::new(connections as u64);
+    let requests = Counter::new(run.operations);
     let local = LocalSet::new();
     let clients = accept(connections);
     {
         let _entered = runtime.enter();
         for client in clients {
             let mut client = TcpStream::from_std(client).expect("registered");
-            let (requests, open) = (requests.clone(), open.clone());
+            let requests = requests.clone();
             local.spawn_local(async move {
                 let mut buffer = [0; 4096];
                 while let Ok(count @ 1..) = client.read(&mut buffer).await {
                     client.write_all(&buffer[..count]).await.expect("written");
                     requests.tick();
                 }
-                open.tick();
             });
         }
     }
-    run.served(|| runtime.block_on(local.run_until(open.finished.notified())));
-    run.did(requests.done());
+    run.served(|| runtime.block_on(local.run_until(requests.finished.notified())));
+    run.did(requests.calls.done());
 }
 
 fn hold(runtime: &Runtime, run: &mut Run, thing: Thing, count: usize) -> Performed {
