@@ -14,7 +14,7 @@ use crate::signum::Signum;
 use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys;
 use crate::sys::doorbell::{Doorbell, SIGNAL};
-use crate::sys::siginfo::{CAPACITY, SigInfo};
+use crate::sys::siginfo::{PLACES, SigInfo};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
@@ -136,9 +136,9 @@ impl SignalTable {
                 if info_is_deferred {
                     self.deferred.push(signum);
                 } else {
-                    // What is queued beyond the capacity came after the count was taken, so the
+                    // What is queued beyond all places came after the count was taken, so the
                     // signal is pending again.
-                    for info in (0..CAPACITY).map_while(|_| doorbell.take_info(number)) {
+                    for info in (0..PLACES).map_while(|_| doorbell.take_info(number)) {
                         for &key in keys {
                             if let Some(entry) = self.entries.get_mut(key) {
                                 if entry.flags.contains(SignalFlags::SIGINFO) {

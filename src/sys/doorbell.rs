@@ -317,6 +317,18 @@ impl Doorbell {
         })
     }
 
+    /// As [`deliver_forwarded`](Doorbell::deliver_forwarded), when nobody but this thread, which is
+    /// the context's, could make room. Async-signal-safe.
+    pub(super) fn deliver_beyond_capacity(&self, signal: i32, info: &libc::siginfo_t) {
+        self.with_arrivals(signal, |arrivals| {
+            if let Some(queue) = arrivals.queues[index(signal)].get() {
+                queue.push_beyond_capacity(SigInfo::from_raw(*info));
+            }
+            arrivals.pending.fetch_or(bit(signal), SeqCst);
+            Delivered::Done
+        });
+    }
+
     fn with_arrivals(&self, signal: i32, record: impl FnOnce(&Arrivals) -> Delivered) -> Delivered {
         self.users.fetch_add(1, SeqCst);
         let mut delivered = Delivered::Done;

@@ -106,7 +106,7 @@ impl fmt::Debug for SigInfo {
 /// How many signals of one number wait for the loop before the signal is blocked.
 ///
 /// As in tevent (`TEVENT_SA_INFO_QUEUE_COUNT`).
-pub(crate) const CAPACITY: usize = 256;
+const CAPACITY: usize = 256;
 
 struct Place {
     info: UnsafeCell<MaybeUninit<SigInfo>>,
@@ -114,12 +114,17 @@ struct Place {
     full: AtomicBool,
 }
 
+/// Beyond the capacity there are places for the loop's own thread, when the kernel has no room
+/// either. It blocks the signal after each, so that few are ever used. The sum is a power of two,
+/// so that `head` and `tail` may overflow.
+pub(crate) const PLACES: usize = 2 * CAPACITY;
+
 /// A bounded queue from signal handlers, on any threads and interrupting each other, to one loop.
 ///
 /// `head` counts the places taken by producers, `tail` those given back by the consumer;
-/// `head - tail` never exceeds [`CAPACITY`].
+/// `head - tail` never exceeds [`PLACES`].
 pub(crate) struct SigInfoQueue {
-    places: [Place; CAPACITY],
+    places: [Place; PLACES],
     head: AtomicUsize,
     tail: AtomicUsize,
 }
@@ -142,7 +147,7 @@ impl fmt::Debug for SigInfoQueue {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Pushed {
     Stored,
-    /// It took the last place.
+    /// It took the last place, or one beyond the capacity.
     StoredLast,
     NoRoom,
 }
@@ -155,7 +160,7 @@ impl SigInfoQueue {
                     info: UnsafeCell::new(MaybeUninit::uninit()),
                     full: AtomicBool::new(false),
                 }
-            }; CAPACITY],
+            }; PLACES],
             head: AtomicUsize::new(0),
             tail: AtomicUsize::new(0),
         })
@@ -163,10 +168,19 @@ impl SigInfoQueue {
 
     /// Async-signal-safe: never blocks, never allocates.
     pub(super) fn push(&self, info: SigInfo) -> Pushed {
+        self.push_below(CAPACITY, info)
+    }
+
+    /// Uses the places beyond the capacity too.
+    pub(super) fn push_beyond_capacity(&self, info: SigInfo) -> Pushed {
+        self.push_below(PLACES, info)
+    }
+
+    fn push_below(&self, limit: usize, info: SigInfo) -> Pushed {
         let mut head = self.head.load(Ordering::Relaxed);
         let taken = loop {
             let taken = head.wrapping_sub(self.tail.load(Ordering::Acquire));
-            if taken >= CAPACITY {
+            if taken >= limit {
                 return Pushed::NoRoom;
             }
             match self.head.compare_exchange_weak(
@@ -179,12 +193,12 @@ impl SigInfoQueue {
                 Err(current) => head = current,
             }
         };
-        let place = &self.places[head % CAPACITY];
+        let place = &self.places[head % PLACES];
         // SAFETY: this producer alone advanced `head` over the place, and the consumer keeps off
         // it until `full` is set.
         unsafe { (*place.info.get()).write(info) };
         place.full.store(true, Ordering::Release);
-        if taken == CAPACITY {
+        if taken >= CAPACITY {
             Pushed::StoredLast
         } else {
             Pushed::Stored
@@ -194,7 +208,7 @@ impl SigInfoQueue {
     /// Takes the oldest one. Only the thread of the loop may call this.
     pub(super) fn pop(&self) -> Option<SigInfo> {
         let tail = self.tail.load(Ordering::Relaxed);
-        let place = &self.places[tail % CAPACITY];
+        let place = &self.places[tail % PLACES];
         if !place.full.load(Ordering::Acquire) {
             // Empty, or its producer was interrupted half-way and will ring when it is done.
             return None;
@@ -323,6 +337,24 @@ mod tests {
         }
         queue.push(info(1));
         queue.reset();
+        assert!(queue.pop().is_none());
+    }
+
+    #[test]
+    fn has_places_beyond_its_capacity_for_those_who_may() {
+        let queue = SigInfoQueue::new();
+        for number in 0..CAPACITY as i32 {
+            queue.push(info(number));
+        }
+        assert_eq!(queue.push(info(-1)), Pushed::NoRoom);
+        for number in CAPACITY..PLACES {
+            let pushed = queue.push_beyond_capacity(info(number as i32));
+            assert_eq!(pushed, Pushed::StoredLast);
+        }
+        assert_eq!(queue.push_beyond_capacity(info(-1)), Pushed::NoRoom);
+        for number in 0..PLACES as i32 {
+            assert_eq!(queue.pop().map(|info| info.number()), Some(number));
+        }
         assert!(queue.pop().is_none());
     }
 

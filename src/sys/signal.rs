@@ -12,7 +12,8 @@
 //! blocks the signal in the mask that its own return restores, so that the kernel keeps what comes
 //! next; the loop unblocks it when it has drained the queue. Where another thread receives the
 //! signal, blocking it there would help nobody: the signal is then sent on, with all it carries,
-//! to the loop's thread. No mask is changed at any other time.
+//! to the loop's thread. Should the kernel have no room for it, that thread itself has some in
+//! reserve, and others wait. No mask is changed at any other time.
 
 use super::doorbell::{self, Delivered, Doorbell, SIGNALS};
 use super::{check, fork};
@@ -271,31 +272,45 @@ fn follow_up(
     if delivered == Delivered::Done {
         return;
     }
-    if delivered == Delivered::Refused {
-        find_room(doorbell, signal, info);
+    let is_ours = is_ours(doorbell);
+    if delivered == Delivered::Refused && !send_on(doorbell, signal, info) {
+        if is_ours {
+            doorbell.deliver_beyond_capacity(signal, info);
+        } else {
+            wait_for_room(doorbell, signal, info);
+        }
     }
-    if is_ours(doorbell) {
+    if is_ours {
         doorbell.set_blocked(signal);
         block_after_return(signal, machine_context);
     }
 }
 
-/// Leaves a signal that has met a full queue with the kernel. That may have no room either
-/// (`RLIMIT_SIGPENDING`); then the loop may make some meanwhile. There is an end to it, as the loop
-/// may be waiting for this very thread: then the signal is counted, but its siginfo is lost.
-fn find_room(doorbell: &Doorbell, signal: i32, info: &libc::siginfo_t) {
-    for _ in 0..ATTEMPTS {
+/// The queue is full, and the kernel has no room either (`RLIMIT_SIGPENDING`): the loop, which has
+/// another thread, makes some. There is an end to the wait, as it may be waiting for this very
+/// thread: then the signal is counted, but its siginfo is lost.
+fn wait_for_room(doorbell: &Doorbell, signal: i32, info: &libc::siginfo_t) {
+    for attempt in 0..QUICK_ATTEMPTS + SLOW_ATTEMPTS {
+        if attempt < QUICK_ATTEMPTS {
+            std::thread::yield_now();
+        } else {
+            // SAFETY: without descriptors poll() only waits. It is async-signal-safe.
+            unsafe { libc::poll(ptr::null_mut(), 0, 1) };
+        }
         if send_on(doorbell, signal, info)
             || doorbell.deliver_forwarded(signal, info) != Delivered::Refused
         {
             return;
         }
-        std::thread::yield_now();
     }
 }
 
-/// Some milliseconds, in which a loop that isn't busy has emptied its queue many times.
-const ATTEMPTS: u32 = 10_000;
+/// A loop that has a processor to itself has emptied its queue many times by then.
+const QUICK_ATTEMPTS: u32 = 1_000;
+
+/// A millisecond each: as long as the loop may go without a processor on a machine that is
+/// overloaded.
+const SLOW_ATTEMPTS: u32 = 10_000;
 
 /// What makes any `si_code` one that a thread may send: zero and above are the kernel's, and those
 /// just below are the C library's.
