@@ -100,7 +100,9 @@ fn rest(world: &World, context: &Context) {
     world.faults.clear();
     context.set_wait_timeout(Some(Duration::ZERO));
     let (mut idle, mut turns, mut failures) = (0, 0, 0);
-    while idle < 3 || !is_quiet(world, context) {
+    // A file that is ready only for what nobody wants takes a turn of its own in a small batch.
+    let enough = 3 + world.files();
+    while idle < enough || !is_quiet(world, context) {
         match operations::guarded(|| context.run_once()) {
             Some(Ok(true)) => idle = 0,
             Some(Ok(false)) => idle += 1,

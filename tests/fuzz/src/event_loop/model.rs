@@ -175,6 +175,13 @@ impl World {
         self.has_bytes() && self.depth.get() < 6
     }
 
+    /// How many events there may be on files.
+    pub(super) fn files(&self) -> usize {
+        let fds = self.fds.borrow();
+        let is_on_file = |fd: &&FdModel| fd.object.upgrade().is_some_and(|object| object.is_file());
+        fds.iter().filter(is_on_file).count()
+    }
+
     pub(super) fn source_is_dropped(&self, event: usize) {
         let mut fds = self.fds.borrow_mut();
         fds[event].dropped += 1;
