@@ -75,6 +75,8 @@ pub(crate) struct SignalTable {
     deferred: Vec<Signum>,
     /// How many of `entries` have their handlers on the stack.
     running: usize,
+    /// How many loops are handing out signals, inside each other.
+    dispatches: usize,
     /// Memory for the list of handlers to call, kept between signals.
     to_call: Vec<Key>,
 }
@@ -86,8 +88,14 @@ impl SignalTable {
             numbers: BTreeMap::new(),
             deferred: Vec::new(),
             running: 0,
+            dispatches: 0,
             to_call: Vec::new(),
         }
+    }
+
+    /// Whether what has come is being handed out, by a loop outside of this one.
+    pub(crate) fn is_handed_out(&self) -> bool {
+        self.dispatches > 0
     }
 
     /// How many handlers there are that aren't on the stack.
@@ -344,7 +352,11 @@ impl Context {
     /// Calls all signal handlers that have something to be told. Returns whether there was one.
     pub(crate) fn run_signals(&self) -> bool {
         let inner = &*self.inner;
-        let to_call = mem::take(&mut inner.signals.borrow_mut().to_call);
+        let to_call = {
+            let mut signals = inner.signals.borrow_mut();
+            signals.dispatches += 1;
+            mem::take(&mut signals.to_call)
+        };
         let mut dispatch = SignalDispatch { inner, to_call };
         let mut ran = false;
         let mut number = None;
@@ -412,7 +424,11 @@ struct SignalDispatch<'a> {
 impl Drop for SignalDispatch<'_> {
     fn drop(&mut self) {
         self.to_call.clear();
-        self.inner.signals.borrow_mut().to_call = mem::take(&mut self.to_call);
+        {
+            let mut signals = self.inner.signals.borrow_mut();
+            signals.dispatches -= 1;
+            signals.to_call = mem::take(&mut self.to_call);
+        }
         self.inner.announce_signals_left();
     }
 }

@@ -4,9 +4,10 @@ mod common;
 
 use common::*;
 use std::cell::RefCell;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
-use tevent::{BackendKind, Context, WeakContext};
+use tevent::{BackendKind, Context, Fd, FdFlags, Timer, WeakContext};
 
 on_every_backend!(
     a_source_may_use_the_context_when_it_is_dropped,
@@ -25,6 +26,7 @@ on_every_backend!(
     a_handler_may_reinitialise_the_context,
     a_timer_may_reinitialise_the_context,
     an_immediate_may_reinitialise_the_context,
+    a_loop_that_goes_on_after_reinitialising_suspends_its_handlers,
     a_handler_may_add_many_events_of_all_kinds,
     a_handler_may_read_everything_of_its_event_and_of_others,
     a_condition_of_run_until_may_use_the_context,
@@ -352,6 +354,41 @@ fn an_immediate_may_reinitialise_the_context(kind: BackendKind) {
     context.defer(|_| unreachable!());
     context.run().unwrap();
     assert_eq!(log.take(), "immediate timer fd");
+}
+
+fn a_loop_that_goes_on_after_reinitialising_suspends_its_handlers(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let inner = log.clone();
+    context.defer(move |context| {
+        context.reinitialise().unwrap();
+        let now = context.now();
+        let handler = move |context: &Context, timer: &Timer| {
+            inner.add("timer");
+            if inner.len() > 1 {
+                add_one_that_runs_a_loop(context, &inner);
+                return;
+            }
+            timer.set_deadline(now);
+            // The loop that calls this isn't counted any more, so this one isn't nested.
+            assert!(!turn(context), "a timer whose handler is on the stack");
+        };
+        context.add_timer(now, handler).detach();
+    });
+    context.run().unwrap();
+    assert_eq!(log.take(), "timer timer fd");
+}
+
+fn add_one_that_runs_a_loop(context: &Context, log: &Log) {
+    let log = log.clone();
+    let (ours, theirs) = readable();
+    let handler = move |context: &Context, fd: &Fd<UnixStream>, _: FdFlags| {
+        log.add("fd");
+        let _peer = &theirs;
+        assert_no_spin(context, "the handler of what is ready is on the stack");
+        fd.remove();
+    };
+    context.add_fd(ours, READ, handler).unwrap().detach();
 }
 
 fn a_handler_may_add_many_events_of_all_kinds(kind: BackendKind) {
