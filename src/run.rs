@@ -229,29 +229,15 @@ impl Context {
     fn enter(&self) -> io::Result<Level<'_>> {
         let inner = &*self.inner;
         let outer = inner.state.level.get();
-<<<<<<< HEAD
         if outer == 0 {
-=======
-        if outer > 0 {
-            if !inner.options.nesting_allowed.get() {
-                return Err(error::nested());
-            }
-        } else {
->>>>>>> sanitize
             inner.doorbell.stay_awake();
         } else if !inner.options.nesting_allowed.get() {
             return Err(error::nested());
-        } else {
-            inner.announce_signals_left();
         }
-<<<<<<< HEAD
-        let outer_fd = inner.state.running_fd.take();
-        let suspended = inner.suspend_running(outer_fd);
-=======
         // Also at level 0: the loop that called the running handler counts no more after a
         // re-initialisation, but goes on.
-        inner.suspend_running();
->>>>>>> sanitize
+        let outer_fd = inner.state.running_fd.take();
+        let suspended = inner.suspend_running(outer_fd);
         inner.state.level.set(outer + 1);
         let level = Level {
             context: self,
@@ -599,13 +585,10 @@ impl Inner {
         if let Some(key) = self.state.running_timer.get() {
             self.timers.borrow_mut().suspend(key);
         }
-<<<<<<< HEAD
-        fd.filter(|&key| self.fds.borrow_mut().mux.suspend(key))
-=======
         if self.signals.borrow().is_handed_out() {
             self.announce_signals_left();
         }
->>>>>>> sanitize
+        fd.filter(|&key| self.fds.borrow_mut().mux.suspend(key))
     }
 
     /// Registers a descriptor event, with the kernel too. When that fails the handler comes back,
