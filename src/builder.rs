@@ -1,7 +1,8 @@
 //! [`Builder`]: what can be chosen when a context is made.
 
-use crate::backend::{Backend, BackendKind};
+use crate::backend::{AnyBackend, Backend, BackendKind};
 use crate::context::Context;
+use crate::sys::timeout::Timeout;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
@@ -151,11 +152,11 @@ impl Builder {
         }
         let backend = match self.backend {
             Ok(kind) => kind.open()?,
-            Err(custom) => custom,
+            Err(custom) => AnyBackend::Custom(custom),
         };
         let options = Options {
             batch: self.batch,
-            wait_timeout: Cell::new(self.wait_timeout),
+            wait_timeout: Cell::new(Timeout::new(self.wait_timeout)),
             starvation_budget: Cell::new(self.starvation_budget),
             nesting_allowed: Cell::new(self.nesting_allowed),
         };
@@ -183,7 +184,7 @@ impl fmt::Debug for Builder {
 /// What can be set by [`Builder`] and changed later.
 pub(crate) struct Options {
     pub(crate) batch: usize,
-    pub(crate) wait_timeout: Cell<Option<Duration>>,
+    pub(crate) wait_timeout: Cell<Timeout>,
     pub(crate) starvation_budget: Cell<Option<NonZeroU32>>,
     pub(crate) nesting_allowed: Cell<bool>,
 }

@@ -6,14 +6,15 @@
 //! The rule that makes any operation legal in any handler: **no cell is borrowed while code of the
 //! user runs or is dropped**, that is handlers, sources, destructors of what closures own. A
 //! handler that is called is taken out of its table and put back afterwards if its event is
-//! still there; whatever is removed is dropped when the borrow has ended.
+//! still there (a descriptor event's is called by a reference of its own, see `fd.rs`); whatever is
+//! removed is dropped when the borrow has ended.
 //!
 //! Handlers keep `Inner` alive (their events' handles are in there), so the last [`Context`] to go
 //! empties the tables; that breaks the cycle. What is left for handles that outlive it is tables
 //! in which they find nothing.
 
 use crate::backend::mux::{Delivery, Mux};
-use crate::backend::{Backend, Ready, ReadyList, Token, WakeupTrigger};
+use crate::backend::{AnyBackend, Backend, ReadyList, Token, WakeupTrigger};
 use crate::builder::{Builder, Options};
 use crate::flags::FdFlags;
 use crate::immediate::Immediates;
@@ -24,6 +25,7 @@ use crate::run::NestingHook;
 use crate::signal::SignalTable;
 use crate::slow_handler;
 use crate::sys::doorbell::{Doorbell, FORK, REMOTE, SIGNAL};
+use crate::sys::timeout::Timeout;
 use crate::sys::wakeup::Wakeup;
 use crate::timer::Timers;
 use crate::timer_queue::TimerQueue;
@@ -84,14 +86,15 @@ pub struct Context {
 
 pub(crate) struct Inner {
     pub(crate) doorbell: &'static Doorbell,
-    pub(crate) backend: RefCell<Box<dyn Backend>>,
     backend_name: String,
     /// `None` when the context is gone.
     wakeup: RefCell<Option<Rc<Wakeup>>>,
-    /// `None` while the backend doesn't know the wake-up descriptor, as adding it has failed.
-    wakeup_trigger: Cell<Option<WakeupTrigger>>,
+    /// Not while adding the wake-up descriptor to the backend has failed.
+    has_wakeup: Cell<bool>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) fds: RefCell<Fds>,
+    /// Descriptor events that have ended while their handlers were running.
+    ended: RefCell<Vec<Rc<dyn FdHandler>>>,
     pub(crate) timers: RefCell<Timers>,
     /// To be had by [`Inner::immediates`].
     pub(crate) immediates: RefCell<Immediates>,
@@ -105,36 +108,54 @@ pub(crate) struct Inner {
 
 /// The descriptor events, and the batch of ready ones that is being served.
 pub(crate) struct Fds {
-    pub(crate) mux: Mux<Box<dyn FdHandler>, Meta>,
-    ready: Vec<Ready>,
+    pub(crate) backend: AnyBackend,
+    pub(crate) mux: Mux<Rc<dyn FdHandler>>,
+    ready: ReadyList,
     /// How many of `ready` are done with.
     next: usize,
-    /// What of `ready[next]` was delivered already.
-    served: FdFlags,
-    /// Whether one report may serve several events on a descriptor, each with flags of its own:
-    /// not when the batch is 1, as then every handler gets a wait of its own.
-    serves_siblings: bool,
-    /// The wake-up descriptor was among the ready ones.
-    wakeup_is_readable: bool,
+    /// Read empty when it is reported; missing if the backend reports it once for each ring.
+    wakeup: Option<Rc<Wakeup>>,
 }
 
 /// A descriptor event that is to be called.
-pub(crate) type ReadyFd = Delivery<Box<dyn FdHandler>>;
+pub(crate) type ReadyFd = Delivery<Rc<dyn FdHandler>>;
 
-/// A closure together with the typed handle that it is called with.
+/// A descriptor event's closure, together with the event that it is called with.
 pub(crate) trait FdHandler {
-    fn call(&mut self, context: &Context, flags: FdFlags);
+    fn call(self: Rc<Self>, context: &Context, flags: FdFlags);
+
+    fn meta(&self) -> &Meta;
+
+    /// The event has ended: drops the closure, now or when it has returned.
+    fn end(self: Rc<Self>);
+}
+
+/// The handler of an event that was removed. Dropping it ends the event, so that is for when nothing
+/// is borrowed.
+pub(crate) struct Removed(Option<Rc<dyn FdHandler>>);
+
+impl Removed {
+    pub(crate) fn new(handler: Rc<dyn FdHandler>) -> Removed {
+        Removed(Some(handler))
+    }
+}
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        if let Some(handler) = self.0.take() {
+            handler.end();
+        }
+    }
 }
 
 /// What every event carries for those who look at the loop.
-#[derive(Debug)]
 pub(crate) struct Meta {
     pub(crate) location: &'static Location<'static>,
     /// Apart, as few events have any.
-    label: Option<Box<Label>>,
+    label: Cell<Option<Box<Label>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Label {
     tag: u64,
     name: Option<String>,
@@ -148,31 +169,43 @@ pub(crate) struct RunState {
     pub(crate) starts: Cell<u32>,
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
+    /// There may be more to look at than the doorbell and the descriptors: an immediate, an armed
+    /// timer, a request to stop, somebody who is told of slow handlers, an ended event, a missing
+    /// wake-up descriptor. Whoever adds one of these sets this; a turn that finds none clears it.
+    busy: Cell<bool>,
     /// Missing while it runs.
     pub(crate) nesting_hook: Cell<Option<NestingHook>>,
     /// The hook that is running was replaced.
     pub(crate) nesting_hook_changed: Cell<bool>,
-    /// The handlers on the stack, innermost of each kind.
+    /// The descriptor event whose handler the innermost loop is calling.
     pub(crate) running_fd: Cell<Option<Key>>,
+    /// The timer's handler on the stack, innermost.
     pub(crate) running_timer: Cell<Option<Key>>,
     /// The immediate that is running and was the only one, while nobody has done anything with the
     /// queue since.
     pub(crate) sole_immediate: Cell<Option<Key>>,
     /// It has scheduled itself, which the queue isn't told before somebody wants to use it.
     pub(crate) sole_is_scheduled: Cell<bool>,
-    /// Immediates and timers called since the loop last looked at descriptors.
-    pub(crate) streak: Cell<u32>,
-    /// In a streak that is too long: timers had their turn, descriptors are next.
-    pub(crate) timers_had_their_turn: Cell<bool>,
+    pub(crate) streak: Cell<Streak>,
     /// What the clock said when it was last read for timers.
     pub(crate) latest_time: Cell<Instant>,
+}
+
+/// Immediates and timers that were called since the loop last looked at descriptors.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Streak {
+    pub(crate) length: u32,
+    /// It is too long: timers had their turn, descriptors are next.
+    pub(crate) timers_had_their_turn: bool,
 }
 
 impl RunState {
     fn new() -> RunState {
         RunState {
+            starts: Cell::default(),
             level: Cell::default(),
             stop: Cell::default(),
+            busy: Cell::new(true),
             nesting_hook: Cell::default(),
             nesting_hook_changed: Cell::default(),
             running_fd: Cell::default(),
@@ -180,10 +213,23 @@ impl RunState {
             sole_immediate: Cell::default(),
             sole_is_scheduled: Cell::default(),
             streak: Cell::default(),
-            timers_had_their_turn: Cell::default(),
             latest_time: Cell::new(Instant::now()),
-            starts: Cell::default(),
         }
+    }
+
+    /// Says that the next turn is to look at everything.
+    #[inline]
+    pub(crate) fn set_busy(&self) {
+        self.busy.set(true);
+    }
+
+    #[inline]
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
+    pub(crate) fn clear_busy(&self) {
+        self.busy.set(false);
     }
 
     pub(crate) fn replace_nesting_hook(&self, hook: Option<NestingHook>) -> Option<NestingHook> {
@@ -201,24 +247,35 @@ impl Meta {
     pub(crate) fn at(location: &'static Location<'static>) -> Meta {
         Meta {
             location,
-            label: None,
+            label: Cell::new(None),
         }
     }
 
-    pub(crate) fn set_tag(&mut self, tag: u64) {
-        self.label.get_or_insert_default().tag = tag;
+    pub(crate) fn set_tag(&self, tag: u64) {
+        let mut label = self.label.take().unwrap_or_default();
+        label.tag = tag;
+        self.label.set(Some(label));
     }
 
     pub(crate) fn tag(&self) -> u64 {
-        self.label.as_ref().map_or(0, |label| label.tag)
+        self.look_at_label(|label| label.tag).unwrap_or_default()
     }
 
-    pub(crate) fn set_name(&mut self, name: &str) {
-        self.label.get_or_insert_default().name = Some(name.to_owned());
+    pub(crate) fn set_name(&self, name: &str) {
+        let mut label = self.label.take().unwrap_or_default();
+        label.name = Some(name.to_owned());
+        self.label.set(Some(label));
     }
 
     pub(crate) fn name(&self) -> Option<String> {
-        self.label.as_ref()?.name.clone()
+        self.look_at_label(|label| label.name.clone()).flatten()
+    }
+
+    fn look_at_label<R>(&self, look: impl FnOnce(&Label) -> R) -> Option<R> {
+        let label = self.label.take()?;
+        let result = look(&label);
+        self.label.set(Some(label));
+        Some(result)
     }
 }
 
@@ -298,7 +355,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_context_set_wait_timeout")]
     pub fn set_wait_timeout(&self, timeout: Option<Duration>) {
-        self.inner.options.wait_timeout.set(timeout);
+        self.inner.options.wait_timeout.set(Timeout::new(timeout));
     }
 
     /// What [`set_wait_timeout`](Context::set_wait_timeout) or the builder has set.
@@ -313,7 +370,7 @@ impl Context {
     /// # }
     /// ```
     pub fn wait_timeout(&self) -> Option<Duration> {
-        self.inner.options.wait_timeout.get()
+        self.inner.options.wait_timeout.get().limit()
     }
 
     /// A reference that doesn't keep the context alive, for the rare closure that must reach it
@@ -335,25 +392,24 @@ impl Context {
         }
     }
 
-    pub(crate) fn open(backend: Box<dyn Backend>, options: Options) -> io::Result<Context> {
+    pub(crate) fn open(backend: AnyBackend, options: Options) -> io::Result<Context> {
         crate::sys::fork::watch()?;
         let wakeup = Rc::new(Wakeup::new()?);
         let doorbell = Doorbell::claim(wakeup.write_number());
         let inner = Rc::new(Inner {
             doorbell,
             backend_name: backend.name().to_owned(),
-            backend: RefCell::new(backend),
             wakeup: RefCell::new(Some(Rc::clone(&wakeup))),
-            wakeup_trigger: Cell::new(None),
+            has_wakeup: Cell::new(false),
             inbox: Inbox::new(doorbell),
             fds: RefCell::new(Fds {
+                backend,
                 mux: Mux::new(),
-                ready: Vec::new(),
+                ready: ReadyList::new(options.batch),
                 next: 0,
-                served: FdFlags::empty(),
-                serves_siblings: options.batch > 1,
-                wakeup_is_readable: false,
+                wakeup: None,
             }),
+            ended: RefCell::new(Vec::new()),
             timers: RefCell::new(TimerQueue::new()),
             immediates: RefCell::new(ImmediateQueue::new()),
             signals: RefCell::new(SignalTable::new()),
@@ -362,7 +418,7 @@ impl Context {
             slow: slow_handler::Watch::default(),
             owners: Cell::new(1),
         });
-        let pollable = inner.backend.borrow().pollable();
+        let pollable = inner.fds.borrow().backend.pollable();
         // From here on dropping `context` gives the doorbell back.
         let context = Context {
             inner,
@@ -474,9 +530,12 @@ impl Inner {
     }
 
     fn reopen(&self) -> io::Result<()> {
-        self.backend.borrow_mut().reopen()?;
-        // Now, as what comes next may fail.
-        self.fds.borrow_mut().mux.forget_registrations();
+        {
+            let mut fds = self.fds.borrow_mut();
+            fds.backend.reopen()?;
+            // Now, as what comes next may fail.
+            fds.mux.forget_registrations();
+        }
         if let Some(wakeup) = &*self.wakeup.borrow() {
             wakeup.reopen()?;
         }
@@ -486,10 +545,15 @@ impl Inner {
     /// Registers the wake-up descriptor with a backend that doesn't know it.
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
-            self.wakeup_trigger.set(None);
+            self.has_wakeup.set(false);
+            self.state.set_busy();
             let fd = wakeup.fd().as_raw_fd();
-            let trigger = self.backend.borrow_mut().add_wakeup(fd, wakeup_token())?;
-            self.wakeup_trigger.set(Some(trigger));
+            let mut fds = self.fds.borrow_mut();
+            fds.wakeup = match fds.backend.add_wakeup(fd, wakeup_token())? {
+                WakeupTrigger::Level => Some(Rc::clone(wakeup)),
+                WakeupTrigger::Edge => None,
+            };
+            self.has_wakeup.set(true);
         }
         Ok(())
     }
@@ -497,20 +561,7 @@ impl Inner {
     /// Whether something other than descriptors can end a wait.
     #[inline]
     pub(crate) fn has_wakeup(&self) -> bool {
-        self.wakeup_trigger.get().is_some()
-    }
-
-    /// Makes the wake-up descriptor unreadable if the backend goes on reporting it otherwise.
-    #[inline]
-    pub(crate) fn drain_wakeup(&self) {
-        if !mem::take(&mut self.fds.borrow_mut().wakeup_is_readable) {
-            return;
-        }
-        if self.wakeup_trigger.get() == Some(WakeupTrigger::Level) {
-            if let Some(wakeup) = &*self.wakeup.borrow() {
-                wakeup.drain();
-            }
-        }
+        self.has_wakeup.get()
     }
 
     /// Removes every event, and starts anew with kernel objects of its own.
@@ -537,7 +588,7 @@ impl Inner {
         self.state.stop.set(false);
         self.state.running_fd.set(None);
         self.state.running_timer.set(None);
-        self.state.streak.set(0);
+        self.state.streak.set(Streak::default());
         self.leave_if_idle();
         drop(contents);
         reopened
@@ -545,7 +596,8 @@ impl Inner {
 
     /// The last context is going.
     fn close(&self) {
-        let backend = mem::replace(&mut *self.backend.borrow_mut(), Box::new(Closed));
+        let closed = AnyBackend::Custom(Box::new(Closed));
+        let backend = mem::replace(&mut self.fds.borrow_mut().backend, closed);
         // Closing an instance that a parent shares leaves the parent's alone, and closing one's
         // own forgets what is in it. So sources are out of the set before they are closed.
         drop(backend);
@@ -553,13 +605,37 @@ impl Inner {
         let scheduled = self.inbox.close();
         let slow = self.slow.take();
         self.doorbell.release();
+        self.fds.borrow_mut().wakeup = None;
         *self.wakeup.borrow_mut() = None;
         drop((contents, scheduled, slow));
     }
 
+    /// Keeps an event that has ended until its handler, which is running, has returned.
+    pub(crate) fn end_after_return(&self, handler: Rc<dyn FdHandler>) {
+        self.ended.borrow_mut().push(handler);
+        self.state.set_busy();
+    }
+
+    /// Whether an event waits for its handler to return.
+    pub(crate) fn has_ended(&self) -> bool {
+        !self.ended.borrow().is_empty()
+    }
+
+    /// Lets go of the events whose handlers have returned. Those still on the stack stay.
+    #[cold]
+    pub(crate) fn drop_ended(&self) {
+        let ended = self.ended.take();
+        drop(
+            ended
+                .into_iter()
+                .map(|handler| Removed::new(handler))
+                .collect::<Vec<_>>(),
+        );
+    }
+
     fn unwatch_all(&self) {
-        let mut fds = self.fds.borrow_mut();
-        fds.mux.unwatch_all(&mut **self.backend.borrow_mut());
+        let fds = &mut *self.fds.borrow_mut();
+        fds.mux.unwatch_all(&mut *fds.backend);
     }
 
     /// Takes everything out of the tables, to be dropped when the context is in order again: what
@@ -570,6 +646,7 @@ impl Inner {
             fds.discard_ready();
             fds.mux.take_all()
         };
+        let fds: Vec<Removed> = fds.into_iter().map(Removed::new).collect();
         let timers = self.timers.borrow_mut().take_all();
         let immediates = self.immediates().take_all();
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
@@ -581,23 +658,33 @@ impl Inner {
 }
 
 impl Fds {
+    /// Takes the next event to be called out of the batch, if it is the only one on its descriptor.
+    #[inline(always)]
+    pub(crate) fn take_single(&mut self) -> Option<ReadyFd> {
+        let delivery = self.mux.deliver(self.ready.get(self.next)?)?;
+        self.next += 1;
+        Some(delivery)
+    }
+
     /// Takes the next event to be called out of the batch.
-    #[inline]
     pub(crate) fn take_ready(&mut self) -> Option<ReadyFd> {
-        while let Some(&Ready { token, readiness }) = self.ready.get(self.next) {
-            match self.mux.deliver(token, readiness, self.served) {
-                // What is left of the report is for the others on the descriptor.
-                Some(delivery) if delivery.has_siblings && self.serves_siblings => {
-                    self.served |= delivery.flags;
+        while let Some(mut ready) = self.ready.get(self.next) {
+            match self.mux.deliver_slowly(&mut ready) {
+                // What is left of the report is for the others on the descriptor. Not when the
+                // batch is 1, as then every handler gets a wait of its own.
+                Some(delivery) if delivery.has_siblings && self.ready.limit() > 1 => {
+                    self.ready.set(self.next, ready);
                     return Some(delivery);
                 }
-                delivery => {
+                Some(delivery) => {
                     self.next += 1;
-                    self.served = FdFlags::empty();
-                    if delivery.is_some() {
-                        return delivery;
-                    }
-                    self.wakeup_is_readable |= token == wakeup_token();
+                    return Some(delivery);
+                }
+                None => self.next += 1,
+            }
+            if ready.token() == wakeup_token() {
+                if let Some(wakeup) = &self.wakeup {
+                    wakeup.drain();
                 }
             }
         }
@@ -605,6 +692,7 @@ impl Fds {
     }
 
     /// Whether part of the batch hasn't been served yet.
+    #[inline]
     pub(crate) fn has_ready(&self) -> bool {
         self.next < self.ready.len()
     }
@@ -612,20 +700,13 @@ impl Fds {
     pub(crate) fn discard_ready(&mut self) {
         self.ready.clear();
         self.next = 0;
-        self.served = FdFlags::empty();
     }
 
-    /// Lends the batch's memory to a backend.
-    pub(crate) fn lend_ready(&mut self, limit: usize) -> ReadyList {
-        self.discard_ready();
-        ReadyList {
-            entries: mem::take(&mut self.ready),
-            limit,
-        }
-    }
-
-    pub(crate) fn return_ready(&mut self, list: ReadyList) {
-        self.ready = list.entries;
+    /// Has the backend fill the batch anew.
+    #[inline(always)]
+    pub(crate) fn wait(&mut self, timeout: Timeout) -> io::Result<()> {
+        self.next = 0;
+        self.backend.wait_for(timeout, &mut self.ready)
     }
 }
 
@@ -700,7 +781,7 @@ impl WeakContext {
             return None;
         }
         let wakeup = inner.wakeup.borrow().clone()?;
-        let pollable = inner.backend.borrow().pollable();
+        let pollable = inner.fds.borrow().backend.pollable();
         inner.owners.set(owners + 1);
         Some(ContextRef {
             context: Context {

@@ -2,17 +2,22 @@
 //!
 //! # Implementation
 //!
-//! The source lives in [`Shared`], which the handle and the handler's own copy of the handle
-//! refer to. It leaves when both are gone: then it is dropped, or handed to the close callback. By
-//! then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to a
-//! source that was closed, without any unsafe code.
+//! An event is one allocation, [`Shared`], with the source and the handler. The table refers to it,
+//! so do the handles, and so does the loop while the handler runs; that reference is what the
+//! handler gets as its handle.
+//!
+//! The source leaves when all of them are gone: then it is dropped, or handed to the close callback.
+//! By then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to
+//! a source that was closed, without any unsafe code. The handler goes earlier, when the event ends
+//! and isn't running.
 
-use crate::context::{Context, FdHandler, Inner, Meta};
+use crate::backend::Backend;
+use crate::context::{Context, FdHandler, Inner, Meta, Removed};
 use crate::error::AddFdError;
 use crate::flags::FdFlags;
 use crate::key::Key;
 use crate::sys;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -51,22 +56,24 @@ use std::rc::Rc;
 /// ```
 #[doc(alias = "tevent_fd")]
 pub struct Fd<S: 'static> {
-    shared: Rc<Shared<S>>,
+    shared: Rc<Shared<S, dyn Handler<S>>>,
     /// Whether dropping this removes the event: not so the handler's copy.
     owns: bool,
 }
 
-struct Shared<S> {
+struct Shared<S, H: ?Sized> {
     inner: Rc<Inner>,
     key: Key,
     /// Present until it leaves.
     source: Option<S>,
     on_close: Cell<Option<CloseCallback<S>>>,
+    meta: Meta,
+    handler: H,
 }
 
 type CloseCallback<S> = Box<dyn FnOnce(S)>;
 
-impl<S> Drop for Shared<S> {
+impl<S, H: ?Sized> Drop for Shared<S, H> {
     fn drop(&mut self) {
         if let (Some(source), Some(on_close)) = (self.source.take(), self.on_close.take()) {
             on_close(source);
@@ -74,15 +81,59 @@ impl<S> Drop for Shared<S> {
     }
 }
 
-/// A handler with its copy of the handle.
-struct Handler<S: 'static, H> {
-    fd: Fd<S>,
-    handler: H,
+/// The place of a closure: it is borrowed while it runs, and empty when the event has ended.
+trait Handler<S> {
+    fn call(&self, context: &Context, event: &Fd<S>, flags: FdFlags);
+
+    /// Drops the closure. Returns false if it is running, so that it can't go yet.
+    fn clear(&self) -> bool;
 }
 
-impl<S, H: FnMut(&Context, &Fd<S>, FdFlags)> FdHandler for Handler<S, H> {
-    fn call(&mut self, context: &Context, flags: FdFlags) {
-        (self.handler)(context, &self.fd, flags);
+impl<S, F: FnMut(&Context, &Fd<S>, FdFlags)> Handler<S> for RefCell<Option<F>> {
+    #[inline(always)]
+    fn call(&self, context: &Context, event: &Fd<S>, flags: FdFlags) {
+        // It can't be running, as an event is suspended while its handler runs a loop.
+        if let Ok(mut handler) = self.try_borrow_mut() {
+            if let Some(handler) = &mut *handler {
+                handler(context, event, flags);
+            }
+        }
+    }
+
+    fn clear(&self) -> bool {
+        let Ok(mut handler) = self.try_borrow_mut() else {
+            return false;
+        };
+        let closure = handler.take();
+        // Not borrowed any more when it is dropped, as that is code of the user.
+        drop(handler);
+        drop(closure);
+        true
+    }
+}
+
+impl<S, F> FdHandler for Shared<S, RefCell<Option<F>>>
+where
+    S: 'static,
+    F: FnMut(&Context, &Fd<S>, FdFlags) + 'static,
+{
+    fn call(self: Rc<Self>, context: &Context, flags: FdFlags) {
+        let event = Fd {
+            shared: self,
+            owns: false,
+        };
+        event.shared.handler.call(context, &event, flags);
+    }
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn end(self: Rc<Self>) {
+        if !self.handler.clear() {
+            let inner = Rc::clone(&self.inner);
+            inner.end_after_return(self);
+        }
     }
 }
 
@@ -144,36 +195,30 @@ impl Context {
             key,
             source: Some(source),
             on_close: Cell::new(None),
+            meta,
+            handler: RefCell::new(Some(handler)),
         });
-        let handler = Handler {
-            fd: Fd {
-                shared: Rc::clone(&shared),
-                owns: false,
-            },
-            handler,
-        };
-        match self
-            .inner
-            .add_fd_event(number, flags, Box::new(handler), meta)
-        {
+        let registered = Rc::clone(&shared);
+        match self.inner.add_fd_event(number, flags, registered) {
             Ok(added) => {
                 debug_assert_eq!(added, key);
                 Ok(Fd { shared, owns: true })
             }
             Err((refused, error)) => {
                 drop(refused);
-                let shared = Rc::into_inner(shared).unwrap_or_else(|| unreachable!());
-                Err(AddFdError::new(shared.into_source(), error))
+                let mut shared: Rc<Shared<S, dyn Handler<S>>> = shared;
+                let source = take_source(&mut shared).unwrap_or_else(|| unreachable!());
+                Err(AddFdError::new(source, error))
             }
         }
     }
 }
 
-impl<S> Shared<S> {
-    fn into_source(mut self) -> S {
-        self.on_close.take();
-        self.source.take().unwrap_or_else(|| unreachable!())
-    }
+/// Takes the source out of an event that has ended, if nobody else refers to it.
+fn take_source<S>(shared: &mut Rc<Shared<S, dyn Handler<S>>>) -> Option<S> {
+    let shared = Rc::get_mut(shared)?;
+    shared.on_close.take();
+    shared.source.take()
 }
 
 impl<S: 'static> Fd<S> {
@@ -219,13 +264,10 @@ impl<S: 'static> Fd<S> {
     /// ```
     pub fn into_source(self) -> Result<S, Fd<S>> {
         self.remove();
-        let shared = Rc::clone(&self.shared);
+        let mut shared = Rc::clone(&self.shared);
         // What is left of this handle removes an event that is gone already.
         drop(self);
-        match Rc::try_unwrap(shared) {
-            Ok(shared) => Ok(shared.into_source()),
-            Err(shared) => Err(Fd { shared, owns: true }),
-        }
+        take_source(&mut shared).ok_or(Fd { shared, owns: true })
     }
 
     /// What the event waits for.
@@ -400,18 +442,18 @@ impl<S: 'static> Fd<S> {
     /// context.run() // returns, as nothing is left
     /// # }
     /// ```
+    #[inline(never)]
     pub fn remove(&self) {
         let inner = &*self.shared.inner;
         let removed = {
-            let mut fds = inner.fds.borrow_mut();
-            if inner.is_in_its_process() {
-                let mut backend = inner.backend.borrow_mut();
-                fds.mux.remove(Some(&mut **backend), self.shared.key)
-            } else {
-                fds.mux.remove(None, self.shared.key)
-            }
+            let fds = &mut *inner.fds.borrow_mut();
+            let backend: Option<&mut dyn Backend> = match inner.is_in_its_process() {
+                true => Some(&mut *fds.backend),
+                false => None,
+            };
+            fds.mux.remove(backend, self.shared.key)
         };
-        drop(removed);
+        drop(removed.map(Removed::new));
     }
 
     /// Leaves the event to the context: it lives until it [removes](Fd::remove) itself, or the
@@ -501,13 +543,21 @@ impl<S: 'static> Fd<S> {
         self.with_meta(|meta| meta.location)
     }
 
-    fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
-        let mut fds = self.shared.inner.fds.borrow_mut();
-        Some(look(fds.mux.get_mut(self.shared.key)?))
+    fn with_meta<R>(&self, look: impl FnOnce(&Meta) -> R) -> Option<R> {
+        let is_registered = self
+            .shared
+            .inner
+            .fds
+            .borrow()
+            .mux
+            .flags(self.shared.key)
+            .is_some();
+        is_registered.then(|| look(&self.shared.meta))
     }
 }
 
 impl<S: 'static> Drop for Fd<S> {
+    #[inline(always)]
     fn drop(&mut self) {
         if self.owns {
             self.remove();

@@ -94,6 +94,7 @@ impl Context {
     #[track_caller]
     pub fn defer(&self, handler: impl FnOnce(&Context) + 'static) {
         let job = Job::new(handler, Location::caller());
+        self.inner.state.set_busy();
         self.inner.immediates().push_once(Jobs::one(job));
     }
 
@@ -184,6 +185,7 @@ impl Inner {
     pub(crate) fn end_sole_immediate(&self) {
         if let Some(key) = self.state.sole_immediate.take() {
             if self.state.sole_is_scheduled.take() {
+                self.state.set_busy();
                 self.immediates.borrow_mut().push(key);
             }
         }
@@ -250,6 +252,7 @@ impl Immediate {
             state.sole_is_scheduled.set(true);
             return true;
         }
+        state.set_busy();
         self.inner.immediates().push(self.key)
     }
 

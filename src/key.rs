@@ -124,6 +124,13 @@ impl<T> Slots<T> {
         Some(self.slab.remove(key.index as usize).value)
     }
 
+    /// The key of the entry at a place.
+    #[inline]
+    pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
+        let generation = self.slab.get(index as usize)?.generation;
+        Some(Key { index, generation })
+    }
+
     /// The entry at a place, whichever insertion it is of.
     #[inline]
     pub(crate) fn at(&self, index: u32) -> Option<&T> {

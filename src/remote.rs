@@ -44,6 +44,7 @@ impl Inner {
     pub(crate) fn accept_remote(&self) {
         let scheduled = self.inbox.mailbox.take_all();
         if !scheduled.is_empty() {
+            self.state.set_busy();
             self.immediates().push_once(scheduled);
         }
     }

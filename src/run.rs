@@ -1,15 +1,17 @@
 //! The loop: the one place where the order of things is decided.
 
 use crate::backend::mux;
-use crate::context::{Context, FdHandler, Inner, Meta, ReadyFd};
+use crate::context::{Context, FdHandler, Inner, ReadyFd, Removed, Streak};
 use crate::error::{self, OsError};
 use crate::flags::FdFlags;
 use crate::key::Key;
 use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys::doorbell::{FORK, REMOTE, SIGNAL};
+use crate::sys::timeout::Timeout;
 use std::io;
 use std::os::fd::RawFd;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Instant;
 
 /// A closure that is told when a loop begins and ends.
 pub(crate) type NestingHook = Box<dyn FnMut(&Context, Nesting)>;
@@ -78,7 +80,7 @@ impl Context {
     #[doc(alias = "tevent_loop_once")]
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
-        Ok(self.turn(false)? == Turn::Ran)
+        Ok(self.turn_in_full(false)? == Turn::Ran)
     }
 
     /// Runs until there is nothing left to wait for: no armed timer, no scheduled immediate, no
@@ -104,10 +106,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_loop_wait")]
     pub fn run(&self) -> io::Result<()> {
-        let _level = self.enter()?;
-        let stop = StopScope::new(&self.inner);
-        while !stop.is_set() && self.turn(true)? != Turn::Empty {}
-        Ok(())
+        self.make_turns(|| false, true)
     }
 
     /// Runs until `finished` returns true, which is asked before every turn, or until
@@ -137,13 +136,8 @@ impl Context {
     /// # }
     /// ```
     #[doc(alias = "tevent_loop_until")]
-    pub fn run_until(&self, mut finished: impl FnMut() -> bool) -> io::Result<()> {
-        let _level = self.enter()?;
-        let stop = StopScope::new(&self.inner);
-        while !stop.is_set() && !finished() {
-            self.turn(false)?;
-        }
-        Ok(())
+    pub fn run_until(&self, finished: impl FnMut() -> bool) -> io::Result<()> {
+        self.make_turns(finished, false)
     }
 
     /// Makes the innermost [`run`](Context::run) or [`run_until`](Context::run_until) return when
@@ -160,6 +154,7 @@ impl Context {
     pub fn stop(&self) {
         self.inner.end_sole_immediate();
         self.inner.state.stop.set(true);
+        self.inner.state.set_busy();
     }
 
     /// When the next turn has something to do even if the [descriptor](Context#impl-AsFd-for-Context)
@@ -234,20 +229,24 @@ impl Context {
     fn enter(&self) -> io::Result<Level<'_>> {
         let inner = &*self.inner;
         let outer = inner.state.level.get();
-        if outer > 0 {
-            if !inner.options.nesting_allowed.get() {
-                return Err(error::nested());
-            }
-            inner.suspend_running();
-        } else {
+        if outer == 0 {
             inner.doorbell.stay_awake();
+        } else if !inner.options.nesting_allowed.get() {
+            return Err(error::nested());
         }
+        let outer_fd = inner.state.running_fd.take();
+        let suspended = inner.suspend_running(outer_fd);
         inner.state.level.set(outer + 1);
         let level = Level {
             context: self,
             number: outer + 1,
             start: inner.state.starts.get(),
-            _entered: Entered { inner, outer },
+            _entered: Entered {
+                inner,
+                outer,
+                outer_fd,
+                suspended,
+            },
         };
         self.call_nesting_hook(Nesting::Begin(outer + 1));
         Ok(level)
@@ -264,9 +263,62 @@ impl Context {
         }
     }
 
-    /// One turn. The steps are those of tevent's `tevent_loop_once`.
+    /// Makes turns until `finished` says that it is enough, or somebody stops the loop; or until
+    /// there is nothing to wait for, if that is to end it.
+    ///
+    /// Most turns of a busy server have to do with descriptors only: nothing rang, and nobody has
+    /// said that there is anything else. Such a turn is made here, in one piece.
     #[inline(always)]
-    fn turn(&self, return_if_empty: bool) -> io::Result<Turn> {
+    fn make_turns(
+        &self,
+        mut finished: impl FnMut() -> bool,
+        return_if_empty: bool,
+    ) -> io::Result<()> {
+        let _level = self.enter()?;
+        let stop = StopScope::new(&self.inner);
+        let inner = &*self.inner;
+        let doorbell = inner.doorbell;
+        'turns: loop {
+            if stop.is_set() || finished() {
+                return Ok(());
+            }
+            let turn = 'turn: {
+                if inner.state.is_busy() || doorbell.attention() != 0 {
+                    break 'turn self.turn_in_full(return_if_empty);
+                }
+                let mut fds = inner.fds.borrow_mut();
+                if !fds.has_ready() {
+                    let timeout = inner.options.wait_timeout.get();
+                    // Only a loop that blocks has to be woken.
+                    if timeout == Timeout::ZERO || !fds.mux.is_settled() || !doorbell.fall_asleep()
+                    {
+                        drop(fds);
+                        break 'turn self.turn_in_full(return_if_empty);
+                    }
+                    let result = fds.wait(timeout);
+                    doorbell.stay_awake();
+                    if result.is_err() || doorbell.attention() != 0 {
+                        drop(fds);
+                        break 'turn self.serve_after_wait(result);
+                    }
+                }
+                let Some(ready) = fds.take_single() else {
+                    drop(fds);
+                    break 'turn self.serve_after_wait(Ok(()));
+                };
+                drop(fds);
+                self.call_fd(ready);
+                continue 'turns;
+            };
+            if turn? == Turn::Empty {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One turn, whatever there is to do. The steps are those of tevent's `tevent_loop_once`.
+    #[inline(never)]
+    fn turn_in_full(&self, return_if_empty: bool) -> io::Result<Turn> {
         let inner = &*self.inner;
 
         // 1. and 2. Signals; what other threads have scheduled goes to the end of the immediates.
@@ -282,38 +334,39 @@ impl Context {
 
         // 4. One due timer. The clock is read only if there are timers.
         let mut now = None;
-        let had_their_turn = overdue && inner.state.timers_had_their_turn.get();
+        let had_their_turn = overdue && inner.state.streak.get().timers_had_their_turn;
         if !had_their_turn && inner.has_timers() && self.run_due_timer(&mut now) {
-            inner.state.timers_had_their_turn.set(overdue);
+            inner.timers_had_their_turn(overdue);
             return Ok(Turn::Ran);
         }
 
-        // 5. One descriptor of those that the latest wait has found ready.
-        inner.state.streak.set(0);
-        inner.state.timers_had_their_turn.set(false);
+        // 5. One descriptor of those that the latest wait has found ready; else the wait.
+        inner.state.streak.set(Streak::default());
+        inner.clear_busy_if_idle();
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
-        self.wait_and_serve(now, return_if_empty)
-    }
-
-    /// The rest of step 5: the wait, and what it has brought, that is a signal, else a descriptor,
-    /// else a timer that became due, or what was passed over for the others' sake.
-    #[inline(never)]
-    fn wait_and_serve(&self, now: Option<Instant>, return_if_empty: bool) -> io::Result<Turn> {
-        let inner = &*self.inner;
         if return_if_empty && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
         }
-        inner.drain_wakeup();
-        inner.wait(now)?;
+        let result = inner.wait(now)?;
+        self.serve_after_wait(result)
+    }
+
+    /// The rest of step 5: what the wait has brought, that is a signal, else a descriptor, else a
+    /// timer that became due, or what was passed over for the others' sake.
+    #[inline(never)]
+    fn serve_after_wait(&self, result: io::Result<()>) -> io::Result<Turn> {
+        let inner = &*self.inner;
+        if let Err(error) = result {
+            inner.after_failed_wait(error)?;
+        }
         if inner.doorbell.attention() != 0 && self.attend()? {
             return Ok(Turn::Ran);
         }
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
-        inner.drain_wakeup();
         let ran = self.run_immediate(true) || self.run_due_timer(&mut None);
         Ok(if ran { Turn::Ran } else { Turn::Idle })
     }
@@ -359,35 +412,29 @@ impl Context {
     #[cold]
     fn call_fd_timed(&self, ready: ReadyFd) {
         let inner = &*self.inner;
-        let timed = inner.start_timing(|| {
-            let mut fds = inner.fds.borrow_mut();
-            let meta = fds.mux.get_mut(ready.key)?;
-            Some(SlowHandler::describe(EventKind::Fd, meta))
-        });
+        let describe = || Some(SlowHandler::describe(EventKind::Fd, ready.handler.meta()));
+        let timed = inner.start_timing(describe);
         self.call_fd(ready);
         inner.finish_timing(timed);
     }
 
     #[inline(always)]
     fn call_fd(&self, ready: ReadyFd) {
-        let inner = &*self.inner;
-        let mut call = FdCall {
-            inner,
-            key: ready.key,
-            handler: Some(ready.handler),
-            outer: inner.state.running_fd.replace(Some(ready.key)),
-        };
-        if let Some(handler) = &mut call.handler {
-            handler.call(self, ready.flags);
+        let state = &self.inner.state;
+        // Should the handler panic, the end of this loop puts this right.
+        state.running_fd.set(Some(ready.key));
+        ready.handler.call(self, ready.flags);
+        state.running_fd.set(None);
+        if state.is_busy() && self.inner.has_ended() {
+            self.inner.drop_ended();
         }
-        call.finish();
     }
 }
 
 impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
-    /// over. `now` is the time of this turn, if it was read.
-    fn wait(&self, now: Option<Instant>) -> io::Result<()> {
+    /// over. `now` is the time of this turn, if it was read. The inner result is the wait's.
+    fn wait(&self, now: Option<Instant>) -> io::Result<io::Result<()>> {
         if !self.has_wakeup() {
             // The backend fell back, and then refused it.
             self.add_wakeup()?;
@@ -396,27 +443,28 @@ impl Inner {
             self.flush()?;
         }
         let mut timeout = if self.immediates().has_runnable() {
-            Some(Duration::ZERO)
+            Timeout::ZERO
         } else {
             self.time_to_wait(now)
         };
         // Only a loop that blocks has to be woken.
-        if timeout != Some(Duration::ZERO) && !self.doorbell.fall_asleep() {
-            timeout = Some(Duration::ZERO);
+        if timeout != Timeout::ZERO && !self.doorbell.fall_asleep() {
+            timeout = Timeout::ZERO;
         }
-        let mut ready = self.fds.borrow_mut().lend_ready(self.options.batch);
-        let result = self.backend.borrow_mut().wait(timeout, &mut ready);
+        let result = self.fds.borrow_mut().wait(timeout);
         self.doorbell.stay_awake();
-        self.fds.borrow_mut().return_ready(ready);
-        match result {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                if !self.backend.borrow_mut().fall_back() {
-                    return Err(OsError::wrap("wait", error));
-                }
-                self.register_anew()
-            }
-            _ => Ok(()),
+        Ok(result)
+    }
+
+    #[cold]
+    fn after_failed_wait(&self, error: io::Error) -> io::Result<()> {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return Ok(());
         }
+        if !self.fds.borrow_mut().backend.fall_back() {
+            return Err(OsError::wrap("wait", error));
+        }
+        self.register_anew()
     }
 
     /// Tells the backend what the events want.
@@ -424,8 +472,8 @@ impl Inner {
         let mut refused = None;
         loop {
             let flushed = {
-                let mut backend = self.backend.borrow_mut();
-                self.fds.borrow_mut().mux.flush(&mut **backend)
+                let fds = &mut *self.fds.borrow_mut();
+                fds.mux.flush(&mut *fds.backend)
             };
             refused = refused.or(flushed.refused);
             if !flushed.fell_back {
@@ -449,15 +497,28 @@ impl Inner {
         self.add_wakeup()
     }
 
-    fn time_to_wait(&self, now: Option<Instant>) -> Option<Duration> {
-        let limit = self.options.wait_timeout.get();
-        let mut timers = self.timers.borrow_mut();
-        let Some(deadline) = timers.next_deadline() else {
-            return limit;
+    fn time_to_wait(&self, now: Option<Instant>) -> Timeout {
+        let timeout = self.options.wait_timeout.get();
+        let Some(deadline) = self.timers.borrow_mut().next_deadline() else {
+            return timeout;
         };
         let now = now.unwrap_or_else(Instant::now);
         let to_timer = deadline.saturating_duration_since(now);
-        Some(limit.map_or(to_timer, |limit| limit.min(to_timer)))
+        let limit = timeout.limit();
+        Timeout::new(Some(limit.map_or(to_timer, |limit| limit.min(to_timer))))
+    }
+
+    /// Lets the next turns be short if they need look at nothing but the doorbell and descriptors.
+    fn clear_busy_if_idle(&self) {
+        let is_busy = self.has_timers()
+            || self.has_immediates()
+            || !self.has_wakeup()
+            || self.slow.is_watched()
+            || self.has_ended()
+            || self.state.stop.get();
+        if !is_busy {
+            self.state.clear_busy();
+        }
     }
 
     /// Whether the next turn of [`Context::run`] would call the [sole
@@ -479,14 +540,20 @@ impl Inner {
     #[inline]
     fn others_are_overdue(&self) -> bool {
         let budget = self.options.starvation_budget.get();
-        budget.is_some_and(|budget| self.state.streak.get() >= budget.get())
+        budget.is_some_and(|budget| self.state.streak.get().length >= budget.get())
     }
 
     #[inline]
     pub(crate) fn lengthen_streak(&self) {
-        self.state
-            .streak
-            .set(self.state.streak.get().wrapping_add(1));
+        let mut streak = self.state.streak.get();
+        streak.length = streak.length.wrapping_add(1);
+        self.state.streak.set(streak);
+    }
+
+    fn timers_had_their_turn(&self, they_had: bool) {
+        let mut streak = self.state.streak.get();
+        streak.timers_had_their_turn = they_had;
+        self.state.streak.set(streak);
     }
 
     fn has_something_to_wait_for(&self) -> bool {
@@ -496,14 +563,13 @@ impl Inner {
             || self.immediates().has_runnable()
     }
 
-    /// A handler is about to run a loop: its own event is not to be called there.
-    fn suspend_running(&self) {
-        if let Some(key) = self.state.running_fd.get() {
-            self.fds.borrow_mut().mux.suspend(key);
-        }
+    /// A handler is about to run a loop: its own event is not to be called there. Returns what is to
+    /// be resumed when that loop has ended.
+    fn suspend_running(&self, fd: Option<Key>) -> Option<Key> {
         if let Some(key) = self.state.running_timer.get() {
             self.timers.borrow_mut().suspend(key);
         }
+        fd.filter(|&key| self.fds.borrow_mut().mux.suspend(key))
     }
 
     /// Registers a descriptor event, with the kernel too. When that fails the handler comes back,
@@ -512,31 +578,27 @@ impl Inner {
         &self,
         fd: RawFd,
         flags: FdFlags,
-        handler: Box<dyn FdHandler>,
-        meta: Meta,
-    ) -> Result<Key, (Option<Box<dyn FdHandler>>, io::Error)> {
-        let mut event = (handler, meta);
+        mut handler: Rc<dyn FdHandler>,
+    ) -> Result<Key, (Removed, io::Error)> {
         loop {
             if let Err(error) = self.recover_from_fork() {
-                return Err((Some(event.0), error));
+                return Err((Removed::new(handler), error));
             }
-            let mut backend = self.backend.borrow_mut();
-            let mut fds = self.fds.borrow_mut();
-            let ((handler, meta), error) = match fds.mux.add(&mut **backend, fd, flags, event) {
+            let mut borrowed = self.fds.borrow_mut();
+            let fds = &mut *borrowed;
+            let (refused, error) = match fds.mux.add(&mut *fds.backend, fd, flags, handler) {
                 Ok(key) => return Ok(key),
                 Err(refused) => refused,
             };
-            let handler = match handler {
-                Some(handler) if !mux::concerns_one_descriptor(&error) && backend.fall_back() => {
-                    handler
-                }
-                handler => return Err((handler, error)),
-            };
-            drop((fds, backend));
-            if let Err(error) = self.register_anew() {
-                return Err((Some(handler), error));
+            if mux::concerns_one_descriptor(&error) || !fds.backend.fall_back() {
+                drop(borrowed);
+                return Err((Removed::new(refused), error));
             }
-            event = (handler, meta);
+            drop(borrowed);
+            if let Err(error) = self.register_anew() {
+                return Err((Removed::new(refused), error));
+            }
+            handler = refused;
         }
     }
 }
@@ -555,13 +617,14 @@ impl<'a> StopScope<'a> {
 
     #[inline]
     fn is_set(&self) -> bool {
-        self.inner.state.stop.get()
+        self.inner.state.is_busy() && self.inner.state.stop.get()
     }
 }
 
 impl Drop for StopScope<'_> {
     fn drop(&mut self) {
         self.inner.state.stop.set(self.outer);
+        self.inner.state.set_busy();
     }
 }
 
@@ -578,6 +641,10 @@ struct Level<'a> {
 struct Entered<'a> {
     inner: &'a Inner,
     outer: u32,
+    /// The descriptor event whose handler runs this loop.
+    outer_fd: Option<Key>,
+    /// The same, if this loop has suspended it.
+    suspended: Option<Key>,
 }
 
 impl Drop for Level<'_> {
@@ -591,42 +658,18 @@ impl Drop for Level<'_> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        self.inner.state.level.set(self.outer);
+        let state = &self.inner.state;
+        state.level.set(self.outer);
+        state.running_fd.set(self.outer_fd);
+        // What was suspended meanwhile goes on.
+        state.set_busy();
+        if let Some(key) = self.suspended {
+            self.inner.fds.borrow_mut().mux.resume(key);
+        }
         if self.outer == 0 {
             self.inner.doorbell.leave();
         }
-    }
-}
-
-/// A descriptor handler that is running. Puts it back, also when it panics.
-struct FdCall<'a> {
-    inner: &'a Inner,
-    key: Key,
-    handler: Option<Box<dyn FdHandler>>,
-    outer: Option<Key>,
-}
-
-impl FdCall<'_> {
-    #[inline(always)]
-    fn finish(&mut self) {
-        self.inner.state.running_fd.set(self.outer);
-        if let Some(handler) = self.handler.take() {
-            let unwanted = self.inner.fds.borrow_mut().mux.put_back(self.key, handler);
-            drop(unwanted);
-        }
-    }
-
-    #[cold]
-    fn finish_after_panic(&mut self) {
-        self.finish();
-    }
-}
-
-impl Drop for FdCall<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.handler.is_some() {
-            self.finish_after_panic();
-        }
+        // There are some only if a handler has panicked.
+        self.inner.drop_ended();
     }
 }

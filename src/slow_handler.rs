@@ -113,6 +113,7 @@ impl Context {
         report: impl FnMut(&SlowHandler) + 'static,
     ) {
         self.inner.end_sole_immediate();
+        self.inner.state.set_busy();
         self.inner.slow.set(threshold, Box::new(report));
     }
 

@@ -101,6 +101,7 @@ impl Context {
     fn add_timer_at(&self, deadline: Instant, handler: TimerHandler, meta: Meta) -> Timer {
         let inner = Rc::clone(&self.inner);
         let key = inner.timers.borrow_mut().insert(deadline, handler, meta);
+        inner.state.set_busy();
         Timer {
             inner,
             key,
@@ -264,6 +265,7 @@ impl Timer {
     #[doc(alias = "tevent_update_timer")]
     #[inline]
     pub fn set_deadline(&self, deadline: Instant) -> bool {
+        self.inner.state.set_busy();
         self.inner.timers.borrow_mut().arm(self.key, deadline)
     }
 
@@ -281,6 +283,7 @@ impl Timer {
     /// # }
     /// ```
     pub fn set_after(&self, delay: Duration) -> bool {
+        self.inner.state.set_busy();
         self.inner.timers.borrow_mut().arm(self.key, after(delay))
     }
 

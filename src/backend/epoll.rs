@@ -1,25 +1,23 @@
 //! The backend over `epoll(7)`: level-triggered, with the token in the kernel's user data.
 
-use super::{Backend, Readiness, Ready, ReadyList, Token, WakeupTrigger};
+use super::{Backend, Readiness, ReadyList, Token, WakeupTrigger};
 use crate::flags::FdFlags;
-use crate::sys::epoll::{self, Change, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, Event};
+use crate::sys::epoll::{self, Change, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT};
+use crate::sys::timeout::Timeout;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Debug)]
-pub(super) struct Epoll {
+pub(crate) struct Epoll {
     instance: epoll::Epoll,
-    /// Where the kernel leaves events; as long as the largest batch asked for so far.
-    events: Vec<Event>,
 }
 
 impl Epoll {
     pub(super) fn new() -> io::Result<Epoll> {
         Ok(Epoll {
             instance: epoll::Epoll::new()?,
-            events: Vec::new(),
         })
     }
 
@@ -33,6 +31,19 @@ impl Epoll {
         let bits = token.to_bits();
         self.instance
             .change(Change::Add, fd, EPOLLIN | EPOLLET, bits)
+    }
+}
+
+impl Epoll {
+    /// Fills the list anew, with at most `room` descriptors.
+    #[inline(always)]
+    pub(super) fn wait_for(
+        &mut self,
+        timeout: Timeout,
+        ready: &mut ReadyList,
+        room: u16,
+    ) -> io::Result<()> {
+        self.instance.wait(&mut ready.events, room, timeout)
     }
 }
 
@@ -58,20 +69,7 @@ impl Backend for Epoll {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
-        // The kernel insists on room for one.
-        let room = ready.room().max(1);
-        if self.events.len() < room {
-            self.events.resize(room, Event::EMPTY);
-        }
-        let count = self.instance.wait(&mut self.events[..room], timeout)?;
-        // There is room for them, as no more were asked for.
-        ready
-            .entries
-            .extend(self.events[..count].iter().map(|event| Ready {
-                token: Token::from_bits(event.data()),
-                readiness: readiness(event.events()),
-            }));
-        Ok(())
+        self.wait_for(Timeout::new(timeout), ready, ready.limit())
     }
 
     fn reopen(&mut self) -> io::Result<()> {
@@ -100,15 +98,10 @@ fn events(interest: FdFlags) -> i32 {
     events
 }
 
+/// What the kernel reports is taken for a [`Readiness`] as it is.
 const _: () = {
     assert!(Readiness::READABLE.bits() as i32 == EPOLLIN);
     assert!(Readiness::WRITABLE.bits() as i32 == EPOLLOUT);
     assert!(Readiness::ERROR.bits() as i32 == EPOLLERR);
     assert!(Readiness::HANGUP.bits() as i32 == EPOLLHUP);
 };
-
-/// The bits are the same; others are never set, as nobody asks for them.
-#[inline]
-fn readiness(events: i32) -> Readiness {
-    Readiness::from_bits_truncate(events as u8)
-}

@@ -4,14 +4,18 @@
 #[cfg(target_os = "linux")]
 mod epoll;
 pub(crate) mod mux;
+mod numbers;
 mod poll;
 #[cfg(target_os = "linux")]
 mod standard;
 
 use crate::flags::FdFlags;
+use crate::sys::ready::Event;
+use crate::sys::timeout::Timeout;
 use bitflags::bitflags;
 use std::fmt;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{OwnedFd, RawFd};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -71,11 +75,53 @@ bitflags! {
     }
 }
 
-/// One ready descriptor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Ready {
-    pub(crate) token: Token,
-    pub(crate) readiness: Readiness,
+/// One ready descriptor, and which of its flags some event was told already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready(Event);
+
+impl Ready {
+    /// Where the flags are that were served.
+    const SERVED: u32 = 16;
+
+    fn new(token: Token, readiness: Readiness) -> Ready {
+        Ready(Event {
+            events: u32::from(readiness.bits()),
+            data: token.to_bits(),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn token(self) -> Token {
+        Token::from_bits(self.0.data)
+    }
+
+    #[inline]
+    fn readiness(self) -> Readiness {
+        Readiness::from_bits_truncate(self.0.events as u8)
+    }
+
+    fn served(self) -> FdFlags {
+        FdFlags::from_bits_truncate((self.0.events >> Ready::SERVED) as u8)
+    }
+
+    fn serve(&mut self, flags: FdFlags) {
+        self.0.events |= u32::from(flags.bits()) << Ready::SERVED;
+    }
+
+    /// The flags that stand for the readiness, if it is nothing but readable and writable, and
+    /// none of it was served.
+    #[inline]
+    fn plain_flags(self) -> FdFlags {
+        const READABLE: u32 = Readiness::READABLE.bits() as u32;
+        const WRITABLE: u32 = Readiness::WRITABLE.bits() as u32;
+        let events = self.0.events;
+        if events & !(READABLE | WRITABLE) != 0 {
+            return FdFlags::empty();
+        }
+        const { assert!(FdFlags::READ.bits() as u32 == READABLE) };
+        const { assert!((FdFlags::WRITE.bits() as u32) << 1 == WRITABLE) };
+        FdFlags::from_bits_retain((events & READABLE | (events & WRITABLE) >> 1) as u8)
+    }
 }
 
 /// Where [`Backend::wait`] leaves the ready descriptors, in the order in which the loop serves
@@ -92,22 +138,61 @@ pub(crate) struct Ready {
 /// ```
 #[derive(Debug)]
 pub struct ReadyList {
-    pub(crate) entries: Vec<Ready>,
-    pub(crate) limit: usize,
+    events: Vec<Event>,
+    limit: u16,
 }
 
 impl ReadyList {
+    /// A wait may always report fewer than it is asked for, so the limit has a limit.
+    pub(crate) fn new(limit: usize) -> ReadyList {
+        ReadyList {
+            events: Vec::new(),
+            limit: u16::try_from(limit).unwrap_or(u16::MAX),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn limit(&self) -> u16 {
+        self.limit
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<Ready> {
+        self.events.get(index).copied().map(Ready)
+    }
+
+    pub(crate) fn set(&mut self, index: usize, ready: Ready) {
+        if let Some(event) = self.events.get_mut(index) {
+            *event = ready.0;
+        }
+    }
+
+    /// Moves the last `count` before the others.
+    fn move_to_front(&mut self, count: usize) {
+        let count = count.min(self.events.len());
+        self.events.rotate_right(count);
+    }
+
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.events.clear();
+    }
+
     /// How many more descriptors are wanted. Those left out are reported by the next wait.
     #[inline]
     pub fn room(&self) -> usize {
-        self.limit.saturating_sub(self.entries.len())
+        usize::from(self.limit).saturating_sub(self.events.len())
     }
 
     /// Adds a ready descriptor. One without room for it is left out.
     #[inline]
     pub fn push(&mut self, token: Token, readiness: Readiness) {
         if self.room() > 0 {
-            self.entries.push(Ready { token, readiness });
+            self.events.push(Ready::new(token, readiness).0);
         }
     }
 }
@@ -250,6 +335,74 @@ pub trait Backend {
     }
 }
 
+/// A backend of a context. Those of the crate are called directly where it counts: at the wait.
+///
+/// (With a tag of its own, the usual one is told from the others by one comparison.)
+#[repr(u8)]
+pub(crate) enum AnyBackend {
+    #[cfg(target_os = "linux")]
+    Epoll(epoll::Epoll),
+    #[cfg(target_os = "linux")]
+    Standard(standard::Standard),
+    Poll(poll::Poll),
+    Custom(Box<dyn Backend>),
+}
+
+impl AnyBackend {
+    /// Fills the list anew.
+    #[inline(always)]
+    pub(crate) fn wait_for(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let AnyBackend::Standard(standard) = self {
+            return standard.wait_for(timeout, ready);
+        }
+        self.wait_otherwise(timeout, ready)
+    }
+
+    #[inline(never)]
+    fn wait_otherwise(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
+        match self {
+            #[cfg(target_os = "linux")]
+            AnyBackend::Standard(standard) => standard.wait_for(timeout, ready),
+            #[cfg(target_os = "linux")]
+            AnyBackend::Epoll(epoll) => epoll.wait_for(timeout, ready, ready.limit()),
+            AnyBackend::Poll(poll) => poll.wait_for(timeout, ready, ready.limit()),
+            AnyBackend::Custom(custom) => {
+                ready.clear();
+                custom.wait(timeout.limit(), ready)
+            }
+        }
+    }
+}
+
+impl Deref for AnyBackend {
+    type Target = dyn Backend;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            #[cfg(target_os = "linux")]
+            AnyBackend::Epoll(epoll) => epoll,
+            #[cfg(target_os = "linux")]
+            AnyBackend::Standard(standard) => standard,
+            AnyBackend::Poll(poll) => poll,
+            AnyBackend::Custom(custom) => &**custom,
+        }
+    }
+}
+
+impl DerefMut for AnyBackend {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match self {
+            #[cfg(target_os = "linux")]
+            AnyBackend::Epoll(epoll) => epoll,
+            #[cfg(target_os = "linux")]
+            AnyBackend::Standard(standard) => standard,
+            AnyBackend::Poll(poll) => poll,
+            AnyBackend::Custom(custom) => &mut **custom,
+        }
+    }
+}
+
 /// The backends that come with the crate.
 ///
 /// ```
@@ -292,11 +445,11 @@ impl BackendKind {
         return &[BackendKind::Standard, BackendKind::Poll];
     }
 
-    pub(crate) fn open(self) -> io::Result<Box<dyn Backend>> {
+    pub(crate) fn open(self) -> io::Result<AnyBackend> {
         #[cfg(target_os = "linux")]
         match self {
-            BackendKind::Epoll => return Ok(Box::new(epoll::Epoll::new()?)),
-            BackendKind::Standard => return Ok(Box::new(standard::Standard::new())),
+            BackendKind::Epoll => return Ok(AnyBackend::Epoll(epoll::Epoll::new()?)),
+            BackendKind::Standard => return Ok(AnyBackend::Standard(standard::Standard::new())),
             BackendKind::Poll => {}
         }
         #[cfg(not(target_os = "linux"))]
@@ -306,7 +459,7 @@ impl BackendKind {
                 "this system has no epoll",
             ));
         }
-        Ok(Box::new(poll::Poll::named(self.name())))
+        Ok(AnyBackend::Poll(poll::Poll::named(self.name())))
     }
 
     fn name(self) -> &'static str {

@@ -6,93 +6,104 @@
 //! [`Mux::flush`], called when the loop is about to wait, tells the backend what differs from what
 //! it knows. So turning an interest on and off between two waits costs no system call.
 //!
-//! Invariants: a watch has at least one event, and its key is the backend's [`Token`];
-//! `armed` is what the backend was told, empty if and only if it doesn't know the watch; a watch
-//! whose `armed` differs from what its events want is in `dirty`; `enabled` counts the events that
-//! want something and aren't suspended.
+//! # Implementation
+//!
+//! The usual case is one event on a descriptor, and there event and watch are one entry in one
+//! table: the event's key is the backend's [`Token`], and a report is answered after one look.
+//!
+//! An event that comes to a descriptor that has one joins the *group* of its entry, which goes on
+//! being the watch, under the same token, even when its own event is removed before the others.
+//! Groups are for the slow path.
+//!
+//! Invariants:
+//!
+//! - an entry is a watch, or a member of another entry's group; all entries that are no members
+//!   are in `numbers`, by their descriptor;
+//! - an entry without a handler is the watch of a group, whose own event is gone;
+//! - a group lists the events on its watch, the watch's own included; it has others than that one;
+//! - `direct` is `flags`, or empty if the watch has a group or the event is suspended;
+//! - `armed` is what the backend was told of a watch, empty if and only if it doesn't know it; a
+//!   watch whose `armed` differs from what its events want is in `dirty`, once;
+//! - `enabled` counts the events that want something and aren't suspended.
 
-use super::{Backend, Readiness, Token};
+use super::numbers::Numbers;
+use super::{Backend, Readiness, Ready, Token};
 use crate::error::errno;
 use crate::flags::FdFlags;
 use crate::key::{Key, Slots};
-use std::collections::HashMap;
+use bitflags::bitflags;
+use slab::Slab;
 use std::io;
 use std::os::fd::RawFd;
 
-#[derive(Debug)]
-struct Event<H, T> {
-    /// Missing while it runs.
-    handler: Option<H>,
-    watch: Key,
-    flags: FdFlags,
-    /// Its handler is running, and so is a loop inside it.
-    suspended: bool,
-    value: T,
+/// The link of a watch without a group.
+const ALONE: u32 = u32::MAX;
+
+bitflags! {
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct State: u8 {
+        /// It is in another entry's group.
+        const MEMBER = 1;
+        /// The watch is in the list of dirty ones.
+        const DIRTY = 2;
+        /// Its handler is running, and so is a loop inside it.
+        const SUSPENDED = 4;
+    }
 }
 
-impl<H, T> Event<H, T> {
-    #[inline]
+#[derive(Debug)]
+struct Entry<H> {
+    handler: Option<H>,
+    fd: RawFd,
+    /// Of a watch: its group, or [`ALONE`]. Of a member: the place of its watch.
+    link: u32,
+    flags: FdFlags,
+    /// What a report can be answered with at once.
+    direct: FdFlags,
+    armed: FdFlags,
+    state: State,
+}
+
+impl<H> Entry<H> {
     fn wanted(&self) -> FdFlags {
-        if self.suspended {
+        if self.state.contains(State::SUSPENDED) {
             FdFlags::empty()
         } else {
             self.flags
         }
     }
-}
 
-/// The events of a watch; those to be served next come first.
-#[derive(Debug)]
-enum Members {
-    One(Key),
-    #[allow(clippy::box_collection, reason = "keeps the usual case small")]
-    Many(Box<Vec<Key>>),
-}
-
-impl Members {
-    fn as_slice(&self) -> &[Key] {
-        match self {
-            Members::One(key) => std::slice::from_ref(key),
-            Members::Many(keys) => keys,
-        }
+    fn is_member(&self) -> bool {
+        self.state.contains(State::MEMBER)
     }
 
-    fn push(&mut self, key: Key) {
-        match self {
-            Members::One(only) => *self = Members::Many(Box::new(vec![*only, key])),
-            Members::Many(keys) => keys.push(key),
-        }
+    /// Whether it is an event that has its watch for itself.
+    fn is_alone(&self) -> bool {
+        self.link == ALONE
     }
 
-    fn remove(&mut self, key: Key) {
-        if let Members::Many(keys) = self {
-            keys.retain(|&other| other != key);
-            if let [only] = keys[..] {
-                *self = Members::One(only);
-            }
-        }
+    #[inline]
+    fn update_direct(&mut self) {
+        self.direct = if self.is_alone() {
+            self.wanted()
+        } else {
+            FdFlags::empty()
+        };
     }
 }
 
+/// The events on all descriptors, with a handler `H` each.
 #[derive(Debug)]
-struct Watch {
-    fd: RawFd,
-    members: Members,
-    armed: FdFlags,
-    dirty: bool,
-}
-
-/// The events on all descriptors, with a handler `H` each and a `T` that means nothing here.
-#[derive(Debug)]
-pub(crate) struct Mux<H, T> {
-    events: Slots<Event<H, T>>,
-    watches: Slots<Watch>,
-    by_fd: HashMap<RawFd, Key>,
+pub(crate) struct Mux<H> {
+    entries: Slots<Entry<H>>,
+    /// Those to be served next come first.
+    groups: Slab<Vec<Key>>,
+    numbers: Numbers,
     dirty: Vec<Key>,
     enabled: usize,
 }
 
-/// One event to be called, with its handler, which is to be [put back](Mux::put_back).
+/// One event to be called, with its handler.
 #[derive(Debug)]
 pub(crate) struct Delivery<H> {
     pub(crate) key: Key,
@@ -101,10 +112,6 @@ pub(crate) struct Delivery<H> {
     /// Other events on the descriptor may match what is left of its readiness.
     pub(crate) has_siblings: bool,
 }
-
-/// What is left of a removed event, to be dropped when nothing is borrowed. The handler is missing
-/// when it is running.
-pub(crate) type Removed<H, T> = (Option<H>, T);
 
 /// What [`Mux::flush`] has come to.
 #[derive(Debug, Default)]
@@ -116,18 +123,19 @@ pub(crate) struct Flushed {
     pub(crate) fell_back: bool,
 }
 
-impl<H, T> Mux<H, T> {
+impl<H: Clone> Mux<H> {
     pub(crate) fn new() -> Self {
         Mux {
-            events: Slots::new(),
-            watches: Slots::new(),
-            by_fd: HashMap::new(),
+            entries: Slots::new(),
+            groups: Slab::new(),
+            numbers: Numbers::default(),
             dirty: Vec::new(),
             enabled: 0,
         }
     }
 
     /// How many events want something, those left out whose handler is running a loop.
+    #[inline]
     pub(crate) fn enabled(&self) -> usize {
         self.enabled
     }
@@ -138,18 +146,23 @@ impl<H, T> Mux<H, T> {
         !self.dirty.is_empty()
     }
 
+    /// Whether the backend knows what is wanted, and something is.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.enabled > 0 && self.dirty.is_empty()
+    }
+
     /// The key of the event that is added next.
     pub(crate) fn next_key(&self) -> Key {
-        self.events.next_key()
+        self.entries.next_key()
     }
 
+    /// What an event wants; `None` if there is none.
     #[inline]
-    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.events.get_mut(key).map(|event| &mut event.value)
-    }
-
     pub(crate) fn flags(&self, key: Key) -> Option<FdFlags> {
-        self.events.get(key).map(|event| event.flags)
+        let entry = self.entries.get(key)?;
+        entry.handler.as_ref()?;
+        Some(entry.flags)
     }
 
     /// Adds an event and tells the backend at once. When it refuses, what was to be added comes
@@ -159,44 +172,40 @@ impl<H, T> Mux<H, T> {
         backend: &mut dyn Backend,
         fd: RawFd,
         flags: FdFlags,
-        (handler, value): (H, T),
-    ) -> Result<Key, (Removed<H, T>, io::Error)> {
-        let (watch, is_new) = match self.by_fd.get(&fd) {
-            Some(&watch) => (watch, false),
-            None => {
-                let watch = Watch {
-                    fd,
-                    members: Members::One(self.events.next_key()),
-                    armed: FdFlags::empty(),
-                    dirty: false,
-                };
-                let watch = self.watches.insert(watch);
-                self.by_fd.insert(fd, watch);
-                (watch, true)
-            }
-        };
-        let key = self.events.insert(Event {
+        handler: H,
+    ) -> Result<Key, (H, io::Error)> {
+        let watch = self.numbers.get(fd);
+        let key = self.entries.insert(Entry {
             handler: Some(handler),
-            watch,
+            fd,
+            link: watch.unwrap_or(ALONE),
             flags,
-            suspended: false,
-            value,
+            direct: if watch.is_none() {
+                flags
+            } else {
+                FdFlags::empty()
+            },
+            armed: FdFlags::empty(),
+            state: if watch.is_none() {
+                State::empty()
+            } else {
+                State::MEMBER
+            },
         });
-        if !is_new {
-            if let Some(watch) = self.watches.get_mut(watch) {
-                watch.members.push(key);
-            }
+        match watch {
+            Some(watch) => self.join(watch, key),
+            None => self.numbers.insert(fd, key.index()),
         }
         self.enabled += usize::from(!flags.is_empty());
-        match self.apply(backend, watch) {
+        match self.apply(backend, watch.unwrap_or(key.index())) {
             Ok(()) => Ok(key),
             Err(error) => {
                 // The backend is as it was, and this takes the event out of our own tables again.
-                let removed = self.take_event(key).unwrap_or_else(|| unreachable!());
+                let handler = self.take_event(key).unwrap_or_else(|| unreachable!());
                 // So that the caller's second try, with another mechanism, gets the key that the
                 // handle has.
-                self.events.give_back(key);
-                Err((removed, error))
+                self.entries.give_back(key);
+                Err((handler, error))
             }
         }
     }
@@ -204,90 +213,146 @@ impl<H, T> Mux<H, T> {
     /// Changes what an event wants; the backend is told by the next [`flush`](Mux::flush).
     #[inline]
     pub(crate) fn set_flags(&mut self, key: Key, flags: FdFlags) {
-        let Some(event) = self.events.get_mut(key) else {
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        if event.flags == flags {
+        if entry.flags == flags || entry.handler.is_none() {
             return;
         }
-        if !event.suspended {
-            self.enabled -= usize::from(!event.flags.is_empty());
-            self.enabled += usize::from(!flags.is_empty());
-        }
-        event.flags = flags;
-        let watch = event.watch;
-        self.mark_dirty(watch);
+        let was_wanted = !entry.wanted().is_empty();
+        entry.flags = flags;
+        entry.update_direct();
+        self.enabled -= usize::from(was_wanted);
+        self.enabled += usize::from(!entry.wanted().is_empty());
+        self.mark_dirty(key);
     }
 
-    /// Keeps an event from being called, whose handler is about to run a loop.
-    pub(crate) fn suspend(&mut self, key: Key) {
-        if let Some(event) = self.events.get_mut(key).filter(|event| !event.suspended) {
-            event.suspended = true;
-            self.enabled -= usize::from(!event.flags.is_empty());
-            let watch = event.watch;
-            self.mark_dirty(watch);
+    /// Keeps an event from being called, whose handler is about to run a loop. Returns whether it
+    /// could have been called before.
+    pub(crate) fn suspend(&mut self, key: Key) -> bool {
+        self.set_suspended(key, true)
+    }
+
+    /// Lets a suspended event be called again.
+    pub(crate) fn resume(&mut self, key: Key) {
+        self.set_suspended(key, false);
+    }
+
+    fn set_suspended(&mut self, key: Key, suspended: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return false;
+        };
+        if entry.state.contains(State::SUSPENDED) == suspended {
+            return false;
+        }
+        entry.state.toggle(State::SUSPENDED);
+        entry.update_direct();
+        if suspended {
+            self.enabled -= usize::from(!entry.flags.is_empty());
+        } else {
+            self.enabled += usize::from(!entry.flags.is_empty());
+        }
+        self.mark_dirty(key);
+        true
+    }
+
+    /// Removes an event and returns its handler, to be dropped when nothing is borrowed. If it was
+    /// the last on its descriptor, that is out of the backend's set when this returns. Without a
+    /// `backend` (it knows nothing that is ours) only the tables change.
+    pub(crate) fn remove(&mut self, backend: Option<&mut dyn Backend>, key: Key) -> Option<H> {
+        self.flags(key)?;
+        let watch = self.watch_of(key)?;
+        let is_last = self.group(watch).is_none_or(|members| members.len() == 1);
+        if let (true, Some(backend)) = (is_last, backend) {
+            self.unwatch(backend, watch);
+        }
+        let handler = self.take_event(key);
+        if !is_last {
+            self.mark_watch_dirty(watch);
+        }
+        handler
+    }
+
+    /// Takes an event, and its watch if it is the last one on it, out of the tables.
+    fn take_event(&mut self, key: Key) -> Option<H> {
+        let watch = self.watch_of(key)?;
+        let entry = self.entries.get(key)?;
+        self.enabled -= usize::from(!entry.wanted().is_empty());
+        if entry.is_alone() {
+            self.numbers.remove(entry.fd);
+            return self.entries.remove(key)?.handler;
+        }
+        self.leave(watch, key);
+        if watch == key.index() {
+            let entry = self.entries.get_mut(key)?;
+            entry.flags = FdFlags::empty();
+            entry.state.remove(State::SUSPENDED);
+            entry.handler.take()
+        } else {
+            self.entries.remove(key)?.handler
         }
     }
 
-    /// Takes back the handler of a delivery after it was called, and lets its event be called
-    /// again. When the event was removed meanwhile the handler is returned, to be dropped when
-    /// nothing is borrowed.
+    /// Puts an event into the group of a watch.
+    fn join(&mut self, watch: u32, key: Key) {
+        let Some(watch_key) = self.entries.key_at(watch) else {
+            return;
+        };
+        let Some(entry) = self.entries.at_mut(watch) else {
+            return;
+        };
+        if entry.is_alone() {
+            entry.link = self.groups.insert(vec![watch_key, key]) as u32;
+            entry.update_direct();
+        } else if let Some(members) = self.groups.get_mut(entry.link as usize) {
+            members.push(key);
+        }
+    }
+
+    /// Takes an event out of the group of a watch. The group ends when only the watch's own event
+    /// is left, and the watch with it when none is.
+    fn leave(&mut self, watch: u32, key: Key) {
+        let Some(watch_key) = self.entries.key_at(watch) else {
+            return;
+        };
+        let Some(entry) = self.entries.at_mut(watch) else {
+            return;
+        };
+        let group = entry.link as usize;
+        let Some(members) = self.groups.get_mut(group) else {
+            return;
+        };
+        members.retain(|&member| member != key);
+        match members[..] {
+            [] => {
+                self.groups.remove(group);
+                self.numbers.remove(entry.fd);
+                self.entries.remove(watch_key);
+            }
+            [only] if only == watch_key => {
+                self.groups.remove(group);
+                entry.link = ALONE;
+                entry.update_direct();
+            }
+            _ => {}
+        }
+    }
+
+    /// The place of the watch that an event is on.
     #[inline]
-    pub(crate) fn put_back(&mut self, key: Key, handler: H) -> Option<H> {
-        let Some(event) = self.events.get_mut(key) else {
-            return Some(handler);
-        };
-        let former = event.handler.replace(handler);
-        if event.suspended {
-            self.resume(key);
-        }
-        former
+    fn watch_of(&self, key: Key) -> Option<u32> {
+        let entry = self.entries.get(key)?;
+        Some(if entry.is_member() {
+            entry.link
+        } else {
+            key.index()
+        })
     }
 
-    #[cold]
-    fn resume(&mut self, key: Key) {
-        if let Some(event) = self.events.get_mut(key) {
-            event.suspended = false;
-            self.enabled += usize::from(!event.flags.is_empty());
-            let watch = event.watch;
-            self.mark_dirty(watch);
-        }
-    }
-
-    /// Removes an event. If it was the last on its descriptor, that is out of the backend's set
-    /// when this returns. Without a `backend` (it knows nothing that is ours) only the tables
-    /// change.
-    pub(crate) fn remove(
-        &mut self,
-        backend: Option<&mut dyn Backend>,
-        key: Key,
-    ) -> Option<Removed<H, T>> {
-        let watch_key = self.events.get(key)?.watch;
-        let watch = self.watches.get(watch_key)?;
-        if let (Members::One(_), Some(backend)) = (&watch.members, backend) {
-            if !watch.armed.is_empty() {
-                // Whatever the reason of a failure, the descriptor isn't in the set afterwards.
-                let _ = backend.remove(watch.fd, Token::from_bits(watch_key.to_bits()));
-            }
-        }
-        let removed = self.take_event(key);
-        self.mark_dirty(watch_key);
-        removed
-    }
-
-    /// Takes an event, and its watch if it is the only one on it, out of the tables.
-    fn take_event(&mut self, key: Key) -> Option<Removed<H, T>> {
-        let event = self.events.remove(key)?;
-        self.enabled -= usize::from(!event.wanted().is_empty());
-        if let Some(watch) = self.watches.get_mut(event.watch) {
-            if let Members::One(_) = watch.members {
-                self.by_fd.remove(&watch.fd);
-                self.watches.remove(event.watch);
-            } else {
-                watch.members.remove(key);
-            }
-        }
-        Some((event.handler, event.value))
+    /// The events on a watch, if it has a group.
+    fn group(&self, watch: u32) -> Option<&[Key]> {
+        let group = self.entries.at(watch)?.link as usize;
+        self.groups.get(group).map(Vec::as_slice)
     }
 
     /// Tells the backend what has changed.
@@ -298,26 +363,20 @@ impl<H, T> Mux<H, T> {
     pub(crate) fn flush(&mut self, backend: &mut dyn Backend) -> Flushed {
         let mut flushed = Flushed::default();
         while let Some(key) = self.dirty.pop() {
-            let Some(watch) = self.watches.get_mut(key) else {
+            let Some(entry) = self.entries.get_mut(key) else {
                 continue;
             };
-            watch.dirty = false;
-            let Err(error) = self.apply(backend, key) else {
+            entry.state.remove(State::DIRTY);
+            let Err(error) = self.apply(backend, key.index()) else {
                 continue;
             };
             if !concerns_one_descriptor(&error) && backend.fall_back() {
                 flushed.fell_back = true;
                 return flushed;
             }
-            let armed = self
-                .watches
-                .get(key)
-                .is_some_and(|watch| !watch.armed.is_empty());
-            if let Some(watch) = self.watches.get(key).filter(|_| armed) {
-                // It must not go on reporting what nobody wants.
-                let _ = backend.remove(watch.fd, Token::from_bits(key.to_bits()));
-            }
-            self.disarm(key);
+            // It must not go on reporting what nobody wants.
+            self.unwatch(backend, key.index());
+            self.clear_flags(key.index());
             let closed = matches!(errno(&error), Some(libc::EBADF | libc::ENOENT));
             if !closed {
                 flushed.refused.get_or_insert(error);
@@ -328,160 +387,189 @@ impl<H, T> Mux<H, T> {
 
     /// The backend knows nothing any more: marks all watches for the next flush.
     pub(crate) fn forget_registrations(&mut self) {
-        let keys: Vec<Key> = self.watches.keys().collect();
-        for key in keys {
-            if let Some(watch) = self.watches.get_mut(key) {
-                watch.armed = FdFlags::empty();
+        for watch in self.watches() {
+            if let Some(entry) = self.entries.at_mut(watch) {
+                entry.armed = FdFlags::empty();
             }
-            self.mark_dirty(key);
+            self.mark_watch_dirty(watch);
         }
     }
 
-    /// Decides which event is called for a descriptor that the backend reports, and puts it behind
-    /// the others on that descriptor. `served` says what of the report was delivered before.
-    #[inline]
-    pub(crate) fn deliver(
-        &mut self,
-        token: Token,
-        readiness: Readiness,
-        served: FdFlags,
-    ) -> Option<Delivery<H>> {
-        let watch_key = Key::from_bits(token.to_bits())?;
-        let watch = self.watches.get(watch_key)?;
-        if let Members::One(key) = watch.members {
-            let event = self.events.get_mut(key)?;
-            let flags = unserved(matching(event.wanted(), readiness), served);
-            if !flags.is_empty() {
-                return Some(Delivery {
-                    key,
-                    handler: event.handler.take()?,
-                    flags,
-                    has_siblings: false,
-                });
-            }
-        }
-        self.deliver_slowly(watch_key, readiness, served)
-    }
-
-    /// The cases of several events, of nobody to tell, and of a descriptor that is gone.
-    #[cold]
-    fn deliver_slowly(
-        &mut self,
-        watch_key: Key,
-        readiness: Readiness,
-        served: FdFlags,
-    ) -> Option<Delivery<H>> {
-        if readiness.contains(Readiness::INVALID) {
-            // The backend still has it, and would report it for ever: the next flush removes it.
-            self.clear_flags(watch_key);
+    /// Which event is to be called for what the backend reports of a descriptor, in the usual case:
+    /// it is the only one there. `None` says that [`deliver_slowly`](Mux::deliver_slowly) knows.
+    #[inline(always)]
+    pub(crate) fn deliver(&self, ready: Ready) -> Option<Delivery<H>> {
+        let key = Key::from_bits(ready.token().to_bits())?;
+        let entry = self.entries.get(key)?;
+        let flags = entry.direct & ready.plain_flags();
+        if flags.is_empty() {
             return None;
         }
-        let watch = self.watches.get_mut(watch_key)?;
-        for (position, &key) in watch.members.as_slice().iter().enumerate() {
-            // One without a handler is on the stack; it can't be called a second time.
-            let Some(event) = self.events.get_mut(key).filter(|e| e.handler.is_some()) else {
-                continue;
+        let handler = entry.handler.clone()?;
+        Some(Delivery {
+            key,
+            handler,
+            flags,
+            has_siblings: false,
+        })
+    }
+
+    /// The same in all cases. An event that shares its descriptor goes behind the others; what it
+    /// is told is noted in `ready`, as what is left of that is theirs.
+    pub(crate) fn deliver_slowly(&mut self, ready: &mut Ready) -> Option<Delivery<H>> {
+        let watch = Key::from_bits(ready.token().to_bits())?;
+        self.entries.get(watch)?;
+        let watch = watch.index();
+        let readiness = ready.readiness();
+        if readiness.contains(Readiness::INVALID) {
+            // The backend still has it, and would report it for ever: the next flush removes it.
+            self.clear_flags(watch);
+            return None;
+        }
+        let mut position = 0;
+        loop {
+            let key = match self.group(watch) {
+                Some(members) => *members.get(position)?,
+                None if position == 0 => self.entries.key_at(watch)?,
+                None => return None,
             };
-            let wanted = event.wanted();
-            let flags = unserved(matching(wanted, readiness), served);
+            let entry = self.entries.get(key)?;
+            let wanted = entry.wanted();
+            let flags = unserved(matching(wanted, readiness), ready.served());
             if !flags.is_empty() {
-                let handler = event.handler.take()?;
-                if let Members::Many(keys) = &mut watch.members {
-                    keys[position..].rotate_left(1);
+                let handler = entry.handler.clone()?;
+                let group = self.entries.at(watch)?.link as usize;
+                let members = self.groups.get_mut(group);
+                let has_siblings = members.is_some();
+                if let Some(members) = members {
+                    members[position..].rotate_left(1);
+                    ready.serve(flags);
                 }
                 return Some(Delivery {
                     key,
                     handler,
                     flags,
-                    has_siblings: matches!(watch.members, Members::Many(_)),
+                    has_siblings,
                 });
             }
             if wanted == FdFlags::WRITE && is_dead(readiness) {
                 // It isn't told, and must not spin.
                 self.set_flags(key, FdFlags::empty());
-                return self.deliver_slowly(watch_key, readiness, served);
             }
+            position += 1;
         }
-        None
     }
 
     /// Takes all descriptors out of the backend's set; what the events want stays as it is.
     pub(crate) fn unwatch_all(&mut self, backend: &mut dyn Backend) {
-        let keys: Vec<Key> = self.watches.keys().collect();
-        for key in keys {
-            if let Some(watch) = self
-                .watches
-                .get(key)
-                .filter(|watch| !watch.armed.is_empty())
-            {
-                let _ = backend.remove(watch.fd, Token::from_bits(key.to_bits()));
-            }
+        for watch in self.watches() {
+            self.unwatch(backend, watch);
         }
         self.forget_registrations();
     }
 
-    /// Empties the tables and gives back what was in them. The backend is not told.
-    pub(crate) fn take_all(&mut self) -> Vec<Removed<H, T>> {
-        self.watches.take_all();
-        self.by_fd.clear();
+    /// Empties the tables and gives back the handlers. The backend is not told.
+    pub(crate) fn take_all(&mut self) -> Vec<H> {
+        self.groups.clear();
+        self.numbers.clear();
         self.dirty.clear();
         self.enabled = 0;
-        self.events
-            .take_all()
+        let entries = self.entries.take_all();
+        entries
             .into_iter()
-            .map(|event| (event.handler, event.value))
+            .filter_map(|entry| entry.handler)
             .collect()
     }
 
+    /// The places of all watches.
+    fn watches(&self) -> Vec<u32> {
+        let is_watch = |key: &Key| {
+            self.entries
+                .get(*key)
+                .is_some_and(|entry| !entry.is_member())
+        };
+        self.entries
+            .keys()
+            .filter(is_watch)
+            .map(Key::index)
+            .collect()
+    }
+
+    /// Marks the watch that an event is on.
     #[inline]
     fn mark_dirty(&mut self, key: Key) {
-        if let Some(watch) = self.watches.get_mut(key) {
-            if !watch.dirty {
-                watch.dirty = true;
+        if let Some(watch) = self.watch_of(key) {
+            self.mark_watch_dirty(watch);
+        }
+    }
+
+    #[inline]
+    fn mark_watch_dirty(&mut self, watch: u32) {
+        let Some(key) = self.entries.key_at(watch) else {
+            return;
+        };
+        if let Some(entry) = self.entries.at_mut(watch) {
+            if !entry.state.contains(State::DIRTY) {
+                entry.state.insert(State::DIRTY);
                 self.dirty.push(key);
             }
         }
     }
 
-    /// Clears the flags of all events on a watch that the backend has dropped.
-    fn disarm(&mut self, key: Key) {
-        if let Some(watch) = self.watches.get_mut(key) {
-            watch.armed = FdFlags::empty();
-        }
-        self.clear_flags(key);
-    }
-
-    fn clear_flags(&mut self, key: Key) {
-        let Some(watch) = self.watches.get(key) else {
-            return;
+    /// Clears the flags of all events on a watch.
+    fn clear_flags(&mut self, watch: u32) {
+        let members = match self.group(watch) {
+            Some(members) => members.to_vec(),
+            None => self.entries.key_at(watch).into_iter().collect(),
         };
-        for member in watch.members.as_slice().to_vec() {
+        for member in members {
             self.set_flags(member, FdFlags::empty());
         }
     }
 
+    /// Takes a watch out of the backend's set, if it is in.
+    fn unwatch(&mut self, backend: &mut dyn Backend, watch: u32) {
+        let Some(key) = self.entries.key_at(watch) else {
+            return;
+        };
+        if let Some(entry) = self.entries.at_mut(watch) {
+            if !entry.armed.is_empty() {
+                // Whatever the reason of a failure, the descriptor isn't in the set afterwards.
+                let _ = backend.remove(entry.fd, Token::from_bits(key.to_bits()));
+                entry.armed = FdFlags::empty();
+            }
+        }
+    }
+
     /// Makes the backend's view of a watch what its events want.
-    fn apply(&mut self, backend: &mut dyn Backend, key: Key) -> io::Result<()> {
-        let Some(watch) = self.watches.get_mut(key) else {
+    fn apply(&mut self, backend: &mut dyn Backend, watch: u32) -> io::Result<()> {
+        let Some(key) = self.entries.key_at(watch) else {
             return Ok(());
         };
-        let wanted = watch
-            .members
-            .as_slice()
-            .iter()
-            .filter_map(|&member| self.events.get(member))
-            .fold(FdFlags::empty(), |union, event| union | event.wanted());
-        let token = Token::from_bits(key.to_bits());
-        if wanted == watch.armed {
+        let wanted = match self.group(watch) {
+            Some(members) => members
+                .iter()
+                .filter_map(|&member| self.entries.get(member))
+                .fold(FdFlags::empty(), |union, entry| union | entry.wanted()),
+            None => self
+                .entries
+                .at(watch)
+                .map_or(FdFlags::empty(), Entry::wanted),
+        };
+        let Some(entry) = self.entries.at_mut(watch) else {
             return Ok(());
-        } else if watch.armed.is_empty() {
-            backend.add(watch.fd, token, wanted)?;
+        };
+        let token = Token::from_bits(key.to_bits());
+        if wanted == entry.armed {
+            return Ok(());
+        } else if entry.armed.is_empty() {
+            backend.add(entry.fd, token, wanted)?;
         } else if wanted.is_empty() {
-            backend.remove(watch.fd, token)?;
+            backend.remove(entry.fd, token)?;
         } else {
-            backend.modify(watch.fd, token, wanted)?;
+            backend.modify(entry.fd, token, wanted)?;
         }
-        watch.armed = wanted;
+        entry.armed = wanted;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@
 use super::{Backend, Readiness, ReadyList, Token};
 use crate::flags::FdFlags;
 use crate::sys::poll::{self, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, PollFd};
+use crate::sys::timeout::Timeout;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
@@ -18,7 +19,7 @@ use std::time::Duration;
 const HOLE: RawFd = -1;
 
 #[derive(Debug)]
-pub(super) struct Poll {
+pub(crate) struct Poll {
     name: &'static str,
     fds: Vec<PollFd>,
     tokens: Vec<Token>,
@@ -41,6 +42,33 @@ impl Poll {
         self.positions.insert(fd.fd(), self.fds.len());
         self.fds.push(fd);
         self.tokens.push(token);
+    }
+
+    /// Fills the list anew, with at most `room` descriptors.
+    pub(super) fn wait_for(
+        &mut self,
+        timeout: Timeout,
+        ready: &mut ReadyList,
+        room: u16,
+    ) -> io::Result<()> {
+        ready.clear();
+        self.close_holes();
+        let mut answers = poll::poll(&mut self.fds, timeout)?;
+        let mut first_unseen = 0;
+        for (fd, &token) in self.fds.iter().zip(&self.tokens) {
+            if answers == 0 || ready.len() == usize::from(room) {
+                break;
+            }
+            first_unseen += 1;
+            if fd.answer() != 0 {
+                ready.push(token, readiness(fd.answer()));
+                answers -= 1;
+            }
+        }
+        if first_unseen > 0 {
+            self.reorder(|index, fd| index < first_unseen && fd.answer() != 0);
+        }
+        Ok(())
     }
 
     fn close_holes(&mut self) {
@@ -95,7 +123,7 @@ impl Backend for Poll {
         // here rather than reported as invalid later.
         let mut probe = [PollFd::new(fd, 0)];
         let answers = loop {
-            match poll::poll(&mut probe, Some(Duration::ZERO)) {
+            match poll::poll(&mut probe, Timeout::ZERO) {
                 // This isn't the wait that a signal is to interrupt.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
@@ -127,23 +155,7 @@ impl Backend for Poll {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
-        self.close_holes();
-        let mut answers = poll::poll(&mut self.fds, timeout)?;
-        let mut first_unseen = 0;
-        for (fd, &token) in self.fds.iter().zip(&self.tokens) {
-            if answers == 0 || ready.room() == 0 {
-                break;
-            }
-            first_unseen += 1;
-            if fd.answer() != 0 {
-                ready.push(token, readiness(fd.answer()));
-                answers -= 1;
-            }
-        }
-        if first_unseen > 0 {
-            self.reorder(|index, fd| index < first_unseen && fd.answer() != 0);
-        }
-        Ok(())
+        self.wait_for(Timeout::new(timeout), ready, ready.limit())
     }
 
     fn reopen(&mut self) -> io::Result<()> {
@@ -194,12 +206,9 @@ mod tests {
             poll.remove(number(index), token(index)).unwrap();
         }
         assert_eq!((poll.fds.len(), poll.tokens.len(), poll.holes), (4, 4, 2));
-        let mut ready = ReadyList {
-            entries: Vec::new(),
-            limit: 10,
-        };
+        let mut ready = ReadyList::new(10);
         poll.wait(Some(Duration::ZERO), &mut ready).unwrap();
-        assert!(ready.entries.is_empty());
+        assert_eq!(ready.len(), 0);
         assert_eq!(poll.tokens, [token(1), token(3)]);
         assert_eq!((poll.fds.len(), poll.holes), (2, 0));
         let mut positions: Vec<_> = poll.positions.into_iter().collect();

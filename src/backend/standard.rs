@@ -11,15 +11,27 @@ use super::poll::Poll;
 use super::{Backend, Readiness, ReadyList, Token, WakeupTrigger};
 use crate::error::errno;
 use crate::flags::FdFlags;
+use crate::sys::timeout::Timeout;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// (With a tag of its own, the usual one is told by one comparison.)
 #[derive(Debug)]
+#[repr(u8)]
 enum Mechanism {
     Epoll(Epoll),
     Poll(Poll),
+}
+
+impl Mechanism {
+    fn wait_for(&mut self, timeout: Timeout, ready: &mut ReadyList, room: u16) -> io::Result<()> {
+        match self {
+            Mechanism::Epoll(epoll) => epoll.wait_for(timeout, ready, room),
+            Mechanism::Poll(poll) => poll.wait_for(timeout, ready, room),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -30,7 +42,7 @@ struct AlwaysReady {
 }
 
 #[derive(Debug)]
-pub(super) struct Standard {
+pub(crate) struct Standard {
     mechanism: Mechanism,
     /// Kept while poll is in charge: its number may be lent out.
     pollable: Option<Arc<OwnedFd>>,
@@ -79,6 +91,46 @@ impl Standard {
             }
             (_, result) => result,
         }
+    }
+
+    #[inline(always)]
+    pub(super) fn wait_for(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
+        match &mut self.mechanism {
+            Mechanism::Epoll(epoll) if self.always_ready.is_empty() => {
+                epoll.wait_for(timeout, ready, ready.limit())
+            }
+            _ => self.wait_for_mixed(timeout, ready),
+        }
+    }
+
+    /// Waits for always ready descriptors too, or by poll.
+    #[inline(never)]
+    fn wait_for_mixed(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
+        let limit = ready.limit();
+        if self.always_ready.iter().all(|entry| {
+            // One that wants to hear of errors only has nothing to hear.
+            !entry.interest.intersects(FdFlags::READ | FdFlags::WRITE)
+        }) {
+            return self.mechanism.wait_for(timeout, ready, limit);
+        }
+        // They share the room by taking turns at being first.
+        let first = self.always_ready_first;
+        self.always_ready_first = !first;
+        if !first {
+            self.mechanism.wait_for(Timeout::ZERO, ready, limit)?;
+            self.serve_always_ready(ready);
+            return Ok(());
+        }
+        let served = u16::try_from(self.always_ready.len()).map_or(limit, |count| count.min(limit));
+        if served < limit {
+            self.mechanism
+                .wait_for(Timeout::ZERO, ready, limit - served)?;
+        } else {
+            ready.clear();
+        }
+        self.serve_always_ready(ready);
+        ready.move_to_front(served.into());
+        Ok(())
     }
 
     fn serve_always_ready(&mut self, ready: &mut ReadyList) {
@@ -155,29 +207,7 @@ impl Backend for Standard {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
-        if let (Mechanism::Epoll(epoll), true) = (&mut self.mechanism, self.always_ready.is_empty())
-        {
-            return epoll.wait(timeout, ready);
-        }
-        if self.always_ready.iter().all(|entry| {
-            // One that wants to hear of errors only has nothing to hear.
-            !entry.interest.intersects(FdFlags::READ | FdFlags::WRITE)
-        }) {
-            return self.backend().wait(timeout, ready);
-        }
-        // They share the room by taking turns at being first.
-        let first = self.always_ready_first;
-        self.always_ready_first = !first;
-        if first {
-            self.serve_always_ready(ready);
-            if ready.room() > 0 {
-                self.backend().wait(Some(Duration::ZERO), ready)?;
-            }
-        } else {
-            self.backend().wait(Some(Duration::ZERO), ready)?;
-            self.serve_always_ready(ready);
-        }
-        Ok(())
+        self.wait_for(Timeout::new(timeout), ready)
     }
 
     fn reopen(&mut self) -> io::Result<()> {

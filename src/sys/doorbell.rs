@@ -200,12 +200,14 @@ impl Doorbell {
 
     /// Announces that the loop is about to block. Returns false when something asks for
     /// attention already, so that it must not.
+    #[inline]
     pub(crate) fn fall_asleep(&self) -> bool {
         self.asleep.store(true, SeqCst);
         self.attention.load(SeqCst) == 0
     }
 
     /// Says that the loop looks by itself again.
+    #[inline]
     pub(crate) fn stay_awake(&self) {
         self.asleep.store(false, Relaxed);
     }

@@ -1,39 +1,16 @@
 //! `epoll(7)`.
 
-use super::{check, is_whole_milliseconds, milliseconds, owned, replace, timespec};
+use super::ready::Event;
+use super::timeout::Timeout;
+use super::{check, owned, replace};
 use crate::error::errno;
-use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ptr;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub(crate) use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT};
-
-/// One event as the kernel fills it in.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(crate) struct Event(libc::epoll_event);
-
-impl fmt::Debug for Event {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Event({:#x}, {:#x})", self.events(), self.data())
-    }
-}
-
-impl Event {
-    pub(crate) const EMPTY: Event = Event(libc::epoll_event { events: 0, u64: 0 });
-
-    #[inline]
-    pub(crate) fn events(&self) -> i32 {
-        self.0.events as i32
-    }
-
-    #[inline]
-    pub(crate) fn data(&self) -> u64 {
-        self.0.u64
-    }
-}
 
 /// A change to what an instance watches.
 #[derive(Clone, Copy, Debug)]
@@ -101,51 +78,92 @@ impl Epoll {
         !answer.is_err_and(|error| errno(&error) == Some(libc::ENOENT))
     }
 
-    /// Waits, for at most `timeout`, and returns how many of `events` were filled in.
+    /// Waits, for at most `timeout`, and puts up to `room` events into `events`, in place of what is
+    /// in there. The kernel insists on room for one.
+    #[inline(always)]
     pub(crate) fn wait(
         &mut self,
-        events: &mut [Event],
-        timeout: Option<Duration>,
-    ) -> io::Result<usize> {
-        let fd = self.fd.as_raw_fd();
-        let capacity = libc::c_int::try_from(events.len()).unwrap_or(libc::c_int::MAX);
-        let pointer = events.as_mut_ptr().cast::<libc::epoll_event>();
-        // For whole milliseconds the older call does as well, and works everywhere.
-        if let Some(limit) =
-            timeout.filter(|&limit| self.has_pwait2 && !is_whole_milliseconds(limit))
-        {
-            let limit = timespec(limit);
-            // SAFETY: Event is a transparent epoll_event; `pointer` and `capacity` describe the
-            // slice that we borrow exclusively, `limit` lives in this frame, and without a signal
-            // set its size is not looked at.
-            let result = unsafe {
-                libc::syscall(
-                    libc::SYS_epoll_pwait2,
-                    fd,
-                    pointer,
-                    capacity,
-                    &limit as *const libc::timespec,
-                    std::ptr::null::<libc::sigset_t>(),
-                    0usize,
-                )
-            };
-            match check("epoll_pwait2", result as libc::c_int) {
-                // Some sandboxes answer EPERM to calls that they have never heard of.
-                Err(error) if matches!(errno(&error), Some(libc::ENOSYS | libc::EPERM)) => {
-                    self.has_pwait2 = false;
-                }
-                result => return result.map(|count| count as usize),
-            }
+        events: &mut Vec<Event>,
+        room: u16,
+        timeout: Timeout,
+    ) -> io::Result<()> {
+        if events.capacity() < usize::from(room) {
+            reserve(events, room);
         }
-        // SAFETY: as above.
-        let result = unsafe { libc::epoll_wait(fd, pointer, capacity, milliseconds(timeout)) };
-        check("epoll_wait", result).map(|count| count as usize)
+        events.clear();
+        let free = &mut events.spare_capacity_mut()[..usize::from(room)];
+        // For whole milliseconds the older call does as well, and works everywhere.
+        let count = match timeout {
+            Timeout::Whole(milliseconds) => self.wait_for_milliseconds(free, room, milliseconds)?,
+            Timeout::Precise(_) => self.wait_for_nanoseconds(free, room, timeout)?,
+        };
+        // SAFETY: the kernel has filled in the first `count` elements.
+        unsafe { events.set_len(count as usize) };
+        Ok(())
+    }
+
+    /// `room` is the length of `free`.
+    #[inline(always)]
+    fn wait_for_milliseconds(
+        &self,
+        free: &mut [MaybeUninit<Event>],
+        room: u16,
+        limit: libc::c_int,
+    ) -> io::Result<libc::c_int> {
+        debug_assert_eq!(free.len(), usize::from(room));
+        let pointer = free.as_mut_ptr().cast();
+        // SAFETY: `pointer` and `room` describe memory that we borrow exclusively, and an Event is
+        // laid out as an epoll_event.
+        let result = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), pointer, room.into(), limit) };
+        check("epoll_wait", result)
+    }
+
+    #[inline(never)]
+    fn wait_for_nanoseconds(
+        &mut self,
+        free: &mut [MaybeUninit<Event>],
+        room: u16,
+        timeout: Timeout,
+    ) -> io::Result<libc::c_int> {
+        if !self.has_pwait2 {
+            return self.wait_for_milliseconds(free, room, timeout.milliseconds());
+        }
+        debug_assert_eq!(free.len(), usize::from(room));
+        let limit = timeout.timespec();
+        let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: as above; `limit` is null or points into this frame, and without a signal set its
+        // size is not looked at.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.fd.as_raw_fd(),
+                free.as_mut_ptr(),
+                libc::c_int::from(room),
+                limit,
+                ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        match check("epoll_pwait2", result as libc::c_int) {
+            // Some sandboxes answer EPERM to calls that they have never heard of.
+            Err(error) if matches!(errno(&error), Some(libc::ENOSYS | libc::EPERM)) => {
+                self.has_pwait2 = false;
+                self.wait_for_milliseconds(free, room, timeout.milliseconds())
+            }
+            result => result,
+        }
     }
 
     #[cfg(test)]
     pub(crate) fn forget_pwait2(&mut self) {
         self.has_pwait2 = false;
     }
+}
+
+#[cold]
+fn reserve(events: &mut Vec<Event>, room: u16) {
+    events.clear();
+    events.reserve_exact(room.into());
 }
 
 fn create() -> io::Result<OwnedFd> {
@@ -158,7 +176,7 @@ fn create() -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn waits_never_end_early_with_either_call() {
@@ -169,8 +187,11 @@ mod tests {
             }
             for nanoseconds in [1, 1_000, 300_000, 1_000_001, 2_500_000] {
                 let limit = Duration::from_nanos(nanoseconds);
+                let timeout = Timeout::new(Some(limit));
+                let mut events = Vec::new();
                 let start = Instant::now();
-                assert_eq!(epoll.wait(&mut [Event::EMPTY], Some(limit)).unwrap(), 0);
+                epoll.wait(&mut events, 1, timeout).unwrap();
+                assert!(events.is_empty());
                 assert!(
                     start.elapsed() >= limit,
                     "{nanoseconds} ns, pwait2: {pwait2}"

@@ -13,22 +13,29 @@ pub(crate) mod fork;
 pub(crate) mod mailbox;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
+pub(crate) mod ready;
 pub(crate) mod siginfo;
 pub(crate) mod signal;
+pub(crate) mod timeout;
 pub(crate) mod wakeup;
 
 use crate::error::OsError;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
 
 /// Turns the result of a C call into an [`io::Result`]: -1 means that `errno` says why.
+#[inline(always)]
 fn check(operation: &'static str, result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 {
-        Err(OsError::wrap(operation, io::Error::last_os_error()))
+        Err(failure(operation))
     } else {
         Ok(result)
     }
+}
+
+#[cold]
+fn failure(operation: &'static str) -> io::Error {
+    OsError::wrap(operation, io::Error::last_os_error())
 }
 
 /// Takes possession of the descriptor that a successful C call returned.
@@ -61,58 +68,7 @@ fn replace(old: &OwnedFd, new: OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Rounds a timeout up to whole milliseconds, as `poll(2)` and `epoll_wait(2)` take it: a wait
-/// may last longer than asked, never less. `None` is for ever, -1.
-fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
-    match timeout {
-        None => -1,
-        Some(timeout) => {
-            let rounded_up = u64::from(timeout.subsec_nanos().div_ceil(1_000_000));
-            let whole = timeout.as_secs().saturating_mul(1000);
-            let milliseconds = whole.saturating_add(rounded_up);
-            libc::c_int::try_from(milliseconds).unwrap_or(libc::c_int::MAX)
-        }
-    }
-}
-
-/// Whether [`milliseconds`] loses nothing of a timeout.
-fn is_whole_milliseconds(timeout: Duration) -> bool {
-    timeout.subsec_nanos() % 1_000_000 == 0
-}
-
-/// A timeout as the kernel's calls with nanoseconds take it.
-fn timespec(timeout: Duration) -> libc::timespec {
-    libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: timeout.subsec_nanos() as _,
-    }
-}
-
 /// Whether a descriptor number can exist at all.
 pub(crate) fn is_valid_number(fd: RawFd) -> bool {
     fd >= 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn milliseconds_are_rounded_up_and_clamped() {
-        assert_eq!(milliseconds(None), -1);
-        assert_eq!(milliseconds(Some(Duration::ZERO)), 0);
-        assert_eq!(milliseconds(Some(Duration::from_nanos(1))), 1);
-        assert_eq!(milliseconds(Some(Duration::from_micros(1000))), 1);
-        assert_eq!(milliseconds(Some(Duration::from_micros(1001))), 2);
-        assert_eq!(milliseconds(Some(Duration::MAX)), libc::c_int::MAX);
-    }
-
-    #[test]
-    fn a_timeout_is_whole_milliseconds_or_not() {
-        assert!(is_whole_milliseconds(Duration::ZERO));
-        assert!(is_whole_milliseconds(Duration::from_millis(5)));
-        assert!(is_whole_milliseconds(Duration::from_millis(1001)));
-        assert!(!is_whole_milliseconds(Duration::from_nanos(1)));
-        assert!(!is_whole_milliseconds(Duration::from_micros(5001)));
-    }
 }

@@ -1,11 +1,9 @@
 //! `poll(2)`, and `ppoll` with its nanoseconds where it exists.
 
-#[cfg(not(target_os = "linux"))]
-use super::milliseconds;
-use super::{check, timespec};
+use super::check;
+use super::timeout::Timeout;
 use std::io;
 use std::os::fd::RawFd;
-use std::time::Duration;
 
 pub(crate) use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT};
 
@@ -43,12 +41,12 @@ impl PollFd {
 }
 
 /// Waits, for at most `timeout`, and returns how many of `fds` have an answer.
-pub(crate) fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> io::Result<usize> {
+pub(crate) fn poll(fds: &mut [PollFd], timeout: Timeout) -> io::Result<usize> {
     let pointer = fds.as_mut_ptr().cast::<libc::pollfd>();
     let count = fds.len() as libc::nfds_t;
     #[cfg(target_os = "linux")]
     {
-        let timeout = timeout.map(timespec);
+        let timeout = timeout.timespec();
         let limit = timeout
             .as_ref()
             .map_or(std::ptr::null(), std::ptr::from_ref);
@@ -60,9 +58,8 @@ pub(crate) fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> io::Result<
     }
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = timespec;
         // SAFETY: as above.
-        let result = unsafe { libc::poll(pointer, count, milliseconds(timeout)) };
+        let result = unsafe { libc::poll(pointer, count, timeout.milliseconds()) };
         check("poll", result).map(|count| count as usize)
     }
 }
