@@ -253,8 +253,10 @@ impl<S: 'static> AsyncFd<S> {
     ///
     /// # Errors
     ///
-    /// - [`io::ErrorKind::NotConnected`]: the event was [removed](AsyncFd::remove), the context is gone
-    ///   or was re-initialised, or the backend has stopped to watch the descriptor.
+    /// - [`io::ErrorKind::NotConnected`]: the event was [removed](AsyncFd::remove), or the context is
+    ///   gone or was re-initialised. Also if the backend refuses to go on watching the
+    ///   descriptor; but that is an error of [`run`](Context::run) first, and this learns of it when
+    ///   it is polled.
     /// - [`io::ErrorKind::InvalidInput`]: `flags` is empty.
     pub fn ready(&self, flags: FdFlags) -> Ready<'_, S> {
         Ready {

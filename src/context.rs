@@ -202,7 +202,6 @@ pub(crate) struct Streak {
 impl RunState {
     fn new() -> RunState {
         RunState {
-            starts: Cell::default(),
             level: Cell::default(),
             stop: Cell::default(),
             busy: Cell::new(true),
@@ -214,6 +213,7 @@ impl RunState {
             sole_is_scheduled: Cell::default(),
             streak: Cell::default(),
             latest_time: Cell::new(Instant::now()),
+            starts: Cell::default(),
         }
     }
 
@@ -625,12 +625,7 @@ impl Inner {
     #[cold]
     pub(crate) fn drop_ended(&self) {
         let ended = self.ended.take();
-        drop(
-            ended
-                .into_iter()
-                .map(|handler| Removed::new(handler))
-                .collect::<Vec<_>>(),
-        );
+        drop(ended.into_iter().map(Removed::new).collect::<Vec<_>>());
     }
 
     fn unwatch_all(&self) {

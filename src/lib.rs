@@ -31,7 +31,8 @@
 //! ```
 //!
 //! The repository has whole programs in `examples/`, a table for those who come from the C library
-//! in `docs/porting.md`, and how this is built in `docs/architecture.md`.
+//! in `docs/porting.md`, futures in `docs/futures.md`, and how this is built in
+//! `docs/architecture.md`.
 //!
 //! # The order of things
 //!
@@ -195,6 +196,31 @@
 //! The downside: code in the same process that waits for *any* child (`waitpid(-1)`) can still take
 //! a status that was meant for a handler, which is then told that there is none.
 //!
+//! # Futures
+//!
+//! Any part of a program may be written as futures, which run on the same loop, in order with the
+//! immediates: [`Context::spawn`] makes a [`Task`], [`Context::block_on`] runs the loop for one
+//! future. There are futures for the [clock](Context::sleep), [descriptors](AsyncFd),
+//! [signals](SignalStream) and [child processes](Child::wait); wakers work from any thread.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let context = tevent::Context::new()?;
+//! let weak = context.downgrade(); // what a task may own of its context
+//! let task = context.spawn(async move {
+//!     weak.sleep(Duration::from_millis(1)).await;
+//!     "a millisecond later"
+//! });
+//! assert_eq!(context.block_on(task)?, Ok("a millisecond later"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The downside: a task that keeps a [`ContextRef`] across an `.await` keeps its context alive, and
+//! so itself. `docs/futures.md` has this and other hazards, and what may be dropped when.
+//!
 //! # Panics
 //!
 //! A panic in a handler comes through to the caller of [`run`](Context::run). The context is whole:
@@ -290,3 +316,8 @@ pub use timer::Timer;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So does the code in the page about futures.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/futures.md")]
+struct FuturesPage;

@@ -233,6 +233,8 @@ impl Context {
             inner.doorbell.stay_awake();
         } else if !inner.options.nesting_allowed.get() {
             return Err(error::nested());
+        } else {
+            inner.announce_signals_left();
         }
         let outer_fd = inner.state.running_fd.take();
         let suspended = inner.suspend_running(outer_fd);
@@ -289,9 +291,13 @@ impl Context {
                 let mut fds = inner.fds.borrow_mut();
                 if !fds.has_ready() {
                     let timeout = inner.options.wait_timeout.get();
+                    if timeout == Timeout::ZERO || !fds.mux.is_settled() {
+                        drop(fds);
+                        break 'turn self.turn_in_full(return_if_empty);
+                    }
                     // Only a loop that blocks has to be woken.
-                    if timeout == Timeout::ZERO || !fds.mux.is_settled() || !doorbell.fall_asleep()
-                    {
+                    if !doorbell.fall_asleep() {
+                        doorbell.stay_awake();
                         drop(fds);
                         break 'turn self.turn_in_full(return_if_empty);
                     }

@@ -411,11 +411,18 @@ struct SignalDispatch<'a> {
 
 impl Drop for SignalDispatch<'_> {
     fn drop(&mut self) {
-        let mut signals = self.inner.signals.borrow_mut();
         self.to_call.clear();
-        signals.to_call = mem::take(&mut self.to_call);
-        if signals.has_more() {
-            self.inner.doorbell.ring(SIGNAL);
+        self.inner.signals.borrow_mut().to_call = mem::take(&mut self.to_call);
+        self.inner.announce_signals_left();
+    }
+}
+
+impl Inner {
+    /// Has the next turn look at signals, if some that came weren't handed out yet: their
+    /// announcement was used up by a loop that a panic has ended, or that is outside of this one.
+    pub(crate) fn announce_signals_left(&self) {
+        if self.doorbell.pending_signals() != 0 || self.signals.borrow().has_more() {
+            self.doorbell.ring(SIGNAL);
         }
     }
 }

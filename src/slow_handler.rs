@@ -112,8 +112,8 @@ impl Context {
         threshold: Duration,
         report: impl FnMut(&SlowHandler) + 'static,
     ) {
-        self.inner.end_sole_immediate();
         self.inner.state.set_busy();
+        self.inner.end_sole_immediate();
         self.inner.slow.set(threshold, Box::new(report));
     }
 

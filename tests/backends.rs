@@ -4,8 +4,12 @@ mod common;
 
 use common::recording::{Call, recorded, recording};
 use common::*;
-use std::os::fd::AsRawFd;
-use tevent::{BackendKind, Context, OsError};
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+use tevent::{Backend, BackendKind, Context, FdFlags, OsError, Readiness, ReadyList, Token};
 
 on_every_backend!(
     a_backend_is_chosen_by_name,
@@ -174,4 +178,64 @@ fn a_backend_that_fails_to_remove_does_not_keep_the_source() {
     recorder.fail_remove.set(Some(libc::EBADF));
     drop(fd);
     assert!(drain(&theirs), "it is closed");
+}
+
+/// Reports two descriptors for as long as they are registered, however little room there is.
+struct Pushy {
+    tokens: Vec<Token>,
+    rooms: Rc<RefCell<Vec<(usize, usize)>>>,
+}
+
+impl Backend for Pushy {
+    fn name(&self) -> &str {
+        "pushy"
+    }
+
+    fn add(&mut self, _: RawFd, token: Token, _: FdFlags) -> io::Result<()> {
+        self.tokens.push(token);
+        Ok(())
+    }
+
+    fn modify(&mut self, _: RawFd, _: Token, _: FdFlags) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&mut self, _: RawFd, removed: Token) -> io::Result<()> {
+        self.tokens.retain(|&token| token != removed);
+        Ok(())
+    }
+
+    fn wait(&mut self, _: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
+        let before = ready.room();
+        // The first is the context's own, and quiet.
+        for &token in &self.tokens[1..] {
+            ready.push(token, Readiness::READABLE);
+        }
+        self.rooms.borrow_mut().push((before, ready.room()));
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.tokens.clear();
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_backend_reports_beyond_the_room_is_left_out() {
+    let rooms = Rc::new(RefCell::new(Vec::new()));
+    let backend = Pushy {
+        tokens: Vec::new(),
+        rooms: Rc::clone(&rooms),
+    };
+    let builder = Context::builder().custom_backend(Box::new(backend));
+    let context = builder.batch(1).build().unwrap();
+    let log = Log::new();
+    let (first, _first_peer) = pair();
+    let (second, _second_peer) = pair();
+    let _first = context.add_fd(first, READ, log.fd("first")).unwrap();
+    let _second = context.add_fd(second, READ, log.fd("second")).unwrap();
+    assert_eq!(turns(&context, 3), 3);
+    assert_eq!(log.take(), "first first first", "the second had no room");
+    assert_eq!(rooms.take(), [(1, 0); 3]);
 }

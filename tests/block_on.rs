@@ -253,13 +253,12 @@ fn a_future_that_stops_the_loop_and_is_ready_counts_as_ready(kind: BackendKind) 
 }
 
 fn a_panic_of_the_future_comes_through(kind: BackendKind) {
+    async fn fails() {
+        panic!("in the future");
+    }
+
     let context = context(kind);
-    let message = panic_of(|| {
-        context
-            .block_on(async { panic!("in the future") })
-            .map(|()| ())
-    });
-    assert_eq!(message, "in the future");
+    assert_eq!(panic_of(|| context.block_on(fails())), "in the future");
     assert_eq!(context.block_on(ready(42)).unwrap(), 42);
 }
 

@@ -66,6 +66,7 @@ fn main() {
         &[
             known::TESTS,
             corpus::TESTS,
+            corpus::signals::TESTS,
             statistics::TESTS,
             compare::TESTS,
         ],

@@ -246,13 +246,27 @@ fn echo_returns_small_and_large_payloads() {
 }
 
 #[test]
+fn async_echo_returns_small_and_large_payloads() {
+    echoes_byte_for_byte("async_echo");
+}
+
+#[test]
 fn forking_echo_returns_small_and_large_payloads() {
     echoes_byte_for_byte("forking_echo");
 }
 
 #[test]
 fn echo_serves_many_clients_at_a_time_and_closes_them_all() {
-    let (example, address) = Example::serve("echo");
+    serves_many_clients("echo");
+}
+
+#[test]
+fn async_echo_serves_many_clients_at_a_time_and_closes_them_all() {
+    serves_many_clients("async_echo");
+}
+
+fn serves_many_clients(name: &str) {
+    let (example, address) = Example::serve(name);
     let before = example.descriptors();
     let clients: Vec<_> = (0..100).map(|_| connect(address)).collect();
     for client in &clients {
@@ -267,8 +281,31 @@ fn echo_serves_many_clients_at_a_time_and_closes_them_all() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_held_up_and_holds_up_nobody() {
-    let (example, address) = Example::serve("echo");
+fn async_echo_drops_a_client_that_says_nothing() {
+    let example = Example::start("async_echo", &["127.0.0.1:0", "1"]);
+    let address = example.address();
+    let before = example.descriptors();
+    let start = Instant::now();
+    let mut idle = connect(address);
+    exchange(&idle);
+    assert_eq!(idle.read(&mut [0]).expect("an end"), 0, "it is closed");
+    assert!(start.elapsed() >= Duration::from_secs(1), "too early");
+    assert_eq!(example.descriptors(), before);
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+#[test]
+fn a_client_of_echo_that_never_reads_is_held_up_and_holds_up_nobody() {
+    holds_up_who_never_reads("echo");
+}
+
+#[test]
+fn a_client_of_async_echo_that_never_reads_is_held_up_and_holds_up_nobody() {
+    holds_up_who_never_reads("async_echo");
+}
+
+fn holds_up_who_never_reads(name: &str) {
+    let (example, address) = Example::serve(name);
     let other = connect(address);
     exchange(&other);
     let descriptors = example.descriptors();
@@ -314,7 +351,16 @@ fn a_client_that_never_reads_is_held_up_and_holds_up_nobody() {
 
 #[test]
 fn echo_survives_a_full_descriptor_table_without_spinning() {
-    let echo = examples().join("echo");
+    survives_a_full_descriptor_table("echo");
+}
+
+#[test]
+fn async_echo_survives_a_full_descriptor_table_without_spinning() {
+    survives_a_full_descriptor_table("async_echo");
+}
+
+fn survives_a_full_descriptor_table(name: &str) {
+    let echo = examples().join(name);
     let limited = format!("ulimit -n 16; exec {} 127.0.0.1:0", echo.display());
     let mut child = Command::new("sh")
         .args(["-c", &limited])
@@ -417,6 +463,9 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
     for (name, arguments) in [
         ("echo", vec!["nonsense"]),
         ("echo", vec!["127.0.0.1:0", "more"]),
+        ("async_echo", vec!["nonsense"]),
+        ("async_echo", vec!["127.0.0.1:0", "soon"]),
+        ("async_echo", vec!["127.0.0.1:0", "1", "more"]),
         ("forking_echo", vec!["127.0.0.1"]),
         ("forking_echo", vec!["127.0.0.1:0", "more"]),
         ("timers_and_signals", vec!["0"]),
@@ -437,7 +486,7 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
 #[test]
 fn an_address_that_is_taken_is_reported() {
     let (example, address) = Example::serve("echo");
-    for name in ["echo", "forking_echo"] {
+    for name in ["echo", "async_echo", "forking_echo"] {
         let mut second = Example::start(name, &[&address.to_string()]);
         assert_eq!(second.ends().code(), Some(1), "{name}");
     }

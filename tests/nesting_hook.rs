@@ -12,6 +12,7 @@ on_every_backend!(
     a_hook_may_use_the_context,
     reinitialising_in_a_handler_allows_a_loop_there,
     reinitialising_keeps_the_permission_and_removes_the_hook,
+    a_hook_set_after_reinitialising_is_not_told_of_the_end_of_the_former_loop,
 );
 
 fn nesting(kind: BackendKind) -> Context {
@@ -135,4 +136,21 @@ fn reinitialising_keeps_the_permission_and_removes_the_hook(kind: BackendKind) {
     context.defer(|context| context.run().expect("the permission is kept"));
     context.run().unwrap();
     assert_eq!(log.take(), "", "the hook is removed");
+}
+
+fn a_hook_set_after_reinitialising_is_not_told_of_the_end_of_the_former_loop(kind: BackendKind) {
+    let context = nesting(kind);
+    let log = Log::new();
+    let inner = log.clone();
+    context.defer(move |context| {
+        context.reinitialise().unwrap();
+        let told = inner.clone();
+        context.set_nesting_hook(Some(move |_: &Context, nesting| {
+            told.add(format!("{nesting:?}"))
+        }));
+        inner.add("handler");
+    });
+    context.run_once().unwrap();
+    context.run().unwrap();
+    assert_eq!(log.take(), "handler Begin(1) End(1)");
 }

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use tevent::{BackendKind, Child, Context, Fd, FdFlags, Immediate, Remote, Timer, WeakContext};
+use tevent::{
+    AsyncFd, BackendKind, Child, Context, Fd, FdFlags, Immediate, Remote, SignalStream, Sleep,
+    Task, Timer, WeakContext,
+};
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -71,6 +74,10 @@ fn contexts_and_handles_stay_on_their_thread() {
     <Timer as AmbiguousIfSend<_>>::is_not_send();
     <Immediate as AmbiguousIfSend<_>>::is_not_send();
     <Child as AmbiguousIfSend<_>>::is_not_send();
+    <Task<()> as AmbiguousIfSend<_>>::is_not_send();
+    <AsyncFd<std::os::fd::OwnedFd> as AmbiguousIfSend<_>>::is_not_send();
+    <SignalStream as AmbiguousIfSend<_>>::is_not_send();
+    <Sleep as AmbiguousIfSend<_>>::is_not_send();
 }
 
 #[test]

@@ -16,6 +16,7 @@ on_every_backend!(
     events_that_share_one_flag_of_two_take_turns_at_it,
     hang_up_reaches_those_of_several_events_that_want_to_know,
     freeing_one_of_several_events_leaves_the_others,
+    events_on_one_descriptor_may_come_and_go_in_any_order,
     busy_descriptors_take_turns,
     more_ready_descriptors_than_fit_a_batch_all_get_their_turn,
     an_event_freed_before_its_turn_is_not_called,
@@ -157,6 +158,41 @@ fn freeing_one_of_several_events_leaves_the_others(kind: BackendKind) {
 }
 
 /// Many readable sockets with events that only write their number.
+fn events_on_one_descriptor_may_come_and_go_in_any_order(kind: BackendKind) {
+    let orders = [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ];
+    for batch in [1, 256] {
+        let context = builder(kind).batch(batch).build().unwrap();
+        let log = Log::new();
+        let (ours, _theirs) = readable();
+        let ours = Rc::new(ours);
+        for order in orders {
+            let mut events = ["a", "b", "c"].map(|name| {
+                let event = context.add_fd(Rc::clone(&ours), READ, log.fd(name));
+                Some(event.unwrap())
+            });
+            for (gone, &index) in order.iter().enumerate() {
+                let left = 3 - gone;
+                assert_eq!(turns(&context, 2 * left), 2 * left);
+                for (name, event) in ["a", "b", "c"].iter().zip(&events) {
+                    let expected = if event.is_some() { 2 } else { 0 };
+                    assert_eq!(log.count(name), expected, "{name}, {order:?}, {gone} gone");
+                }
+                log.take();
+                events[index] = None;
+            }
+            context.run().unwrap();
+            assert_eq!(log.take(), "", "{order:?}");
+        }
+    }
+}
+
 fn busy(context: &Context, log: &Log, count: usize) -> Vec<impl Sized + use<>> {
     let one = |number: usize| {
         let (ours, theirs) = readable();

@@ -38,6 +38,7 @@ on_every_backend!(
     wakers_on_other_threads_outlive_the_task_and_the_context,
     the_name_of_a_task_is_that_of_its_slow_polls,
     a_task_knows_where_it_was_spawned,
+    tasks_and_futures_say_what_they_are_in_debug_output,
 );
 
 fn a_task_takes_its_place_among_the_immediates(kind: BackendKind) {
@@ -477,4 +478,27 @@ fn a_task_knows_where_it_was_spawned(kind: BackendKind) {
     assert_eq!((location.file(), location.line()), (file!(), line));
     context.run().unwrap();
     assert!(task.location().is_none(), "it is over");
+}
+
+fn tasks_and_futures_say_what_they_are_in_debug_output(kind: BackendKind) {
+    let context = context(kind);
+    let task = context.spawn(async {});
+    assert_eq!(format!("{task:?}"), "Task { finished: false, .. }");
+    context.run().unwrap();
+    assert_eq!(
+        format!("{:?}", task.cancel()),
+        "Task { finished: true, .. }"
+    );
+    let sleep = context.sleep_until(context.now());
+    let expected = format!("Sleep {{ deadline: {:?}, .. }}", sleep.deadline());
+    assert_eq!(format!("{sleep:?}"), expected);
+    let (ours, _theirs) = pair();
+    let fd = context.add_async_fd(ours).unwrap();
+    let said = format!("{fd:?} {:?}", fd.ready(READ));
+    assert!(said.starts_with("AsyncFd { source: UnixStream"), "{said}");
+    assert!(
+        said.ends_with("Ready { flags: FdFlags(READ), .. }"),
+        "{said}"
+    );
+    assert_eq!(tevent::TimedOut.to_string(), "timed out");
 }

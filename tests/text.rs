@@ -2,13 +2,17 @@
 
 mod common;
 
+use common::recording::recording;
 use common::*;
 use std::error::Error;
 use std::fs::File;
 use std::time::Duration;
-use tevent::{BackendKind, Context, EventKind, OsError, Signum};
+use tevent::{BackendKind, Context, EventKind, OsError, Signum, TimedOut};
 
-on_every_backend!(contexts_and_handles_say_what_they_are_in_debug_output);
+on_every_backend!(
+    contexts_and_handles_say_what_they_are_in_debug_output,
+    futures_say_what_they_are_in_debug_output,
+);
 
 fn contexts_and_handles_say_what_they_are_in_debug_output(kind: BackendKind) {
     let context = context(kind);
@@ -54,6 +58,29 @@ fn contexts_and_handles_say_what_they_are_in_debug_output(kind: BackendKind) {
     assert_eq!(format!("{remote:?}"), "Remote { is_closed: true }");
 }
 
+fn futures_say_what_they_are_in_debug_output(kind: BackendKind) {
+    let context = context(kind);
+    let deadline = context.now() + Duration::from_secs(60);
+    let sleep = context.sleep_until(deadline);
+    let said = format!("{sleep:?}");
+    assert!(said.contains(&format!("deadline: {deadline:?}")), "{said}");
+
+    let (ours, _theirs) = pair();
+    let fd = context.add_async_fd(ours).unwrap();
+    let said = format!("{fd:?}");
+    assert!(said.starts_with("AsyncFd { source: UnixStream"), "{said}");
+    let said = format!("{:?}", fd.ready(READ));
+    assert!(said.starts_with("Ready { flags: FdFlags(READ)"), "{said}");
+
+    let task = context.spawn(async {});
+    assert_eq!(format!("{task:?}"), "Task { finished: false, .. }");
+    assert!(turn(&context));
+    assert_eq!(format!("{task:?}"), "Task { finished: true, .. }");
+    let cancel = task.cancel();
+    assert_eq!(format!("{cancel:?}"), "Task { finished: true, .. }");
+    assert_eq!(TimedOut.to_string(), "timed out");
+}
+
 #[test]
 fn a_builder_shows_what_was_chosen() {
     let builder = Context::builder()
@@ -63,6 +90,8 @@ fn a_builder_shows_what_was_chosen() {
     let said = format!("{builder:?}");
     assert!(said.starts_with("Builder { backend: "), "{said}");
     assert!(said.contains("batch: 7, wait_timeout: None"), "{said}");
+    let said = format!("{:?}", recording().0);
+    assert!(said.contains("backend: \"recording\""), "{said}");
 }
 
 #[test]
@@ -111,6 +140,8 @@ fn signals_are_called_by_their_names() {
     assert_eq!(Signum::SIGTERM.to_string(), "SIGTERM");
     assert_eq!(format!("{:>8}", Signum::SIGHUP), "  SIGHUP");
     assert_eq!(format!("{:?}", Signum::SIGTERM), "Signum(15: SIGTERM)");
+    assert_eq!(Signum::try_from(15).unwrap(), Signum::SIGTERM);
+    assert!(Signum::try_from(0).is_err());
 }
 
 #[test]

@@ -612,3 +612,166 @@ fn unserved(flags: FdFlags, served: FdFlags) -> FdFlags {
         flags
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::ReadyList;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    /// What was registered by which token.
+    #[derive(Default)]
+    struct Registry(BTreeMap<RawFd, (Token, FdFlags)>);
+
+    impl Backend for Registry {
+        fn name(&self) -> &str {
+            "registry"
+        }
+
+        fn add(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()> {
+            assert!(!interest.is_empty());
+            assert_eq!(self.0.insert(fd, (token, interest)), None);
+            Ok(())
+        }
+
+        fn modify(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()> {
+            assert!(!interest.is_empty());
+            let former = self.0.insert(fd, (token, interest));
+            assert_eq!(former.map(|former| former.0), Some(token));
+            Ok(())
+        }
+
+        fn remove(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+            let former = self.0.remove(&fd);
+            assert_eq!(former.map(|former| former.0), Some(token));
+            Ok(())
+        }
+
+        fn wait(&mut self, _: Option<Duration>, _: &mut ReadyList) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn reopen(&mut self) -> io::Result<()> {
+            self.0.clear();
+            Ok(())
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Model {
+        key: Key,
+        fd: RawFd,
+        flags: FdFlags,
+        suspended: bool,
+        handler: usize,
+    }
+
+    impl Model {
+        fn wanted(&self) -> FdFlags {
+            if self.suspended {
+                FdFlags::empty()
+            } else {
+                self.flags
+            }
+        }
+    }
+
+    fn check(mux: &mut Mux<usize>, registry: &mut Registry, model: &[Model]) {
+        let flushed = mux.flush(registry);
+        assert!(flushed.refused.is_none() && !flushed.fell_back);
+        let mut wanted = BTreeMap::<RawFd, FdFlags>::new();
+        for event in model {
+            assert_eq!(mux.flags(event.key), Some(event.flags));
+            *wanted.entry(event.fd).or_default() |= event.wanted();
+        }
+        wanted.retain(|_, flags| !flags.is_empty());
+        let registered: BTreeMap<_, _> = registry.0.iter().map(|(&fd, r)| (fd, r.1)).collect();
+        assert_eq!(registered, wanted);
+        let enabled = model.iter().filter(|event| !event.wanted().is_empty());
+        assert_eq!(mux.enabled(), enabled.count());
+        // A report reaches each event once that wants something else of it than those before.
+        for (&fd, &(token, _)) in &registry.0 {
+            let mut ready = Ready::new(token, Readiness::READABLE | Readiness::WRITABLE);
+            let mut served = FdFlags::empty();
+            loop {
+                let delivery = mux
+                    .deliver(ready)
+                    .or_else(|| mux.deliver_slowly(&mut ready));
+                let Some(delivery) = delivery else { break };
+                let event = model.iter().find(|event| event.key == delivery.key);
+                let event = event.expect("it is there");
+                let both = FdFlags::READ | FdFlags::WRITE;
+                assert_eq!((event.fd, event.handler), (fd, delivery.handler));
+                assert_eq!(delivery.flags, event.wanted() & both);
+                assert!(!delivery.flags.intersects(served));
+                served |= delivery.flags;
+                if !delivery.has_siblings {
+                    break;
+                }
+            }
+            for event in model.iter().filter(|event| event.fd == fd) {
+                let rest = event.wanted() - FdFlags::ERROR;
+                assert!(
+                    rest.is_empty() || rest.intersects(served),
+                    "it was passed over"
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_backend_knows_what_is_wanted_and_reports_reach_whom_they_concern(
+            operations in prop::collection::vec(
+                (0..6, any::<prop::sample::Index>(), 0..3, 0..8u8, any::<bool>()),
+                0..60,
+            ),
+        ) {
+            let (mut mux, mut registry) = (Mux::new(), Registry::default());
+            let mut model = Vec::<Model>::new();
+            for (number, (operation, pick, fd, flags, flush)) in operations.into_iter().enumerate() {
+                let flags = FdFlags::from_bits_truncate(flags);
+                if operation < 2 || model.is_empty() {
+                    let added = mux.add(&mut registry, fd, flags, number);
+                    let key = added.expect("nothing is refused");
+                    let handler = number;
+                    model.push(Model { key, fd, flags, suspended: false, handler });
+                    continue;
+                }
+                let picked = pick.index(model.len());
+                let event = &mut model[picked];
+                match operation {
+                    2 => {
+                        mux.set_flags(event.key, flags);
+                        event.flags = flags;
+                    }
+                    3 => {
+                        prop_assert_eq!(mux.suspend(event.key), !event.suspended);
+                        event.suspended = true;
+                    }
+                    4 => {
+                        mux.resume(event.key);
+                        event.suspended = false;
+                    }
+                    _ => {
+                        let event = model.remove(picked);
+                        let handler = mux.remove(Some(&mut registry), event.key);
+                        prop_assert_eq!(handler, Some(event.handler));
+                        prop_assert_eq!(mux.flags(event.key), None);
+                        prop_assert_eq!(mux.remove(Some(&mut registry), event.key), None);
+                        let is_watched = model.iter().any(|other| other.fd == event.fd);
+                        prop_assert!(is_watched || !registry.0.contains_key(&event.fd));
+                    }
+                }
+                if flush {
+                    check(&mut mux, &mut registry, &model);
+                }
+            }
+            check(&mut mux, &mut registry, &model);
+            let left = mux.take_all().len();
+            prop_assert_eq!(left, model.len());
+        }
+    }
+}

@@ -122,14 +122,13 @@ impl Backend for Poll {
         // poll() has no registration that could fail, so a number that isn't open is found out
         // here rather than reported as invalid later.
         let mut probe = [PollFd::new(fd, 0)];
-        let answers = loop {
-            match poll::poll(&mut probe, Timeout::ZERO) {
-                // This isn't the wait that a signal is to interrupt.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result?,
+        while let Err(error) = poll::poll(&mut probe, Timeout::ZERO) {
+            // This isn't the wait that a signal is to interrupt.
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
             }
-        };
-        if answers > 0 && probe[0].answer() & POLLNVAL != 0 {
+        }
+        if probe[0].answer() & POLLNVAL != 0 {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
         self.push(PollFd::new(fd, events(interest)), token);

@@ -63,3 +63,16 @@ pub(crate) fn poll(fds: &mut [PollFd], timeout: Timeout) -> io::Result<usize> {
         check("poll", result).map(|count| count as usize)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_shows_its_number_and_what_is_asked_of_it() {
+        let mut fd = PollFd::new(3, POLLIN);
+        assert_eq!(format!("{fd:?}"), "PollFd(3, 0x1)");
+        fd.set_events(POLLIN | POLLOUT);
+        assert_eq!(format!("{fd:?}"), "PollFd(3, 0x5)");
+    }
+}

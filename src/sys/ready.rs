@@ -27,3 +27,17 @@ const _: () = {
     assert!(offset_of!(Event, events) == offset_of!(libc::epoll_event, events));
     assert!(offset_of!(Event, data) == offset_of!(libc::epoll_event, u64));
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_shows_its_bits() {
+        let event = Event {
+            events: 0x11,
+            data: 0xab,
+        };
+        assert_eq!(format!("{event:?}"), "Event(0x11, 0xab)");
+    }
+}

@@ -227,6 +227,85 @@ mod tests {
         SigInfo(raw)
     }
 
+    /// The beginning of `siginfo_t`, as Linux lays it out on most machines.
+    #[cfg(all(target_os = "linux", not(target_arch = "mips64")))]
+    #[repr(C)]
+    struct Beginning {
+        signal: i32,
+        errno: i32,
+        code: i32,
+        sender: Sender,
+    }
+
+    /// As aligned as the pointer that `si_value` may hold.
+    #[cfg(all(target_os = "linux", not(target_arch = "mips64")))]
+    #[repr(C)]
+    struct Sender {
+        pid: i32,
+        uid: u32,
+        status: i32,
+        alignment: [usize; 0],
+    }
+
+    #[cfg(all(target_os = "linux", not(target_arch = "mips64")))]
+    fn sent(signal: i32, code: i32) -> SigInfo {
+        let mut info = info(0);
+        let sender = Sender {
+            pid: 4711,
+            uid: 1001,
+            status: 42,
+            alignment: [],
+        };
+        let beginning = Beginning {
+            signal,
+            errno: 0,
+            code,
+            sender,
+        };
+        // SAFETY: siginfo_t is larger, as aligned, and any bytes are valid in it.
+        unsafe { (&raw mut info.0).cast::<Beginning>().write(beginning) };
+        info
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(target_arch = "mips64")))]
+    fn the_code_says_what_else_is_known() {
+        const SI_KERNEL: i32 = 0x80;
+        // What is known of the sender, of the child, and whether there is a value.
+        let known = |signal: i32, code: i32| {
+            let info = sent(signal, code);
+            assert_eq!((info.number(), info.code()), (signal, code));
+            let sender = info.sender_pid().zip(info.sender_uid());
+            (sender, info.child_status(), info.value().is_some())
+        };
+        let sender = Some((4711, 1001));
+        assert_eq!(known(libc::SIGUSR1, libc::SI_USER), (sender, None, false));
+        assert_eq!(known(libc::SIGUSR1, libc::SI_TKILL), (sender, None, false));
+        assert_eq!(known(libc::SIGUSR1, libc::SI_QUEUE), (sender, None, true));
+        assert_eq!(known(libc::SIGALRM, libc::SI_TIMER), (None, None, false));
+        assert_eq!(known(libc::SIGALRM, SI_KERNEL), (None, None, false));
+        let of_child = (sender, Some(42), false);
+        assert_eq!(known(libc::SIGCHLD, libc::CLD_EXITED), of_child);
+        // Somebody has sent it with kill().
+        assert_eq!(known(libc::SIGCHLD, libc::SI_USER), (sender, None, false));
+        assert_eq!(known(libc::SIGUSR1, libc::CLD_EXITED), (None, None, false));
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(target_arch = "mips64")))]
+    fn what_is_known_is_in_the_debug_output() {
+        let said = format!("{:?}", sent(libc::SIGCHLD, libc::CLD_EXITED));
+        let expected = format!(
+            "SigInfo {{ number: {}, code: {}, sender_pid: Some(4711), sender_uid: Some(1001), \
+             child_status: Some(42), value: None }}",
+            libc::SIGCHLD,
+            libc::CLD_EXITED
+        );
+        assert_eq!(said, expected);
+        let queue = SigInfoQueue::new();
+        assert_eq!(format!("{queue:?}"), "SigInfoQueue { .. }");
+    }
+
     #[test]
     fn is_first_in_first_out_and_says_when_it_is_full() {
         let queue = SigInfoQueue::new();

@@ -253,6 +253,8 @@ fn tag_name_and_place_are_there_until_the_end(kind: BackendKind) {
         assert_eq!((child.tag(), child.name()), (0, None));
         let said = format!("{child:?}");
         assert_eq!(said, format!("Child {{ pid: {}, .. }}", process.pid));
+        let said = format!("{:?}", child.wait());
+        assert_eq!(said, format!("ChildEnd {{ pid: {}, .. }}", process.pid));
         child.set_tag(3);
         child.set_name("worker");
         let location = child.location().expect("it is registered");

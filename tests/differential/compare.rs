@@ -51,6 +51,7 @@ fn trace(program: &Program, kind: BackendKind, side: Side) -> String {
         }
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         kernel::never_block();
+        kernel::queue_all_signals();
         let is_compared = side != Side::Ours;
         let kernel_order = is_compared && program.kernel_order && kind == BackendKind::Epoll;
         if is_compared && !kernel_order {

@@ -6,6 +6,8 @@ use super::program::{Action::*, Close as Closing, OWN, Program, When};
 use crate::process::{Test, tests};
 use tevent::BackendKind;
 
+pub mod signals;
+
 pub const TESTS: &[Test] = tests![
     deadlines_before_the_context_was_made_go_in_their_order,
     a_timer_moved_to_zero,
@@ -25,16 +27,23 @@ pub const TESTS: &[Test] = tests![
     reinitialised_in_a_handler_that_runs_the_loop,
     a_child_that_starts_over_and_serves,
     forked_with_siblings,
-    forked_in_a_signal_handler,
-    a_signal_from_before_its_event,
-    a_signal_raised_in_a_signal_handler,
-    a_signal_raised_in_a_descriptor_handler,
-    a_signal_handled_once_and_raised_twice,
-    siginfo_and_count_for_one_number,
-    newest_signal_handler_first_and_lowest_number_first,
     an_immediate_rescheduled_in_its_handler,
     a_nested_loop_in_a_descriptor_handler,
     the_order_of_the_kernel,
+    siblings_that_want_the_same,
+    closed_behind_an_event_whose_sibling_has_gone,
+    closed_behind_an_event_that_had_told_the_kernel,
+    a_source_taken_back,
+    detached_events_end_themselves,
+    detached_events_go_with_the_context,
+    a_number_that_is_used_again_in_the_same_batch,
+    files_are_ready_under_every_backend_that_takes_them,
+    a_file_asked_for_nothing_and_then_for_something,
+    an_eventfd_that_is_full,
+    a_timer_moved_in_its_own_handler,
+    a_loop_that_is_stopped,
+    a_stop_in_a_nested_loop,
+    a_nesting_hook,
 ];
 
 fn add(descriptor: u8, flags: u8, script: u8) -> super::program::Action {
@@ -46,15 +55,6 @@ fn closing(descriptor: u8, flags: u8, close: Closing, script: u8) -> super::prog
         descriptor,
         flags,
         close,
-        script,
-    }
-}
-
-fn signal(signal: u8, siginfo: bool, once: bool, script: u8) -> super::program::Action {
-    AddSignal {
-        signal,
-        siginfo,
-        once,
         script,
     }
 }
@@ -273,58 +273,6 @@ fn forked_with_siblings(kind: BackendKind) {
     compare(kind, &[SocketPair, read, write, Turn, Fork, Turn], &[]);
 }
 
-fn forked_in_a_signal_handler(kind: BackendKind) {
-    let (first, second) = (signal(2, false, false, 9), signal(2, false, false, 0));
-    compare(kind, &[first, second, Raise(2), Turn], &[&[Fork, Pipe]]);
-}
-
-fn a_signal_from_before_its_event(kind: BackendKind) {
-    let event = signal(1, false, false, NOTHING);
-    compare(kind, &[event, Raise(1), Reinitialise, event], &[]);
-    compare(kind, &[event, Raise(1), FreeSignal(0), event], &[]);
-    compare(kind, &[event, Raise(1), event], &[]);
-}
-
-fn a_signal_raised_in_a_signal_handler(kind: BackendKind) {
-    let (higher, other) = (signal(2, false, false, 1), signal(0, true, false, 1));
-    for raised in [0, 1, 2] {
-        let script = [Raise(raised), FreeSelf];
-        let actions = [higher, other, signal(1, false, false, 0), Raise(1), Turn];
-        compare(kind, &actions, &[&script, &[]]);
-    }
-}
-
-fn a_signal_raised_in_a_descriptor_handler(kind: BackendKind) {
-    let event = signal(1, false, false, NOTHING);
-    let actions = [Pipe, event, add(1, WRITE, 0), Until(3), Turn];
-    compare(kind, &actions, &[&[Raise(1)]]);
-}
-
-fn a_signal_handled_once_and_raised_twice(kind: BackendKind) {
-    let once = signal(1, false, true, 0);
-    compare(kind, &[once, Raise(1), Turn, Turn], &[&[Raise(1)]]);
-    compare(
-        kind,
-        &[once, Raise(1), Turn, once, Raise(1)],
-        &[&[FreeSelf]],
-    );
-}
-
-fn siginfo_and_count_for_one_number(kind: BackendKind) {
-    let (plain, info) = (signal(1, false, false, 9), signal(1, true, false, 9));
-    let queue = |value| Queue { signal: 1, value };
-    compare(kind, &[plain, info, Raise(1), queue(3), Raise(1)], &[]);
-    compare(kind, &[info, plain, Raise(1), queue(3), Raise(1)], &[]);
-}
-
-fn newest_signal_handler_first_and_lowest_number_first(kind: BackendKind) {
-    let event = |number| signal(number, false, false, NOTHING);
-    let raised = [Raise(2), Raise(0), Raise(1), Raise(2)];
-    let mut actions = vec![event(1), event(0), event(2), event(0), event(2)];
-    actions.extend(raised);
-    compare(kind, &actions, &[]);
-}
-
 fn an_immediate_rescheduled_in_its_handler(kind: BackendKind) {
     let added = AddImmediate { script: 0 };
     let actions = [added, added, Schedule(0), Schedule(1), Schedule(0), Turn];
@@ -356,6 +304,239 @@ fn the_order_of_the_kernel(kind: BackendKind) {
     let program = Program {
         kernel_order: true,
         ..program(&actions, &[&script])
+    };
+    assert_same(&program, kind);
+}
+
+fn siblings_that_want_the_same(kind: BackendKind) {
+    let both = READ | WRITE;
+    let (first, second, third) = (add(0, both, 0), add(0, both, NOTHING), add(0, WRITE, 1));
+    let actions = [
+        SocketPair,
+        SocketPair,
+        Write(1),
+        first,
+        second,
+        third,
+        Turn,
+        Turn,
+        add(2, both, NOTHING),
+        add(2, both, NOTHING),
+        Turn,
+        Turn,
+        Turn,
+        set(1, 0),
+        Turn,
+        Turn,
+        set(1, both),
+        Turn,
+        Turn,
+        FreeFd(0),
+        Turn,
+        Close(1),
+        Turn,
+        Turn,
+    ];
+    let scripts: [Script<'_>; 2] = [&[Write(1)], &[set(OWN, READ)]];
+    let program = Program {
+        kernel_order: true,
+        ..program(&actions, &scripts)
+    };
+    assert_same(&program, kind);
+}
+
+fn closed_behind_an_event_whose_sibling_has_gone(kind: BackendKind) {
+    let script = [add(0, WRITE, NOTHING), FreeSelf];
+    let actions = [Pipe, Close(1), add(0, READ, 0), Turn, CloseBehind(0), Turn];
+    compare(kind, &actions, &[&script]);
+}
+
+fn closed_behind_an_event_that_had_told_the_kernel(kind: BackendKind) {
+    let changed = [SocketPair, add(0, READ, NOTHING), set(0, WRITE), Turn];
+    let closed = [
+        CloseBehind(0),
+        Turn,
+        Turn,
+        FreeFd(0),
+        Pipe,
+        add(0, READ, NOTHING),
+        Turn,
+    ];
+    compare(kind, &[&changed[..], &closed].concat(), &[]);
+}
+
+fn a_source_taken_back(kind: BackendKind) {
+    let event = closing(0, READ, Closing::Callback, NOTHING);
+    compare(
+        kind,
+        &[
+            SocketPair,
+            event,
+            Write(1),
+            Turn,
+            TakeSource(0),
+            Turn,
+            Close(0),
+        ],
+        &[],
+    );
+    compare(
+        kind,
+        &[SocketPair, event, CloseBehind(0), Turn, TakeSource(0)],
+        &[],
+    );
+}
+
+fn detached_events_end_themselves(kind: BackendKind) {
+    let actions = [
+        SocketPair,
+        closing(0, READ, Closing::Callback, 0),
+        timer(When::Due(1), 1),
+        AddImmediate { script: 2 },
+        DetachFd(0),
+        DetachTimer(0),
+        Schedule(0),
+        DetachImmediate(0),
+        Write(1),
+        Turn,
+        Turn,
+        Turn,
+        Turn,
+    ];
+    let ends: [Script<'_>; 3] = [&[FreeSelf], &[FreeSelf], &[Schedule(OWN)]];
+    compare(kind, &actions, &ends);
+    let goes_on: [Script<'_>; 3] = [&[set(OWN, 0)], &[], &[FreeSelf]];
+    compare(kind, &actions, &goes_on);
+}
+
+fn detached_events_go_with_the_context(kind: BackendKind) {
+    let event = closing(0, READ, Closing::Callback, NOTHING);
+    let other = closing(1, READ, Closing::Auto, NOTHING);
+    let detached = [SocketPair, event, other, DetachFd(0), DetachFd(0), Turn];
+    compare(kind, &detached, &[]);
+    compare(
+        kind,
+        &[&detached[..], &[Reinitialise, Pipe, add(0, READ, NOTHING)]].concat(),
+        &[],
+    );
+}
+
+/// What was reported of the former descriptor isn't told to the event on the new one.
+fn a_number_that_is_used_again_in_the_same_batch(kind: BackendKind) {
+    let script = [
+        FreeFd(1),
+        FreeFd(0),
+        Close(2),
+        Close(2),
+        SocketPair,
+        add(2, READ, NOTHING),
+    ];
+    let actions = [
+        SocketPair,
+        SocketPair,
+        add(0, WRITE, 0),
+        add(2, WRITE, 0),
+        Turn,
+        Turn,
+        Turn,
+    ];
+    compare(kind, &actions, &[&script]);
+}
+
+fn files_are_ready_under_every_backend_that_takes_them(kind: BackendKind) {
+    let (file, null) = (add(0, READ | WRITE, NOTHING), add(1, WRITE, NOTHING));
+    compare(
+        kind,
+        &[File, Null, file, null, Turn, Turn, Turn, FreeFd(0), Turn],
+        &[],
+    );
+}
+
+fn a_file_asked_for_nothing_and_then_for_something(kind: BackendKind) {
+    let actions = [
+        Null,
+        add(0, 0, NOTHING),
+        Turn,
+        set(0, READ),
+        Turn,
+        Fork,
+        set(0, 0),
+        Turn,
+    ];
+    compare(kind, &actions, &[]);
+}
+
+fn an_eventfd_that_is_full(kind: BackendKind) {
+    let event = add(0, READ | WRITE, NOTHING);
+    let actions = [
+        Counter,
+        event,
+        Turn,
+        Write(0),
+        Turn,
+        Fill(0),
+        Turn,
+        set(0, WRITE),
+        Turn,
+        Read(0),
+        Turn,
+    ];
+    compare(kind, &actions, &[]);
+}
+
+fn a_timer_moved_in_its_own_handler(kind: BackendKind) {
+    let again = MoveTimer {
+        timer: OWN,
+        when: When::Due(2),
+    };
+    let actions = [
+        timer(When::Due(1), 0),
+        timer(When::Due(2), NOTHING),
+        Turn,
+        Turn,
+        Turn,
+    ];
+    compare(kind, &actions, &[&[again]]);
+    compare(kind, &actions, &[&[again, FreeSelf]]);
+}
+
+fn a_loop_that_is_stopped(kind: BackendKind) {
+    let actions = [Pipe, add(1, WRITE, 0), Until(3), Turn, Until(2)];
+    compare(kind, &actions, &[&[Stop]]);
+    compare(
+        kind,
+        &actions,
+        &[&[Stop, Reinitialise, add(1, WRITE, NOTHING)]],
+    );
+}
+
+fn a_stop_in_a_nested_loop(kind: BackendKind) {
+    let added = AddImmediate { script: 1 };
+    let outer = [added, Schedule(0), Until(3), Stop];
+    let scripts: [Script<'_>; 2] = [&outer, &[Stop]];
+    let program = Program {
+        nesting: true,
+        ..program(&[Pipe, add(1, WRITE, 0), Until(4), Turn], &scripts)
+    };
+    assert_same(&program, kind);
+}
+
+fn a_nesting_hook(kind: BackendKind) {
+    let scripts: [Script<'_>; 1] = [&[Turn, Write(1)]];
+    let program = Program {
+        nesting: true,
+        ..program(
+            &[
+                Hook(true),
+                SocketPair,
+                add(0, WRITE, 0),
+                Turn,
+                Until(2),
+                Reinitialise,
+                Turn,
+            ],
+            &scripts,
+        )
     };
     assert_same(&program, kind);
 }

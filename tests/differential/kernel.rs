@@ -43,6 +43,23 @@ pub fn never_block() {
     NEVER_BLOCKS.store(true, Ordering::Relaxed);
 }
 
+/// Gives this process as much room for queued signals as it may have: the limit counts those of
+/// all processes of the user, and at the limit the kernel drops what a signal carries.
+pub fn queue_all_signals() {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    unsafe {
+        if libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit) == -1
+            && libc::getrlimit(libc::RLIMIT_SIGPENDING, &raw mut limit) == 0
+        {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit);
+        }
+    }
+}
+
 /// From now on descriptors are reported one by one, in the order described above.
 pub fn report_one_by_one() {
     ONE_BY_ONE.store(true, Ordering::Relaxed);
@@ -137,8 +154,12 @@ pub unsafe extern "C" fn ppoll(
         _ if NEVER_BLOCKS.load(Ordering::Relaxed) => Some(AT_ONCE),
         timeout => timeout.copied(),
     };
-    // SAFETY: the caller says that there are as many.
-    let entries = unsafe { slice::from_raw_parts(fds, count as usize) };
+    let entries = match count {
+        // Where there are none, there need not be a pointer either.
+        0 => &[],
+        // SAFETY: the caller says that there are as many.
+        _ => unsafe { slice::from_raw_parts(fds, count as usize) },
+    };
     // A single one that wants nothing is a question that isn't the loop's wait.
     if entries.len() > 1 || entries.iter().any(|entry| entry.events != 0) {
         note_wait();

@@ -27,6 +27,9 @@ pub const TESTS: &[process::Test] = tests![
     a_fork_that_the_kernel_refuses,
     counting_threads_without_proc,
     the_first_context_of_a_process,
+    a_child_that_goes_between_two_looks_is_refused,
+    pidfds_that_cannot_be_waited_for_are_done_without,
+    an_epoll_that_is_forbidden_later_is_done_without,
 ];
 
 const BOTH: [By; 2] = [By::Context, By::Somebody];
@@ -343,4 +346,67 @@ fn the_first_context_of_a_process(kind: BackendKind) {
         });
         sys::assert_succeeds(child);
     }
+}
+
+/// The second look at a child that is added is by its pidfd.
+fn second_look_fails_with(errno: i32) -> Fault {
+    Fault {
+        call: Call::Waitid,
+        errno,
+        nth: 2,
+        length: 1,
+    }
+}
+
+/// Somebody else has reaped it meanwhile, so its number may be another's by now.
+fn a_child_that_goes_between_two_looks_is_refused(kind: BackendKind) {
+    kernel::prepare();
+    let failures = with_fault(second_look_fails_with(libc::ECHILD), || {
+        let context = build(kind);
+        let pid = kernel::undisturbed(|| sys::fork(|| sys::end(3)));
+        let added = context.add_child(pid, |_, _, _| unreachable!());
+        assert_names_the_call(&added.expect_err("it is gone"));
+        kernel::undisturbed(|| assert_eq!(sys::reap(pid), sys::Status::Exited(3)));
+    });
+    assert_eq!(failures, 1);
+}
+
+/// Linux 5.3 has pidfds, but no way to wait for one.
+fn pidfds_that_cannot_be_waited_for_are_done_without(kind: BackendKind) {
+    kernel::prepare();
+    let failures = with_fault(second_look_fails_with(libc::EINVAL), || {
+        let context = build(kind);
+        let pid = kernel::undisturbed(|| sys::fork(|| sys::end(3)));
+        let code = Rc::new(Cell::new(None));
+        let told = Rc::clone(&code);
+        let added = context.add_child(pid, move |_, _, result| {
+            told.set(result.expect("a status").code());
+        });
+        let _child = added.expect("SIGCHLD is there");
+        assert_eq!(sys::count_of_pidfds(), 0);
+        context.run().unwrap();
+        assert_eq!(code.get(), Some(3));
+    });
+    assert_eq!(failures, 1);
+}
+
+/// A shortage of descriptors is over some day; that a sandbox allows no epoll is not.
+fn an_epoll_that_is_forbidden_later_is_done_without(kind: BackendKind) {
+    kernel::prepare();
+    let context = build(kind);
+    let fault = Fault {
+        call: Call::EpollCreate,
+        errno: libc::EPERM,
+        nth: 1,
+        length: 1,
+    };
+    let failures = with_fault(fault, || match context.reinitialise() {
+        Ok(()) => assert_ne!(kind, BackendKind::Epoll),
+        Err(error) => {
+            assert_eq!(kind, BackendKind::Epoll);
+            assert_names_the_call(&error);
+        }
+    });
+    assert_eq!(failures, u32::from(kind != BackendKind::Poll));
+    Scene::set(&context).play(&context);
 }

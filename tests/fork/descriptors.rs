@@ -4,13 +4,16 @@
 use crate::process::{self, context, sys, tests};
 use crate::{BY, By, Flag, fork, in_child, run_what_is_ready};
 use std::io::{Read, Write};
-use tevent::{BackendKind, FdFlags, SignalFlags, Signum};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use tevent::{BackendKind, FdFlags, OsError, SignalFlags, Signum};
 
 pub const TESTS: &[process::Test] = tests![
     running_in_a_child_without_descriptors_is_an_error_until_there_are_some,
     reinitialise_in_a_child_without_descriptors_is_an_error_until_there_are_some,
     reinitialise_without_descriptors_removes_the_events_all_the_same,
     a_fork_without_descriptors_either_fails_or_works,
+    adding_fails_at_once_where_poll_takes_no_descriptor,
+    a_descriptor_that_is_refused_leaves_epoll_in_charge,
 ];
 
 fn running_in_a_child_without_descriptors_is_an_error_until_there_are_some(kind: BackendKind) {
@@ -133,5 +136,47 @@ fn a_fork_without_descriptors_either_fails_or_works(kind: BackendKind) {
             assert_eq!(status, sys::Status::Exited(0), "the child has run, {by:?}");
         }
         drop(event);
+    }
+}
+
+fn adding_fails_at_once_where_poll_takes_no_descriptor(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, _theirs) = sys::pair();
+    // poll() wants no more of them than there may be.
+    let added = sys::with_descriptor_limit(0, || {
+        context.add_fd(ours, FdFlags::READ, |_, _, _| unreachable!())
+    });
+    match (kind, added) {
+        (BackendKind::Poll, Err(error)) => {
+            let inner = error.error().get_ref().expect("a system call has failed");
+            let inner: &OsError = inner.downcast_ref().expect("it is named");
+            assert_eq!(inner.operation(), "ppoll");
+            assert_eq!(inner.source().raw_os_error(), Some(libc::EINVAL));
+        }
+        (BackendKind::Poll, Ok(_)) => panic!("it can't be watched"),
+        (_, added) => drop(added.expect("epoll has its own limits")),
+    }
+}
+
+fn a_descriptor_that_is_refused_leaves_epoll_in_charge(kind: BackendKind) {
+    let context = context(kind);
+    let mut refused = Vec::new();
+    for number in [1 << 20, context.as_fd().as_raw_fd()] {
+        // SAFETY: not what Rust calls safe; the loop uses only the number.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        let added = context.add_fd(borrowed, FdFlags::READ, |_, _, _| ());
+        refused.push(added.is_err());
+    }
+    let (ours, _theirs) = sys::pair();
+    let number = ours.as_raw_fd();
+    let _event = context.add_fd(ours, FdFlags::READ, |_, _, _| ()).unwrap();
+    let watched = sys::epoll_sets().concat();
+    let is_watched = watched.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.nth(1) == Some(&number.to_string())
+    });
+    assert_eq!(is_watched, kind != BackendKind::Poll, "{watched}");
+    if kind != BackendKind::Poll {
+        assert_eq!(refused, [true, true], "not open, and the set itself");
     }
 }

@@ -3,6 +3,7 @@
 mod descriptors;
 mod handlers;
 mod kernel_set;
+mod matrix;
 mod reinitialise;
 mod signals;
 mod sources;
@@ -26,6 +27,7 @@ fn main() {
         reinitialise::TESTS,
         descriptors::TESTS,
         tasks::TESTS,
+        matrix::TESTS,
     ])
 }
 

@@ -18,6 +18,7 @@ pub const TESTS: &[process::Test] = tests![
     several_generations_go_on_with_the_same_events,
     every_context_of_the_process_works_on,
     fork_is_refused_while_there_are_other_threads,
+    a_full_descriptor_table_hides_no_thread_from_fork,
     fork_returns_the_id_of_the_child,
 ];
 
@@ -261,6 +262,27 @@ fn fork_is_refused_while_there_are_other_threads(kind: BackendKind) {
     });
     sys::wait_until("the thread is gone", || sys::thread_count() == 1);
     in_child(&context, By::Context, || ());
+}
+
+fn a_full_descriptor_table_hides_no_thread_from_fork(kind: BackendKind) {
+    let context = context(kind);
+    let refusal = context_refuses_to_fork(&context);
+    // The threads can't be counted in /proc now.
+    let blind = sys::without_descriptors(|| context_refuses_to_fork(&context));
+    assert_eq!(blind, refusal);
+    sys::wait_until("the thread is gone", || sys::thread_count() == 1);
+    sys::without_descriptors(|| in_child(&context, By::Context, || ()));
+}
+
+/// Why the context can't be forked while there is another thread.
+fn context_refuses_to_fork(context: &Context) -> String {
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || receiver.recv());
+        let error = context.fork().unwrap_err();
+        drop(sender);
+        error.to_string()
+    })
 }
 
 fn fork_returns_the_id_of_the_child(kind: BackendKind) {

@@ -114,9 +114,30 @@ pub fn has_children() -> bool {
 
 /// Waits until a child has ended, without reaping it. False: it hasn't.
 pub fn wait_for_exit(pid: u32, limit: Duration) -> bool {
-    let pidfd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32);
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    if pidfd == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+        // So it is under valgrind.
+        let start = Instant::now();
+        while !has_ended(pid) {
+            if start.elapsed() >= limit {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        return true;
+    }
+    let pidfd = unsafe { OwnedFd::from_raw_fd(check(pidfd)) };
     is_readable_within(&pidfd, limit)
+}
+
+/// Whether a child has ended; it isn't reaped.
+fn has_ended(pid: u32) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    unsafe {
+        check(libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), flags));
+        info.assume_init().si_pid() != 0
+    }
 }
 
 /// Whether a child that has ended, and stays to be reaped, has left a core.
@@ -186,6 +207,38 @@ pub fn sigqueue(pid: u32, signum: Signum, value: usize) {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
         std::thread::yield_now();
     }
+}
+
+/// Sends a signal with a value. False: the kernel has no room.
+#[track_caller]
+pub fn try_sigqueue(pid: u32, signum: Signum, value: usize) -> bool {
+    let sigval = libc::sigval {
+        sival_ptr: value as *mut libc::c_void,
+    };
+    if unsafe { libc::sigqueue(pid as i32, signum.number(), sigval) } == 0 {
+        return true;
+    }
+    let error = io::Error::last_os_error();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+    false
+}
+
+/// How many signals may wait in the kernel for the processes of this user.
+#[track_caller]
+pub fn limit_pending_signals(count: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: count,
+    };
+    check(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &limit) });
+}
+
+pub fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+pub fn set_errno(number: i32) {
+    unsafe { *libc::__errno_location() = number };
 }
 
 /// Sends a signal with a value, without looking at errors or touching `errno`.
@@ -414,11 +467,6 @@ pub fn epoll_sets() -> Vec<String> {
 
 /// Allows no descriptor more than there are, while `work` is done.
 pub fn without_descriptors<R>(work: impl FnOnce() -> R) -> R {
-    let mut before = MaybeUninit::uninit();
-    let before = unsafe {
-        check(libc::getrlimit(libc::RLIMIT_NOFILE, before.as_mut_ptr()));
-        before.assume_init()
-    };
     // All free numbers below the highest are filled first: the limit is one of numbers.
     let mut filling = Vec::new();
     let highest = *open_descriptors().last().expect("the standard ones");
@@ -430,8 +478,18 @@ pub fn without_descriptors<R>(work: impl FnOnce() -> R) -> R {
         }
     }
     filling.pop();
+    with_descriptor_limit(highest as libc::rlim_t + 1, work)
+}
+
+/// Sets the lowest number that no new descriptor may have, while `work` is done.
+pub fn with_descriptor_limit<R>(limit: libc::rlim_t, work: impl FnOnce() -> R) -> R {
+    let mut before = MaybeUninit::uninit();
+    let before = unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, before.as_mut_ptr()));
+        before.assume_init()
+    };
     let limit = libc::rlimit {
-        rlim_cur: highest as libc::rlim_t + 1,
+        rlim_cur: limit,
         rlim_max: before.rlim_max,
     };
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) });

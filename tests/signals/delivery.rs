@@ -392,4 +392,7 @@ fn an_event_knows_its_number(kind: BackendKind) {
     assert_eq!(said, "Signal { signum: Some(Signum(1: SIGHUP)), .. }");
     signal.remove();
     assert_eq!(signal.signum(), None);
+    let stream = context.add_signal_stream(Signum::SIGHUP, SignalFlags::empty());
+    let said = format!("{:?}", stream.unwrap());
+    assert!(said.starts_with("SignalStream { signum: Signum(1: SIGHUP), is_over: false"));
 }

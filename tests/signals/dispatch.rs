@@ -17,12 +17,14 @@ pub const TESTS: &[process::Test] = tests![
     handlers_are_dropped_with_the_context_so_captured_handles_do_not_leak,
     a_handle_that_outlives_the_context_does_nothing,
     a_panic_leaves_the_other_handlers_their_signals,
+    a_panic_leaves_a_signal_of_a_higher_number_to_be_handled,
     a_panic_leaves_the_remaining_siginfo_to_be_handled,
     a_panicking_resethand_handler_is_removed_all_the_same,
     reinitialise_in_a_handler_ends_the_dispatch,
     a_signal_raised_in_its_own_handler_comes_in_the_next_turn,
     the_drop_of_a_handler_may_use_the_context,
     what_a_panic_leaves_needs_no_new_signal_to_be_noticed,
+    a_panic_leaves_the_signals_of_higher_numbers,
 ];
 
 /// Says whether it was dropped.
@@ -210,6 +212,22 @@ fn a_panic_leaves_the_other_handlers_their_signals(kind: BackendKind) {
     assert_eq!(calls.len(), 2, "and it is called again");
 }
 
+/// Nothing rings for it again.
+fn a_panic_leaves_a_signal_of_a_higher_number_to_be_handled(kind: BackendKind) {
+    let context = context(kind);
+    let (_higher, higher) = counting(&context, Signum::SIGUSR1);
+    let _panicking = context
+        .add_signal(Signum::SIGHUP, SignalFlags::RESETHAND, |_, _, _| {
+            panic!("expected")
+        })
+        .unwrap();
+    sys::raise(Signum::SIGUSR1);
+    sys::raise(Signum::SIGHUP);
+    run_panics(&context);
+    assert!(context.run_once().unwrap());
+    assert_eq!(higher.take(), [1]);
+}
+
 fn a_panic_leaves_the_remaining_siginfo_to_be_handled(kind: BackendKind) {
     let context = context(kind);
     let values = Log::new();
@@ -324,6 +342,26 @@ fn the_drop_of_a_handler_may_use_the_context(kind: BackendKind) {
     drop(signal);
     context.run().unwrap();
     assert!(ran.get());
+}
+
+fn a_panic_leaves_the_signals_of_higher_numbers(kind: BackendKind) {
+    let context = context(kind);
+    let (_higher, higher) = counting(&context, Signum::SIGUSR2);
+    let (_valued, values) = valued(&context, realtime(0));
+    let _panicking = context
+        .add_signal(Signum::SIGHUP, SignalFlags::empty(), |_, _, _| {
+            panic!("expected");
+        })
+        .unwrap();
+    sys::sigqueue(std::process::id(), realtime(0), 7);
+    sys::raise(Signum::SIGUSR2);
+    sys::raise(Signum::SIGHUP);
+    run_panics(&context);
+    // It would wait for ever, did it not know of them.
+    context
+        .run_until(|| higher.len() == 1 && values.len() == 1)
+        .unwrap();
+    assert_eq!((higher.take(), values.take()), (vec![1], vec![7]));
 }
 
 fn what_a_panic_leaves_needs_no_new_signal_to_be_noticed(kind: BackendKind) {

@@ -9,6 +9,7 @@ mod gap;
 mod nested;
 mod queue;
 mod several;
+mod storm;
 mod streams;
 mod stress;
 
@@ -20,19 +21,23 @@ use std::rc::Rc;
 use tevent::{Context, SigInfo, Signal, SignalFlags, SignalInfo, Signum};
 
 fn main() {
-    process::main(&[
-        delivery::TESTS,
-        dispatch::TESTS,
-        nested::TESTS,
-        several::TESTS,
-        dispositions::TESTS,
-        children::TESTS,
-        queue::TESTS,
-        gap::TESTS,
-        stress::TESTS,
-        embedding::TESTS,
-        streams::TESTS,
-    ])
+    process::main_within(
+        storm::guard(),
+        &[
+            delivery::TESTS,
+            dispatch::TESTS,
+            nested::TESTS,
+            several::TESTS,
+            dispositions::TESTS,
+            children::TESTS,
+            queue::TESTS,
+            gap::TESTS,
+            stress::TESTS,
+            storm::TESTS,
+            embedding::TESTS,
+            streams::TESTS,
+        ],
+    )
 }
 
 /// What handlers have noted, in order.

@@ -14,6 +14,7 @@ pub const TESTS: &[process::Test] = tests![
     siginfo_for_the_running_handler_is_kept_in_order,
     other_handlers_are_called_in_the_nested_loop,
     handlers_left_over_by_the_outer_loop_are_called_in_the_nested_one,
+    what_is_left_over_needs_no_new_signal_to_be_noticed,
     a_nested_run_returns_when_only_the_running_handler_is_left,
     a_nested_run_waits_for_the_others_when_the_running_handler_was_removed,
     many_signals_for_the_running_siginfo_handler_are_all_kept,
@@ -144,6 +145,29 @@ fn handlers_left_over_by_the_outer_loop_are_called_in_the_nested_one(kind: Backe
     sys::raise(Signum::SIGHUP);
     context.run_once().unwrap();
     assert_eq!(higher.take(), [1]);
+}
+
+fn what_is_left_over_needs_no_new_signal_to_be_noticed(kind: BackendKind) {
+    let context = context(kind);
+    context.set_nesting_allowed(true);
+    let (_sibling, sibling) = counting(&context, Signum::SIGHUP);
+    let (_higher, higher) = counting(&context, Signum::SIGUSR2);
+    let (seen_sibling, seen_higher) = (sibling.clone(), higher.clone());
+    let _signal = context
+        .add_signal(
+            Signum::SIGHUP,
+            SignalFlags::empty(),
+            move |context, _, _| {
+                context
+                    .run_until(|| seen_sibling.len() == 1 && seen_higher.len() == 1)
+                    .unwrap();
+            },
+        )
+        .unwrap();
+    sys::raise(Signum::SIGUSR2);
+    sys::raise(Signum::SIGHUP);
+    context.run_once().unwrap();
+    assert_eq!((sibling.take(), higher.take()), (vec![1], vec![1]));
 }
 
 fn a_nested_run_returns_when_only_the_running_handler_is_left(kind: BackendKind) {

@@ -1,19 +1,20 @@
 //! What can be asked for.
 
-use crate::contestants::{self, CONTESTANTS, Contestant};
+use crate::contestants::{self, CONTESTANTS, Contestant, FLOOR};
 use crate::count;
-use crate::run::{Absence, Run};
+use crate::run::{Absence, How, Run, measure};
 use crate::support;
 use crate::table::{Table, ratio};
 use crate::wall::Race;
-use crate::workload::{self, WORKLOADS, Workload};
+use crate::workload::{self, WEIGHED, WORKLOADS, Work, Workload};
 
 const HELP: &str = "\
-usage: peers [--count] [--quick] [--only WORKLOAD,…] [--peers CONTESTANT,…] [--rounds N]
+usage: peers [--count | --memory] [--quick] [--only WORKLOAD,…] [--peers CONTESTANT,…] [--rounds N]
 
 Without --count, times the workloads and prints a table for each.
 
   --count    counts instructions (valgrind) and system calls (strace) per operation
+  --memory   measures what an event of each kind takes
   --quick    a round of few operations: whether everything works, not how fast
   --only     these workloads alone
   --peers    these contestants alone
@@ -21,11 +22,19 @@ Without --count, times the workloads and prints a table for each.
   --list     names workloads and contestants
 ";
 
+enum Mode {
+    Time,
+    Count,
+    Memory,
+}
+
 /// What was asked for.
 struct Wanted {
-    count: bool,
+    mode: Mode,
     quick: bool,
     rounds: usize,
+    /// After how many seconds a measurement is given up.
+    patience: u32,
     workloads: Vec<&'static Workload>,
     contestants: Vec<&'static Contestant>,
 }
@@ -33,7 +42,14 @@ struct Wanted {
 pub fn main(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let arguments: Vec<String> = arguments.collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["run", workload, contestant, operations] => run(workload, contestant, operations),
+        ["run", workload, contestant, operations, patience] => {
+            give_up_after(patience)?;
+            run(workload, contestant, operations)
+        }
+        ["weigh", thing, contestant, patience] => {
+            give_up_after(patience)?;
+            weigh(thing, contestant)
+        }
         ["--help"] => {
             print!("{HELP}");
             Ok(())
@@ -44,9 +60,10 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         }
         arguments => {
             let wanted = parse(arguments)?;
-            match wanted.count {
-                true => count(&wanted),
-                false => time(&wanted),
+            match wanted.mode {
+                Mode::Time => time(&wanted),
+                Mode::Count => count(&wanted),
+                Mode::Memory => memory(&wanted),
             }
         }
     }
@@ -54,9 +71,10 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<(), String> {
 
 fn parse(arguments: &[&str]) -> Result<Wanted, String> {
     let mut wanted = Wanted {
-        count: false,
+        mode: Mode::Time,
         quick: false,
         rounds: 15,
+        patience: 20,
         workloads: WORKLOADS.iter().collect(),
         contestants: CONTESTANTS.iter().collect(),
     };
@@ -67,7 +85,8 @@ fn parse(arguments: &[&str]) -> Result<Wanted, String> {
             value.ok_or_else(|| format!("{argument} wants a value\n{HELP}"))
         };
         match argument {
-            "--count" => wanted.count = true,
+            "--count" => wanted.mode = Mode::Count,
+            "--memory" => wanted.mode = Mode::Memory,
             "--quick" => wanted.quick = true,
             "--only" => wanted.workloads = named(value()?, workload::find)?,
             "--peers" => wanted.contestants = named(value()?, contestants::find)?,
@@ -80,6 +99,7 @@ fn parse(arguments: &[&str]) -> Result<Wanted, String> {
     }
     if wanted.quick {
         wanted.rounds = 1;
+        wanted.patience = 3;
     }
     Ok(wanted)
 }
@@ -106,14 +126,34 @@ fn list() {
     }
 }
 
+/// Has the kernel end this process after so many seconds, whatever it is doing.
+fn give_up_after(seconds: &str) -> Result<(), String> {
+    let seconds = seconds.parse().map_err(|_| "no number of seconds")?;
+    // SAFETY: nobody handles the signal.
+    unsafe { libc::alarm(seconds) };
+    Ok(())
+}
+
 /// One measurement, in this process.
 fn run(workload: &str, contestant: &str, operations: &str) -> Result<(), String> {
     let workload = workload::find(workload).ok_or("no such workload")?;
-    let contestant = contestants::find(contestant).ok_or("no such contestant")?;
     let operations = operations.parse().map_err(|_| "no number of operations")?;
-    support::raise_descriptor_limit(workload.work.descriptors())?;
+    perform(workload.work, contestant, operations)
+}
+
+/// One measurement of memory, in this process.
+fn weigh(thing: &str, contestant: &str) -> Result<(), String> {
+    let mut weighed = WEIGHED.iter();
+    let found = weighed.find(|(name, _, _)| *name == thing);
+    let &(_, thing, count) = found.ok_or("no such thing")?;
+    perform(Work::Hold(thing, count), contestant, 0)
+}
+
+fn perform(work: Work, contestant: &str, operations: u64) -> Result<(), String> {
+    let contestant = contestants::find(contestant).ok_or("no such contestant")?;
+    support::raise_descriptor_limit(work.descriptors())?;
     let mut run = Run::new(operations);
-    match (contestant.perform)(workload.work, &mut run) {
+    match (contestant.perform)(work, &mut run) {
         Ok(()) => println!("{}", run.finish()?),
         Err(Absence::Lacks(what)) => println!("absent: has no {what}"),
         Err(Absence::Missing(why)) => println!("absent: {why}"),
@@ -131,7 +171,13 @@ fn time(wanted: &Wanted) -> Result<(), String> {
             true => workload.quick(),
             false => workload.timed,
         };
-        let race = Race::run(workload, &wanted.contestants, operations, wanted.rounds)?;
+        let race = Race::run(
+            workload,
+            &wanted.contestants,
+            operations,
+            wanted.rounds,
+            wanted.patience,
+        )?;
         println!("### {} (`{}`)\n", workload.title, workload.name);
         println!(
             "Time for {}; {} in each of {} rounds.\n",
@@ -189,5 +235,29 @@ fn count(wanted: &Wanted) -> Result<(), String> {
     for detail in details {
         println!("- {detail}");
     }
+    Ok(())
+}
+
+fn memory(wanted: &Wanted) -> Result<(), String> {
+    let contestants = wanted.contestants.iter().map(|contestant| contestant.name);
+    let contestants: Vec<&str> = contestants.filter(|&name| name != FLOOR).collect();
+    let head: Vec<&str> = ["bytes"].iter().chain(&contestants).copied().collect();
+    let mut table = Table::new(&head);
+    for &(thing, _, count) in WEIGHED {
+        let mut cells = vec![thing.to_owned()];
+        for contestant in &contestants {
+            cells.push(
+                match measure(
+                    How::by_itself(wanted.patience),
+                    &["weigh", thing, contestant],
+                )? {
+                    Ok((outcome, _)) => format!("{:.0}", outcome.bytes as f64 / count as f64),
+                    Err(_) => "—".to_owned(),
+                },
+            );
+        }
+        table.row(cells);
+    }
+    println!("{}", table.render());
     Ok(())
 }

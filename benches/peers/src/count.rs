@@ -3,18 +3,21 @@
 //! operation costs is the difference by the difference: the set-up cancels out.
 
 use crate::contestants::Contestant;
-use crate::run::{Measured, measure};
+use crate::run::{How, Measured, measure_work};
 use crate::workload::Workload;
 use std::collections::BTreeMap;
 
+/// Both tools make programs slow. In seconds.
+const PATIENCE: u32 = 300;
+
 /// Instructions in user space for an operation. The kernel's are not among them.
 pub fn instructions(workload: &Workload, contestant: &Contestant) -> Result<Measured<f64>, String> {
-    let tool = [
+    const TOOL: &[&str] = &[
         "valgrind",
         "--tool=callgrind",
         "--callgrind-out-file=/dev/null",
     ];
-    per_operation(workload, contestant, &tool, |text| {
+    per_operation(workload, contestant, TOOL, |text| {
         let lines = text.lines();
         let count = lines
             .filter_map(|line| line.split_once("Collected :"))
@@ -40,12 +43,16 @@ pub fn system_calls(
 fn per_operation(
     workload: &Workload,
     contestant: &Contestant,
-    tool: &[&str],
+    tool: &'static [&'static str],
     read: impl Fn(&str) -> Result<Calls, String>,
 ) -> Result<Measured<Calls>, String> {
+    let how = How {
+        tool,
+        patience: PATIENCE,
+    };
     let mut runs = Vec::new();
     for operations in workload.counted {
-        match measure(tool, workload.name, contestant.name, operations)? {
+        match measure_work(how, workload.name, contestant.name, operations)? {
             Ok((outcome, said)) => {
                 let counts = read(&said).map_err(|error| format!("{error}:\n{said}"))?;
                 runs.push((outcome.operations, counts));

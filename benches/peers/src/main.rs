@@ -8,6 +8,7 @@
 mod cli;
 mod contestants;
 mod count;
+mod echo;
 mod library;
 mod run;
 mod support;

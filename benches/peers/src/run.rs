@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,21 @@ impl Run {
         let result = work();
         self.elapsed += start.elapsed();
         result
+    }
+
+    /// Runs an echo server until its clients have gone. Tells them to begin, and takes the CPU time
+    /// for the time.
+    pub fn served<T>(&mut self, serve: impl FnOnce() -> T) -> T {
+        println!("ready");
+        let before = cpu_time();
+        let result = serve();
+        self.elapsed += cpu_time() - before;
+        result
+    }
+
+    /// Adds a time that was taken where [`timed`](Run::timed) can't be called.
+    pub fn took(&mut self, time: Duration) {
+        self.elapsed += time;
     }
 
     /// Makes what is to be weighed: the memory that the allocator gives out meanwhile and doesn't
@@ -83,7 +99,12 @@ impl fmt::Display for Outcome {
 }
 
 impl Outcome {
-    fn parse(line: &str) -> Option<Outcome> {
+    /// The nanoseconds that one operation took.
+    pub fn each(&self) -> f64 {
+        self.nanoseconds as f64 / self.operations.max(1) as f64
+    }
+
+    pub fn parse(line: &str) -> Option<Outcome> {
         let mut numbers = line.strip_prefix("done ")?.split(' ').map(str::parse);
         let mut next = || numbers.next()?.ok();
         Some(Outcome {
@@ -97,19 +118,30 @@ impl Outcome {
 /// What was measured; or, as is no error, why the contestant doesn't take part.
 pub type Measured<T> = Result<T, String>;
 
-/// Makes a measurement in a process of its own, which may run under a tool. Returns also what the
-/// tool has said.
-pub fn measure(
-    tool: &[&str],
-    workload: &str,
-    contestant: &str,
-    operations: u64,
-) -> Result<Measured<(Outcome, String)>, String> {
+/// How a measurement is made.
+#[derive(Clone, Copy)]
+pub struct How {
+    /// The words of the tool that runs it, if any.
+    pub tool: &'static [&'static str],
+    /// After how many seconds it is given up.
+    pub patience: u32,
+}
+
+impl How {
+    pub const fn by_itself(patience: u32) -> How {
+        How {
+            tool: &[],
+            patience,
+        }
+    }
+}
+
+/// Makes a measurement in a process of its own. Returns also what the tool has said.
+pub fn measure(how: How, what: &[&str]) -> Result<Measured<(Outcome, String)>, String> {
     let program = env::current_exe().map_err(|error| format!("who am I? {error}"))?;
     let program = program.to_string_lossy();
-    let operations = operations.to_string();
-    let mut words = tool.to_vec();
-    words.extend([&program, "run", workload, contestant, &operations]);
+    let patience = how.patience.to_string();
+    let words = [how.tool, &[&program], what, &[&patience]].concat();
     let output = Command::new(words[0])
         .args(&words[1..])
         .output()
@@ -119,13 +151,28 @@ pub fn measure(
     if let Some(reason) = said.strip_prefix("absent: ") {
         return Ok(Err(reason.trim().to_owned()));
     }
+    if output.status.signal() == Some(libc::SIGALRM) {
+        return Ok(Err(format!("not done in {} s", how.patience)));
+    }
     match Outcome::parse(said.trim_end()) {
         Some(outcome) if output.status.success() => Ok(Ok((outcome, complaints.into_owned()))),
         _ => Err(format!(
-            "{workload} of {contestant} has failed ({}):\n{said}{complaints}",
+            "{} has failed ({}):\n{said}{complaints}",
+            words.join(" "),
             output.status
         )),
     }
+}
+
+/// Times operations of a workload, or counts them by a tool.
+pub fn measure_work(
+    how: How,
+    workload: &str,
+    contestant: &str,
+    operations: u64,
+) -> Result<Measured<(Outcome, String)>, String> {
+    let operations = operations.to_string();
+    measure(how, &["run", workload, contestant, &operations])
 }
 
 /// Why a contestant doesn't take part in a workload.
@@ -138,6 +185,20 @@ pub enum Absence {
 }
 
 pub type Performed = Result<(), Absence>;
+
+/// What this process has used of the CPU, in its own code and in the kernel's.
+fn cpu_time() -> Duration {
+    // SAFETY: the structure is plain data, and is filled in.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &mut usage), 0);
+        usage
+    };
+    let duration = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+    };
+    duration(usage.ru_utime) + duration(usage.ru_stime)
+}
 
 /// What malloc has given out, its own overhead included. Rust allocates by it as C does.
 fn allocated() -> u64 {

@@ -2,9 +2,10 @@
 //! ratio of two is the median of their ratios in the same round, in which they met the same machine.
 
 use crate::contestants::{Contestant, FLOOR};
-use crate::run::{Measured, measure};
+use crate::echo;
+use crate::run::{How, Measured, measure_work};
 use crate::table::{Table, ratio, time};
-use crate::workload::Workload;
+use crate::workload::{Work, Workload};
 
 /// The times of one contestant.
 pub struct Times {
@@ -24,7 +25,9 @@ impl Race {
         contestants: &[&'static Contestant],
         operations: u64,
         rounds: usize,
+        patience: u32,
     ) -> Result<Race, String> {
+        let how = How::by_itself(patience);
         let mut times: Vec<Times> = contestants
             .iter()
             .map(|contestant| Times {
@@ -32,15 +35,32 @@ impl Race {
                 rounds: Ok(Vec::new()),
             })
             .collect();
+        let mut operations = vec![operations; contestants.len()];
+        for (contestant, operations) in contestants.iter().zip(&mut operations) {
+            *operations = affordable(how, workload, contestant, *operations)?;
+        }
         for _ in 0..rounds {
-            for (contestant, times) in contestants.iter().zip(&mut times) {
+            for (index, contestant) in contestants.iter().enumerate() {
+                let times = &mut times[index];
                 let Ok(past) = &mut times.rounds else {
                     continue;
                 };
-                match measure(&[], workload.name, contestant.name, operations)? {
-                    Ok((outcome, _)) => {
-                        past.push(outcome.nanoseconds as f64 / outcome.operations as f64);
+                let measured = match workload.work {
+                    Work::Echo { connections } => {
+                        let requests = operations[index];
+                        echo::measure(
+                            workload.name,
+                            contestant.name,
+                            connections,
+                            requests,
+                            patience,
+                        )
                     }
+                    _ => measure_work(how, workload.name, contestant.name, operations[index])
+                        .map(|measured| measured.map(|(outcome, _)| outcome)),
+                };
+                match measured? {
+                    Ok(outcome) => past.push(outcome.each()),
                     Err(reason) => times.rounds = Err(reason),
                 }
             }
@@ -100,6 +120,28 @@ impl Race {
         }
         table
     }
+}
+
+/// As many operations as a contestant does in half a second, if that is less than what was asked for.
+/// Only those that are slower by orders of magnitude do less.
+fn affordable(
+    how: How,
+    workload: &Workload,
+    contestant: &Contestant,
+    operations: u64,
+) -> Result<u64, String> {
+    let few = workload.least();
+    if operations <= few {
+        return Ok(operations);
+    }
+    Ok(
+        match measure_work(how, workload.name, contestant.name, few)? {
+            Ok((outcome, _)) => operations
+                .min((5e8 / outcome.each().max(1.0)) as u64)
+                .max(few),
+            Err(_) => operations,
+        },
+    )
 }
 
 /// The middle one; of an even number, the mean of the two in the middle.

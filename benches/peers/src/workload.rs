@@ -29,6 +29,9 @@ pub enum Work {
     /// An event reads a byte and asks for writability; when told, it asks for it no more and makes
     /// itself ready again. Two calls and two changes are an operation.
     LastingToggle,
+    /// So many connections send requests, and an echo server answers them. Its CPU time is what
+    /// is measured.
+    Echo { connections: usize },
     /// So many things are made, armed, and there; their memory is measured.
     Hold(Thing, usize),
 }
@@ -63,8 +66,10 @@ impl Work {
     pub fn descriptors(self) -> u64 {
         let pairs = match self {
             Work::Ready { registered, .. } => registered,
-            // Contexts have a few each.
-            Work::Hold(_, count) => 4 * count,
+            Work::Echo { connections } => connections,
+            // Each has a few descriptors of its own.
+            Work::Hold(Thing::Context, count) => 8 * count,
+            Work::Hold(_, count) => count,
             _ => 1,
         };
         2 * pairs as u64 + 64
@@ -296,6 +301,36 @@ pub const WORKLOADS: &[Workload] = &[
         instructions: false,
         system_calls: false,
     },
+    Workload {
+        name: "echo-1",
+        title: "Echo server with one connection",
+        unit: "a request (the server's CPU time)",
+        work: Work::Echo { connections: 1 },
+        timed: 100_000,
+        counted: [0, 0],
+        instructions: false,
+        system_calls: false,
+    },
+    Workload {
+        name: "echo-100",
+        title: "Echo server with 100 connections",
+        unit: "a request (the server's CPU time)",
+        work: Work::Echo { connections: 100 },
+        timed: 100_000,
+        counted: [0, 0],
+        instructions: false,
+        system_calls: false,
+    },
+    Workload {
+        name: "echo-5000",
+        title: "Echo server with 5,000 connections",
+        unit: "a request (the server's CPU time)",
+        work: Work::Echo { connections: 5_000 },
+        timed: 100_000,
+        counted: [0, 0],
+        instructions: false,
+        system_calls: false,
+    },
 ];
 
 impl Workload {
@@ -303,10 +338,30 @@ impl Workload {
     pub fn quick(&self) -> u64 {
         match self.work {
             Work::Fire { timers } => timers as u64,
-            _ => self.timed / 100,
+            Work::Echo { .. } => self.timed / 10,
+            _ => self.timed / 1000,
+        }
+    }
+
+    /// Enough to see about how long they take.
+    pub fn least(&self) -> u64 {
+        match self.work {
+            Work::Fire { timers } => timers as u64,
+            Work::Echo { .. } => self.timed,
+            _ => self.timed / 10_000,
         }
     }
 }
+
+/// What the memory of is measured, and of how many. The numbers are powers of two, so that no table
+/// has room for many more than there are.
+pub const WEIGHED: &[(&str, Thing, usize)] = &[
+    ("context, idle", Thing::Context, 64),
+    ("descriptor event", Thing::Fd, 4096),
+    ("timer", Thing::Timer, 4096),
+    ("immediate", Thing::Immediate, 4096),
+    ("signal handler", Thing::Signal, 1024),
+];
 
 pub fn find(name: &str) -> Option<&'static Workload> {
     WORKLOADS.iter().find(|workload| workload.name == name)

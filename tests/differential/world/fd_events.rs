@@ -237,8 +237,13 @@ impl World {
         {
             let state = self.state.borrow();
             let event = &state.fds[slot];
-            // It would be closed, by nobody that could be asked when.
-            if event.close == Close::Auto || event.is_detached || state.is_running(Kind::Fd, slot) {
+            // It would be closed, by nobody that could be asked when. And the close function of an
+            // event that it has found closed can't be taken from the library.
+            if event.close == Close::Auto
+                || !state.descriptors[event.descriptor].is_open
+                || event.is_detached
+                || state.is_running(Kind::Fd, slot)
+            {
                 return;
             }
         }

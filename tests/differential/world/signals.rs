@@ -86,9 +86,30 @@ impl World {
         may_wait && !state.is_ending && handlers.count() == 1
     }
 
+    /// Whether a handler of the same signal is running, this event's would be called after it, and
+    /// others after that.
+    fn is_called_next(&self, slot: usize) -> bool {
+        let state = self.state.borrow();
+        let signum = state.signals[slot].signum;
+        let mut frames = state.frames.iter();
+        let running = frames.rfind(|frame| {
+            frame.kind == Kind::Signal && state.signals[frame.slot].signum == signum
+        });
+        let is_left =
+            |&older: &usize| state.signals[older].is_alive && state.signals[older].signum == signum;
+        running.is_some_and(|running| {
+            let mut left = (0..running.slot).rev().filter(is_left);
+            left.next() == Some(slot) && left.next().is_some()
+        })
+    }
+
     pub(super) fn free_signal(&self, slot: usize) {
         if self.limits.is_compared && self.is_awaited(slot) {
             // The library would tell the next event that is added for it.
+            return;
+        }
+        if self.limits.is_compared && self.is_called_next(slot) {
+            // The library would forget those after it.
             return;
         }
         let (of_another, is_detached, is_own) = {
@@ -145,6 +166,12 @@ impl World {
             return false;
         };
         if state.raised + times > MAX_RAISED {
+            return false;
+        }
+        // What the library tells while it blocks a signal depends on when exactly it does so.
+        let may_wait = state.signals_may_wait() || state.is_in_handler(Kind::Signal);
+        let is_draining = state.turns_to_drain > 0 || (times > 1 && may_wait);
+        if self.limits.is_compared && is_draining {
             return false;
         }
         // The second would kill the process in the library.

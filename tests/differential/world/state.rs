@@ -161,6 +161,18 @@ impl State {
         self.frames.iter().any(|frame| frame.kind == kind)
     }
 
+    /// Whether a handler for a signal could be called now. One that is running can't, and with
+    /// siginfo it holds up the others, for whom the queue is the same.
+    pub(super) fn can_be_told(&self, signum: i32) -> bool {
+        let handlers = || {
+            let signals = self.signals.iter().enumerate();
+            signals.filter(move |(_, signal)| signal.is_alive && signal.signum == signum)
+        };
+        let is_running = |slot| self.is_running(Kind::Signal, slot);
+        let holds_up = handlers().any(|(slot, signal)| signal.siginfo && is_running(slot));
+        handlers().any(|(slot, signal)| !is_running(slot) && !(signal.siginfo && holds_up))
+    }
+
     /// Whether signals may be waiting.
     pub(super) fn signals_may_wait(&self) -> bool {
         !self.pending.is_empty() || self.pending_is_unsure || self.turns_to_drain > 0

@@ -7,6 +7,7 @@
 //! - signals: `sigaction`, and a flag that the loop looks at
 //! - other threads: a vector of closures in a mutex, and an eventfd that is written when it was empty
 
+use crate::echo::{accept, answer};
 use crate::run::{Absence, Performed, Run};
 use crate::support::{
     ALL_DUE, Countdown, Drawn, HOUR, Posts, Random, STEP, far, near, pair, pairs, put, raise, take,
@@ -33,6 +34,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
         Work::Remote => remote(run),
         Work::Toggle => toggle(run),
         Work::LastingToggle => lasting_toggle(run),
+        Work::Echo { connections } => echo(run, connections),
         Work::Hold(..) => return Err(Absence::Lacks("events that would have a size")),
     }
     Ok(())
@@ -184,6 +186,32 @@ fn lasting_toggle(run: &mut Run) {
         }
     });
     run.did(called);
+}
+
+fn echo(run: &mut Run, connections: usize) {
+    let mut epoll = Epoll::new();
+    let mut clients: Vec<_> = accept(connections).into_iter().map(Some).collect();
+    for (number, client) in clients.iter().flatten().enumerate() {
+        epoll.add(
+            client.as_raw_fd(),
+            (number as u64) << 32 | client.as_raw_fd() as u64,
+            READ,
+        );
+    }
+    let (mut open, mut answered) = (connections, 0);
+    run.served(|| {
+        while open > 0 {
+            for event in epoll.wait() {
+                if answer(event.u64 as u32 as RawFd) {
+                    answered += 1;
+                } else {
+                    clients[(event.u64 >> 32) as usize] = None;
+                    open -= 1;
+                }
+            }
+        }
+    });
+    run.did(answered);
 }
 
 /// A binary heap of deadlines that knows where each timer is. Timers are small numbers.

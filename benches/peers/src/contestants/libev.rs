@@ -8,6 +8,7 @@
 //!   loop waits. (`ev_idle` and `ev_prepare` wait in between.)
 //! - other threads use a vector of closures in a mutex, and `ev_async_send` when it was empty
 
+use crate::echo::{accept, answer};
 use crate::library;
 use crate::run::{Performed, Run};
 use crate::support::{
@@ -15,7 +16,8 @@ use crate::support::{
 };
 use crate::workload::{Thing, Work};
 use std::ffi::{c_int, c_uint, c_void};
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::ptr;
 use std::thread;
 
@@ -183,6 +185,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
             Work::Remote => remote(shared, ev, run),
             Work::Toggle => one_event(shared, ev, run, on_toggle),
             Work::LastingToggle => one_event(shared, ev, run, on_lasting_toggle),
+            Work::Echo { connections } => echo(shared, ev, run, connections),
             Work::Hold(thing, count) => hold(shared, ev, run, thing, count),
         }
     }
@@ -479,6 +482,30 @@ unsafe fn remote(shared: &Shared, ev: Loop, run: &mut Run) {
             });
         },
     );
+    run.did(shared.calls.done());
+}
+
+unsafe fn echo(shared: &Shared, ev: Loop, run: &mut Run, connections: usize) {
+    extern "C" fn on_request(ev: Loop, watcher: *mut Io, _: c_int) {
+        unsafe {
+            let shared = (*watcher).head.shared();
+            if answer((*watcher).fd) {
+                shared.calls.tick();
+            } else {
+                // The loop ends when it was the last.
+                (shared.libev.ev_io_stop)(ev, watcher);
+                libc::close((*watcher).fd);
+            }
+        }
+    }
+    let new = |client: TcpStream| Io::new(shared, on_request, client.into_raw_fd(), -1);
+    let mut watchers: Vec<Box<Io>> = accept(connections).into_iter().map(new).collect();
+    unsafe {
+        for watcher in &mut watchers {
+            (shared.libev.ev_io_start)(ev, &mut **watcher);
+        }
+        run.served(|| (shared.libev.ev_run)(ev, 0));
+    }
     run.did(shared.calls.done());
 }
 

@@ -9,6 +9,7 @@
 //!   waits
 //! - other threads use a vector of closures in a mutex, and `event_active` when it was empty
 
+use crate::echo::{accept, answer};
 use crate::library;
 use crate::run::{Performed, Run};
 use crate::support::{
@@ -160,6 +161,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
             Work::Remote => remote(shared, run),
             Work::Toggle => one_event(shared, run, on_toggle),
             Work::LastingToggle => one_event(shared, run, on_lasting_toggle),
+            Work::Echo { connections } => echo(shared, run, connections),
             Work::Hold(thing, count) => hold(shared, run, thing, count),
         }
     }
@@ -447,6 +449,37 @@ unsafe fn remote(shared: &Shared, run: &mut Run) {
             });
         },
     );
+    run.did(shared.calls.done());
+}
+
+unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
+    struct Client {
+        shared: *const Shared,
+        event: Event,
+    }
+    extern "C" fn on_request(fd: c_int, _: c_short, client: *mut c_void) {
+        unsafe {
+            let client = data::<Client>(client);
+            let shared = &*client.shared;
+            if answer(fd) {
+                shared.calls.tick();
+            } else {
+                // The loop ends when it was the last. The process closes the descriptor.
+                (shared.libevent.event_del)(client.event);
+            }
+        }
+    }
+    let sockets = accept(connections);
+    unsafe {
+        for socket in &sockets {
+            let event = ptr::null_mut();
+            let client = Box::leak(Box::new(Client { shared, event }));
+            let (fd, what) = (socket.as_raw_fd(), READ | PERSIST);
+            client.event = shared.event(fd, what, on_request, pointer(client));
+            (shared.libevent.event_add)(client.event, ptr::null());
+        }
+        run.served(|| shared.run(RUN));
+    }
     run.did(shared.calls.done());
 }
 

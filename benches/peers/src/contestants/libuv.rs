@@ -10,6 +10,7 @@
 //! - signals by `uv_signal_t`
 //! - other threads use a vector of closures in a mutex, and `uv_async_send` when it was empty
 
+use crate::echo::{accept, answer};
 use crate::library;
 use crate::run::{Performed, Run};
 use crate::support::{
@@ -17,6 +18,7 @@ use crate::support::{
 };
 use crate::workload::{Thing, Work};
 use std::ffi::{c_int, c_void};
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::thread;
@@ -161,6 +163,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
             Work::Remote => remote(shared, run),
             Work::Toggle => one_event(shared, run, on_toggle),
             Work::LastingToggle => one_event(shared, run, on_lasting_toggle),
+            Work::Echo { connections } => echo(shared, run, connections),
             Work::Hold(thing, count) => hold(shared, run, thing, count),
         }
     }
@@ -450,6 +453,36 @@ unsafe fn remote(shared: &Shared, run: &mut Run) {
             });
         },
     );
+    run.did(shared.calls.done());
+}
+
+/// By `uv_poll_t`, as all here. Its streams would allocate a buffer for each read.
+unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
+    extern "C" fn on_request(handle: Handle, _: c_int, _: c_int) {
+        unsafe {
+            let ends = data::<Ends>(handle);
+            let shared = &*ends.shared;
+            if answer(ends.fd) {
+                shared.calls.tick();
+            } else {
+                // The loop ends when it was the last. The process closes the descriptor.
+                (shared.libuv.uv_close)(handle, None);
+            }
+        }
+    }
+    let clients = accept(connections);
+    let new = |client: &TcpStream| Ends {
+        shared,
+        fd: client.as_raw_fd(),
+        peer: -1,
+    };
+    let ends: Vec<Ends> = clients.iter().map(new).collect();
+    unsafe {
+        for ends in &ends {
+            shared.poll(ends, on_request);
+        }
+        run.served(|| shared.run(RUN_DEFAULT));
+    }
     run.did(shared.calls.done());
 }
 

@@ -1,11 +1,16 @@
 //! Who takes part. Each does the same work in its own best way; what that is, and why, is at the
 //! top of its file.
 
-mod bare;
+pub mod bare;
+mod calloop;
 mod libev;
 mod libevent;
+mod libtevent;
 mod libuv;
+mod mio;
 mod ours;
+mod polling;
+mod tokio;
 
 use crate::run::{Performed, Run};
 use crate::workload::Work;
@@ -30,6 +35,22 @@ pub const CONTESTANTS: &[Contestant] = &[
         perform: ours::perform,
     },
     Contestant {
+        name: "calloop",
+        perform: calloop::perform,
+    },
+    Contestant {
+        name: "mio",
+        perform: mio::perform,
+    },
+    Contestant {
+        name: "polling",
+        perform: polling::perform,
+    },
+    Contestant {
+        name: "tokio",
+        perform: tokio::perform,
+    },
+    Contestant {
         name: "libev",
         perform: libev::perform,
     },
@@ -40,6 +61,10 @@ pub const CONTESTANTS: &[Contestant] = &[
     Contestant {
         name: "libevent",
         perform: libevent::perform,
+    },
+    Contestant {
+        name: "libtevent",
+        perform: libtevent::perform,
     },
 ];
 

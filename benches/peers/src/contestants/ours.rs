@@ -1,6 +1,7 @@
 //! This crate, as anybody would use it: default options, an `UnixStream` as the source, handlers
 //! that own what they need.
 
+use crate::echo::{accept, answer};
 use crate::run::{Performed, Run};
 use crate::support::{
     ALL_DUE, Countdown, Drawn, HOUR, Random, STEP, far, near, pair, pairs, put, raise, take,
@@ -30,6 +31,7 @@ pub fn perform(work: Work, run: &mut Run) -> Performed {
         Work::Remote => remote(context, run),
         Work::Toggle => toggle(context, run),
         Work::LastingToggle => lasting_toggle(context, run),
+        Work::Echo { connections } => echo(context, run, connections),
         Work::Hold(thing, count) => hold(context, run, thing, count),
     }
     Ok(())
@@ -281,6 +283,27 @@ fn remote(context: &Context, run: &mut Run) {
     .expect("the loop runs");
     poster.join().expect("the other thread is done");
     run.did(CALLS.get());
+}
+
+fn echo(context: &Context, run: &mut Run, connections: usize) {
+    let requests = Countdown::new(run.operations);
+    let open = Countdown::new(connections as u64);
+    for client in accept(connections) {
+        let (requests, open) = (requests.clone(), open.clone());
+        let event = context.add_fd(client, FdFlags::READ, move |context, event, _| {
+            if answer(event.get_ref().as_raw_fd()) {
+                requests.tick();
+            } else {
+                event.remove();
+                if open.tick() {
+                    context.stop();
+                }
+            }
+        });
+        event.expect("an event").detach();
+    }
+    run.served(|| context.run()).expect("the loop runs");
+    run.did(requests.done());
 }
 
 /// Handlers that own nothing take no memory themselves.
