@@ -185,6 +185,7 @@ impl Inner {
     pub(crate) fn end_sole_immediate(&self) {
         if let Some(key) = self.state.sole_immediate.take() {
             if self.state.sole_is_scheduled.take() {
+                self.state.set_busy();
                 self.immediates.borrow_mut().push(key);
             }
         }

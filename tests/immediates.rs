@@ -6,6 +6,7 @@ use common::*;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 use tevent::{BackendKind, Context, Immediate};
 
 on_every_backend!(
@@ -297,6 +298,7 @@ fn after_the_others_turn_the_chain_goes_on(kind: BackendKind) {
 fn the_only_immediate_may_schedule_itself_and_do_anything_else_under_run(kind: BackendKind) {
     let context = context(kind);
     context.set_nesting_allowed(true);
+    context.set_wait_timeout(Some(Duration::ZERO));
     let log = Log::new();
     let remote = context.remote();
     let posted = Arc::new(AtomicBool::new(false));
@@ -306,7 +308,12 @@ fn the_only_immediate_may_schedule_itself_and_do_anything_else_under_run(kind: B
         move |context, immediate| {
             step += 1;
             log.add(step.to_string());
-            assert!(!immediate.is_scheduled());
+            if step % 2 == 0 {
+                assert!(!context.run_once().unwrap(), "there is nothing else");
+            }
+            if step % 3 == 0 {
+                assert!(!immediate.is_scheduled());
+            }
             assert!(immediate.schedule());
             match step {
                 1 => assert!(immediate.schedule()),
