@@ -349,6 +349,7 @@ impl Soak {
         let requests = self.requests.as_ref().expect("it is there until the end");
         requests.send(count).expect("the other thread listens");
         self.asked += count;
+        #[expect(clippy::zombie_processes, reason = "the context waits for it")]
         let child = Command::new("true").spawn().expect("a child process");
         let state = Rc::clone(&self.state);
         self.spawned += 1;
