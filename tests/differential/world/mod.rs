@@ -37,7 +37,11 @@ pub(super) const MAX_LEVEL: u32 = 3;
 pub(super) const MAX_CALLS: u32 = 150;
 pub(super) const MAX_ACTIONS: u32 = 600;
 pub(super) const MAX_FORKS: usize = 2;
-pub(super) const MAX_RAISED: usize = 600;
+/// One by one: fewer than fill a queue of siginfo, as what the library tells while it blocks a
+/// signal depends on when exactly it does so.
+pub(super) const MAX_RAISED: usize = 100;
+/// More than fill a queue.
+pub(super) const MAX_FLOODS: usize = 2;
 
 pub struct World {
     program: Program,

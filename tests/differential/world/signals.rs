@@ -2,7 +2,7 @@
 
 use super::objects::check;
 use super::state::{Kind, Signal};
-use super::{MAX_EVENTS, MAX_RAISED, World};
+use super::{MAX_EVENTS, MAX_FLOODS, MAX_RAISED, World};
 use crate::differential::program::Action;
 use crate::differential::statistics::Happening;
 
@@ -169,21 +169,24 @@ impl World {
         let Some(once) = first.map(|first| first.once) else {
             return false;
         };
-        if state.raised + times > MAX_RAISED {
+        let is_flood = times > 1;
+        if state.raised >= MAX_RAISED || (is_flood && state.floods >= MAX_FLOODS) {
             return false;
         }
-        // What the library tells while it blocks a signal depends on when exactly it does so.
         let may_wait = state.signals_may_wait() || state.is_in_handler(Kind::Signal);
-        let is_draining = state.turns_to_drain > 0 || (times > 1 && may_wait);
+        let is_draining = state.turns_to_drain > 0 || (is_flood && may_wait);
         if self.limits.is_compared && is_draining {
             return false;
         }
         // The second would kill the process in the library.
-        if self.limits.is_compared && once && (times > 1 || !state.used_up.insert(signum)) {
+        if self.limits.is_compared && once && (is_flood || !state.used_up.insert(signum)) {
             return false;
         }
         state.pending_is_unsure |= state.is_in_handler(Kind::Signal);
-        state.raised += times;
+        match is_flood {
+            true => state.floods += 1,
+            false => state.raised += 1,
+        }
         state.pending.insert(signum);
         let mut signals = state.signals.iter();
         if signals.any(|signal| signal.is_alive && signal.signum == signum && signal.siginfo) {

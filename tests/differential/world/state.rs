@@ -124,6 +124,7 @@ pub(super) struct State {
     /// queue holds.
     pub(super) turns_to_drain: usize,
     pub(super) raised: usize,
+    pub(super) floods: usize,
     /// Those that came, of which one is all that an event wants to be told.
     pub(super) used_up: BTreeSet<i32>,
     pub(super) is_settling: bool,
