@@ -677,11 +677,6 @@ impl Fds {
                 }
                 None => self.next += 1,
             }
-            if ready.token() == wakeup_token() {
-                if let Some(wakeup) = &self.wakeup {
-                    wakeup.drain();
-                }
-            }
         }
         None
     }
@@ -701,7 +696,26 @@ impl Fds {
     #[inline(always)]
     pub(crate) fn wait(&mut self, timeout: Timeout) -> io::Result<()> {
         self.next = 0;
-        self.backend.wait_for(timeout, &mut self.ready)
+        let result = self.backend.wait_for(timeout, &mut self.ready);
+        if self.wakeup.is_some() {
+            self.drain_wakeup();
+        }
+        result
+    }
+
+    /// Reads a reported wake-up descriptor empty, before anything of the batch is served: the loop
+    /// may be left in the middle of it, and the descriptor that it lends is not to stay readable.
+    #[cold]
+    fn drain_wakeup(&self) {
+        let reported = |at| self.ready.get(at).map(|ready| ready.token());
+        if (0..)
+            .map_while(reported)
+            .any(|token| token == wakeup_token())
+        {
+            if let Some(wakeup) = &self.wakeup {
+                wakeup.drain();
+            }
+        }
     }
 }
 
