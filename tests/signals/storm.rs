@@ -125,7 +125,8 @@ fn weather(kind: BackendKind, count: usize) -> usize {
         );
     }
     assert_eq!(told(&values), count);
-    assert!(busy.get() > 0, "descriptors had their turns");
+    // Signals go first, so perhaps they have waited for the end of the storm.
+    context.run_until(|| busy.get() > 0).unwrap();
     sys::assert_masks_are_clean();
     drop(plain);
     let mut refused = [0; size_of::<usize>()];
