@@ -321,6 +321,45 @@ mod tests {
         }
     }
 
+    #[test]
+    fn gaps_do_not_pile_up() {
+        let mut queue = Numbers::new();
+        let first = queue.insert(0, ());
+        assert!(queue.push(first));
+        let second = queue.insert(1, ());
+        for _ in 0..1000 {
+            assert!(queue.push(second));
+            queue.cancel(second);
+            queue.check();
+            assert!(queue.ring.len() <= 2 * queue.items + GAPS);
+        }
+        assert!(matches!(queue.pop(), Some(Popped::Entry(key, 0)) if key == first));
+    }
+
+    #[test]
+    fn what_is_taken_from_behind_a_running_one_leaves_a_gap() {
+        let mut queue = Numbers::new();
+        let first = queue.insert(0, ());
+        assert!(queue.push(first));
+        let Some(Popped::Entry(_, handler)) = queue.pop() else {
+            panic!("it is queued");
+        };
+        // It is on the stack, and queued again.
+        assert!(queue.push(first));
+        let others: Vec<_> = (1..4).map(|number| queue.insert(number, ())).collect();
+        for &other in &others {
+            assert!(queue.push(other));
+        }
+        for number in 1..4 {
+            assert!(matches!(queue.pop(), Some(Popped::Entry(_, popped)) if popped == number));
+            queue.check();
+        }
+        assert!(!queue.has_runnable());
+        assert!(queue.put_back(first, handler).is_none());
+        assert!(matches!(queue.pop(), Some(Popped::Entry(key, 0)) if key == first));
+        assert!(queue.is_empty());
+    }
+
     proptest! {
         #[test]
         fn behaves_like_a_list(

@@ -27,6 +27,7 @@ mod differential {
     pub mod known;
     mod library;
     mod ours;
+    mod polled;
     mod program;
     mod reference;
     pub mod statistics;
@@ -61,14 +62,6 @@ fn main() {
     // What is below ends the process.
     unsafe { libc::atexit(report) };
     let guard = Duration::from_secs(120) + Duration::from_millis(100) * cases as u32;
-    process::main_within(
-        guard,
-        &[
-            known::TESTS,
-            corpus::TESTS,
-            corpus::signals::TESTS,
-            statistics::TESTS,
-            compare::TESTS,
-        ],
-    )
+    let others = [known::TESTS, statistics::TESTS, compare::TESTS];
+    process::main_within(guard, &[corpus::TESTS, &others].concat())
 }

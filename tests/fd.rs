@@ -17,6 +17,8 @@ on_every_backend!(
     hang_up_is_read_to_an_event_that_wants_read,
     hang_up_is_error_to_an_event_that_wants_error,
     hang_up_is_both_to_an_event_that_wants_both,
+    hang_up_is_told_with_what_is_left_to_read,
+    an_event_that_wants_both_directions_is_told_the_one_that_is_ready,
     hang_up_is_not_told_to_an_event_that_wants_only_write_and_does_not_spin,
     an_error_is_told_to_write_with_error_and_not_to_write_alone,
     an_event_that_wanted_only_write_can_be_armed_again_and_does_not_spin,
@@ -25,6 +27,7 @@ on_every_backend!(
     a_regular_file_is_always_ready_or_refused_with_the_source,
     dev_null_is_always_ready_or_refused_with_the_source,
     an_always_ready_file_starves_nobody,
+    an_always_ready_file_gets_its_turn_where_more_is_ready_than_fits,
     negative_numbers_are_refused_with_the_source,
     a_number_that_is_not_open_is_refused_with_the_source,
     a_descriptor_closed_behind_the_events_back_is_disarmed_without_error_or_spin,
@@ -154,6 +157,34 @@ fn hang_up_is_both_to_an_event_that_wants_both(kind: BackendKind) {
     drop(writer);
     assert!(turn(&context));
     assert_eq!(log.take(), ":READ|ERROR");
+}
+
+fn hang_up_is_told_with_what_is_left_to_read(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let (reader, writer) = pipe();
+    let _fd = context.add_fd(reader, READ | ERROR, log.flags("")).unwrap();
+    std::fs::File::from(writer).write_all(b"x").unwrap();
+    assert!(turn(&context));
+    assert_eq!(log.take(), ":READ|ERROR");
+}
+
+fn an_event_that_wants_both_directions_is_told_the_one_that_is_ready(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let (ours, mut theirs) = pair();
+    fill(&ours);
+    theirs.write_all(b"x").unwrap();
+    let event = context.add_fd(ours, READ | WRITE, log.flags("")).unwrap();
+    assert!(turn(&context));
+    assert_eq!(log.take(), ":READ", "there is no room");
+    drain(event.get_ref());
+    drain(&theirs);
+    assert!(turn(&context));
+    assert_eq!(log.take(), ":WRITE", "there is nothing to read");
+    theirs.write_all(b"x").unwrap();
+    assert!(turn(&context));
+    assert_eq!(log.take(), ":READ|WRITE");
 }
 
 fn hang_up_is_not_told_to_an_event_that_wants_only_write_and_does_not_spin(kind: BackendKind) {
@@ -316,6 +347,25 @@ fn an_always_ready_file_starves_nobody(kind: BackendKind) {
     }
 }
 
+fn an_always_ready_file_gets_its_turn_where_more_is_ready_than_fits(kind: BackendKind) {
+    let context = builder(kind).batch(3).build().unwrap();
+    let log = Log::new();
+    let sockets: Vec<_> = (0..8).map(|_| readable()).collect();
+    let mut kept = Vec::new();
+    let mut peers = Vec::new();
+    for (ours, theirs) in sockets {
+        kept.push(context.add_fd(ours, READ, log.fd("socket")).unwrap());
+        peers.push(theirs);
+    }
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let file = context.add_fd(file, READ, log.fd("file"));
+    assert_eq!(turns(&context, 60), 60);
+    if file.is_ok() {
+        let (files, sockets) = (log.count("file"), log.count("socket"));
+        assert!(files >= 6, "the file is called: {files} of {sockets}");
+    }
+}
+
 fn negative_numbers_are_refused_with_the_source(kind: BackendKind) {
     let context = context(kind);
     // -1 can't even be borrowed.
@@ -404,4 +454,19 @@ fn the_number_of_a_descriptor_that_was_closed_behind_the_events_back_can_be_watc
     assert_eq!(log.take(), "called");
     drop(fd);
     close(number);
+}
+
+#[test]
+fn files_and_sockets_take_turns_at_being_first() {
+    let context = builder(BackendKind::Standard).batch(2).build().unwrap();
+    let log = Log::new();
+    let (ours, _theirs) = readable();
+    let _socket = context.add_fd(ours, READ, log.fd("socket")).unwrap();
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    let _file = context.add_fd(file, READ, log.fd("file")).unwrap();
+    assert_eq!(turns(&context, 8), 8);
+    assert_eq!(
+        log.take(),
+        "socket file file socket socket file file socket"
+    );
 }

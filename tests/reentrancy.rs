@@ -30,6 +30,7 @@ on_every_backend!(
     a_handler_may_add_many_events_of_all_kinds,
     a_handler_may_read_everything_of_its_event_and_of_others,
     a_condition_of_run_until_may_use_the_context,
+    an_event_whose_handler_owns_its_handle_goes_when_it_has_removed_itself,
 );
 
 /// Uses every table of the context, if it is there still: adds, changes, runs and removes.
@@ -458,4 +459,21 @@ fn a_condition_of_run_until_may_use_the_context(kind: BackendKind) {
         })
         .unwrap();
     assert_eq!(log.take(), "used used used");
+}
+
+fn an_event_whose_handler_owns_its_handle_goes_when_it_has_removed_itself(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, theirs) = readable();
+    let handle = Rc::new(RefCell::new(None));
+    let owned = Rc::clone(&handle);
+    let event = context.add_fd(ours, READ, move |_, event, _| {
+        event.remove();
+        assert!(owned.borrow().is_some(), "it is there until it returns");
+    });
+    *handle.borrow_mut() = Some(event.unwrap());
+    let gone = Rc::downgrade(&handle);
+    drop(handle);
+    assert!(turn(&context));
+    assert!(gone.upgrade().is_none(), "the handler is dropped");
+    assert!(drain(&theirs), "and its source is closed");
 }

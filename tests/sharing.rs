@@ -27,6 +27,7 @@ on_every_backend!(
     an_event_may_free_itself_and_all_others,
     readiness_of_a_former_descriptor_of_the_same_number_is_not_delivered,
     readiness_of_a_former_event_on_the_same_descriptor_number_reaches_no_new_source,
+    a_number_that_events_have_shared_can_be_watched_anew,
 );
 
 fn events_on_one_descriptor_take_turns(kind: BackendKind) {
@@ -456,4 +457,28 @@ fn the_backend_sees_one_registration_with_the_union_of_the_flags() {
         [Call::Remove(number)],
         "nobody wants anything"
     );
+}
+
+fn a_number_that_events_have_shared_can_be_watched_anew(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let (before, _before_peer) = readable();
+    let first = number_of_our_own(&before);
+    let number = first.0;
+    for round in 0..3 {
+        let (ours, _theirs) = readable();
+        put_at(&ours, number);
+        let events: Vec<_> = (0..3)
+            .map(|_| context.add_fd(Number(number), READ, log.fd("old")).unwrap())
+            .collect();
+        assert!(turn(&context));
+        assert_eq!(log.take(), "old");
+        // In the order of their registration.
+        drop(events);
+        let (ours, _theirs) = readable();
+        put_at(&ours, number);
+        let _event = context.add_fd(Number(number), READ, log.fd("new")).unwrap();
+        assert!(turn(&context), "round {round}");
+        assert_eq!(log.take(), "new");
+    }
 }

@@ -67,6 +67,7 @@ fn futures_say_what_they_are_in_debug_output(kind: BackendKind) {
 
     let (ours, _theirs) = pair();
     let fd = context.add_async_fd(ours).unwrap();
+    assert!(fd.is_registered());
     let said = format!("{fd:?}");
     assert!(said.starts_with("AsyncFd { source: UnixStream"), "{said}");
     let said = format!("{:?}", fd.ready(READ));

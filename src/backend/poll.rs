@@ -193,25 +193,25 @@ mod tests {
 
     #[test]
     fn the_holes_that_removing_leaves_are_gone_after_the_next_wait() {
-        let sockets: Vec<_> = (0..4).map(|_| UnixStream::pair().unwrap()).collect();
+        let sockets: Vec<_> = (0..5).map(|_| UnixStream::pair().unwrap()).collect();
         let number = |index: usize| sockets[index].0.as_raw_fd();
         let token = |index: usize| Token::from_bits(index as u64);
         let mut poll = Poll::named("poll");
-        for index in 0..4 {
+        for index in 0..5 {
             poll.add(number(index), token(index), FdFlags::READ)
                 .unwrap();
         }
         for index in [0, 2] {
             poll.remove(number(index), token(index)).unwrap();
         }
-        assert_eq!((poll.fds.len(), poll.tokens.len(), poll.holes), (4, 4, 2));
+        assert_eq!((poll.fds.len(), poll.tokens.len(), poll.holes), (5, 5, 2));
         let mut ready = ReadyList::new(10);
         poll.wait(Some(Duration::ZERO), &mut ready).unwrap();
         assert_eq!(ready.len(), 0);
-        assert_eq!(poll.tokens, [token(1), token(3)]);
-        assert_eq!((poll.fds.len(), poll.holes), (2, 0));
+        assert_eq!(poll.tokens, [token(1), token(3), token(4)]);
+        assert_eq!((poll.fds.len(), poll.holes), (3, 0));
         let mut positions: Vec<_> = poll.positions.into_iter().collect();
         positions.sort_by_key(|&(_, position)| position);
-        assert_eq!(positions, [(number(1), 0), (number(3), 1)]);
+        assert_eq!(positions, [(number(1), 0), (number(3), 1), (number(4), 2)]);
     }
 }

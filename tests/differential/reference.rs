@@ -2,6 +2,7 @@
 
 use super::ffi::{self, HERE, Opaque, Tevent};
 use super::library::Library;
+use super::polled::Polled;
 use super::program::{Close, When};
 use super::world::world;
 use crate::process::sys;
@@ -25,10 +26,7 @@ pub struct Reference {
     signals: RefCell<Vec<Opaque>>,
     /// For each `run_until`, whether it is to end.
     stopped: RefCell<Vec<bool>>,
-    /// Under poll: the events in the order of the library's array, and those that will be
-    /// appended. One that is taken out leaves its place to the last.
-    polled: RefCell<Vec<usize>>,
-    unpolled: RefCell<Vec<usize>>,
+    polled: RefCell<Polled>,
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +69,6 @@ impl Reference {
             signals: RefCell::default(),
             stopped: RefCell::default(),
             polled: RefCell::default(),
-            unpolled: RefCell::default(),
         });
         REFERENCE.set(Some(Rc::clone(&reference)));
         reference
@@ -99,24 +96,8 @@ impl Reference {
     }
 
     fn tell_flags(&self, slot: usize, flags: u16) {
-        self.note_interest(slot, flags);
+        self.polled.borrow_mut().note(slot, flags != 0);
         unsafe { (self.tevent.set_fd_flags)(self.fds.borrow()[slot].event, flags) };
-    }
-
-    fn note_interest(&self, slot: usize, flags: u16) {
-        let mut polled = self.polled.borrow_mut();
-        let mut unpolled = self.unpolled.borrow_mut();
-        let place = polled.iter().position(|&other| other == slot);
-        match place {
-            _ if flags == 0 => {
-                unpolled.retain(|&other| other != slot);
-                if let Some(place) = place {
-                    polled.swap_remove(place);
-                }
-            }
-            None if !unpolled.contains(&slot) => unpolled.push(slot),
-            _ => {}
-        }
     }
 
     /// What ours does by itself when a handler runs a loop, see `known.rs`.
@@ -225,7 +206,7 @@ impl Library for Reference {
         if event.is_null() {
             return false;
         }
-        self.note_interest(slot, flags.into());
+        self.polled.borrow_mut().note(slot, flags != 0);
         match close {
             Close::Nothing => {}
             Close::Callback => unsafe { (self.tevent.set_close_fn)(event, Some(on_close)) },
@@ -255,7 +236,7 @@ impl Library for Reference {
     fn free_fd(&self, slot: usize) {
         let event = self.fds.borrow()[slot];
         self.fds.borrow_mut()[slot].event = ptr::null_mut();
-        self.note_interest(slot, 0);
+        self.polled.borrow_mut().note(slot, false);
         unsafe { (self.tevent.free)(event.event, HERE) };
         if event.close == Close::Auto && !sys::is_open(event.fd) {
             world().on_close(slot);
@@ -419,24 +400,22 @@ impl Library for Reference {
             *stopped = false;
         }
         self.polled.borrow_mut().clear();
-        self.unpolled.borrow_mut().clear();
         unsafe { (self.tevent.re_initialise)(self.context.get()) == 0 }
     }
 
     fn on_wait(&self) {
-        let polled = self.polled.borrow().clone();
+        let polled = self.polled.borrow().entries();
         for slot in polled {
             // It may have disarmed some by itself.
             let event = self.fds.borrow()[slot].event;
             let flags = unsafe { (self.tevent.fd_flags)(event) };
-            self.note_interest(slot, flags);
+            self.polled.borrow_mut().note(slot, flags != 0);
         }
-        let mut unpolled = self.unpolled.borrow_mut();
-        self.polled.borrow_mut().append(&mut unpolled);
+        self.polled.borrow_mut().append();
     }
 
     fn polled(&self) -> Option<Vec<usize>> {
-        Some(self.polled.borrow().clone())
+        Some(self.polled.borrow().entries())
     }
 
     fn close(&self) {

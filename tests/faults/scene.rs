@@ -274,7 +274,7 @@ impl Scene {
     fn assert_quiet(&self, context: &Context) {
         let told = self.told.borrow().clone();
         let before = kernel::waits();
-        self.timers[1].set_after(Duration::from_nanos(20_001));
+        self.timers[1].set_after(Duration::from_nanos(50_001));
         self.run_until(context, || self.told.borrow().timers > told.timers);
         // Without a limit.
         (&self.peer).write_all(b"!").expect("there is room");

@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = tests![
     the_last_handler_of_the_same_signal_is_freed,
     an_immediate_scheduled_in_a_signal_handler,
     raised_in_a_handler_that_is_called_once,
+    siginfo_asked_for_after_the_signal_came,
     a_loop_in_a_signal_handler,
     a_detached_signal_event_ends_itself,
 ];
@@ -184,6 +185,33 @@ fn raised_in_a_handler_that_is_called_once(kind: BackendKind) {
         Turn,
     ];
     compare(kind, &actions, &[&[Raise(1)]]);
+}
+
+/// Nobody is left who was there when it came.
+fn siginfo_asked_for_after_the_signal_came(kind: BackendKind) {
+    let (plain, info) = (
+        signal(0, false, false, NOTHING),
+        signal(0, true, false, NOTHING),
+    );
+    let actions = [
+        plain,
+        Raise(0),
+        timer(When::Zero, NOTHING),
+        info,
+        FreeSignal(0),
+        Turn,
+    ];
+    compare(kind, &actions, &[]);
+    let actions = [
+        plain,
+        info,
+        Raise(0),
+        FreeSignal(1),
+        info,
+        FreeSignal(0),
+        Turn,
+    ];
+    compare(kind, &actions, &[]);
 }
 
 fn a_loop_in_a_signal_handler(kind: BackendKind) {

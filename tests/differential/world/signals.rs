@@ -139,8 +139,13 @@ impl World {
     pub(super) fn forget_if_unhandled(&self, slot: usize) {
         let mut state = self.state.borrow_mut();
         let signum = state.signals[slot].signum;
-        let mut signals = state.signals.iter();
-        let is_handled = signals.any(|signal| signal.is_alive && signal.signum == signum);
+        let left = state.signals.iter();
+        let left = left.filter(|signal| signal.is_alive && signal.signum == signum);
+        let is_handled = left.clone().count() > 0;
+        let is_queued = left.clone().any(|signal| signal.siginfo);
+        if !is_queued {
+            state.queued.remove(&signum);
+        }
         if !is_handled && !self.limits.is_compared {
             state.pending.remove(&signum);
         }
@@ -180,6 +185,10 @@ impl World {
         state.pending_is_unsure |= state.is_in_handler(Kind::Signal);
         state.raised += times;
         state.pending.insert(signum);
+        let mut signals = state.signals.iter();
+        if signals.any(|signal| signal.is_alive && signal.signum == signum && signal.siginfo) {
+            state.queued.insert(signum);
+        }
         true
     }
 

@@ -115,6 +115,8 @@ pub(super) struct State {
     pub(super) order: u32,
     /// The signals that were raised and that nobody has been told of.
     pub(super) pending: BTreeSet<i32>,
+    /// Those that came when an event with siginfo was there: to others what they carry is lost.
+    pub(super) queued: BTreeSet<i32>,
     /// One was raised in a signal handler. The next handler to be called may be told of an earlier
     /// one, so from then on `pending` may leave some out.
     pub(super) pending_is_unsure: bool,
@@ -172,7 +174,8 @@ impl State {
         };
         let is_running = |slot| self.is_running(Kind::Signal, slot);
         let holds_up = handlers().any(|(slot, signal)| signal.siginfo && is_running(slot));
-        handlers().any(|(slot, signal)| !is_running(slot) && !(signal.siginfo && holds_up))
+        let has_info = !holds_up && self.queued.contains(&signum);
+        handlers().any(|(slot, signal)| !is_running(slot) && (!signal.siginfo || has_info))
     }
 
     /// Whether signals may be waiting.

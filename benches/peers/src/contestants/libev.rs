@@ -12,7 +12,8 @@ use crate::echo::{accept, answer};
 use crate::library;
 use crate::run::{Performed, Run};
 use crate::support::{
-    ALL_DUE, Countdown, Drawn, HOUR, Posts, Random, STEP, far, near, pair, pairs, put, raise, take,
+    ALL_DUE, Countdown, Drawn, HOUR, Posts, Random, STEP, far, make_ready, near, pair, pairs, put,
+    raise, take,
 };
 use crate::workload::{Thing, Work};
 use std::ffi::{c_int, c_uint, c_void};
@@ -243,7 +244,7 @@ extern "C" fn on_ready(ev: Loop, watcher: *mut Io, _: c_int) {
 }
 
 unsafe fn some_ready(shared: &Shared, ev: Loop, run: &mut Run, ready: usize, registered: usize) {
-    let pairs = pairs(ready, registered);
+    let pairs = pairs(0, registered);
     let mut watchers: Vec<Box<Io>> = pairs
         .iter()
         .map(|(a, b)| Io::new(shared, on_ready, a.as_raw_fd(), b.as_raw_fd()))
@@ -252,6 +253,8 @@ unsafe fn some_ready(shared: &Shared, ev: Loop, run: &mut Run, ready: usize, reg
         for watcher in &mut watchers {
             (shared.libev.ev_io_start)(ev, &mut **watcher);
         }
+        (shared.libev.ev_run)(ev, NO_WAIT);
+        make_ready(&pairs, ready);
         finish(shared, ev, run);
     }
 }
@@ -309,6 +312,7 @@ fn far_seconds() -> Drawn<f64> {
     Drawn::new(|random| far(random).as_secs_f64())
 }
 
+#[allow(clippy::vec_box, reason = "the loop has their addresses")]
 unsafe fn armed(shared: &Shared, ev: Loop, count: usize) -> Vec<Box<Timer>> {
     let mut random = Random::new();
     let mut new = |_| {
@@ -499,6 +503,7 @@ unsafe fn echo(shared: &Shared, ev: Loop, run: &mut Run, connections: usize) {
         for watcher in &mut watchers {
             (shared.libev.ev_io_start)(ev, &mut **watcher);
         }
+        (shared.libev.ev_run)(ev, NO_WAIT);
         run.served(|| (shared.libev.ev_run)(ev, 0));
     }
     run.did(shared.calls.done());

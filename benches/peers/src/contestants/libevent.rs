@@ -13,7 +13,8 @@ use crate::echo::{accept, answer};
 use crate::library;
 use crate::run::{Performed, Run};
 use crate::support::{
-    ALL_DUE, Countdown, Drawn, HOUR, Posts, Random, STEP, far, near, pair, pairs, put, raise, take,
+    ALL_DUE, Countdown, Drawn, HOUR, Posts, Random, STEP, far, make_ready, near, pair, pairs, put,
+    raise, take,
 };
 use crate::workload::{Thing, Work};
 use std::ffi::{c_int, c_short, c_void};
@@ -218,7 +219,7 @@ extern "C" fn on_ready(fd: c_int, _: c_short, ends: *mut c_void) {
 }
 
 unsafe fn some_ready(shared: &Shared, run: &mut Run, ready: usize, registered: usize) {
-    let pairs = pairs(ready, registered);
+    let pairs = pairs(0, registered);
     let ends: Vec<Ends> = pairs
         .iter()
         .map(|(a, b)| Ends {
@@ -232,6 +233,8 @@ unsafe fn some_ready(shared: &Shared, run: &mut Run, ready: usize, registered: u
         for ends in &ends {
             shared.watch(ends, on_ready);
         }
+        shared.run(RUN_NO_WAIT);
+        make_ready(&pairs, ready);
         finish(shared, run);
     }
 }
@@ -464,6 +467,7 @@ unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
             let event = shared.event(fd, what, on_request, pointer(shared));
             (shared.libevent.event_add)(event, ptr::null());
         }
+        shared.run(RUN_NO_WAIT);
         run.served(|| shared.run(RUN));
     }
     run.did(shared.calls.done());

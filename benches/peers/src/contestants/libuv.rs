@@ -14,7 +14,8 @@ use crate::echo::{accept, answer};
 use crate::library;
 use crate::run::{Performed, Run};
 use crate::support::{
-    ALL_DUE, Countdown, Drawn, HOUR, Posts, Random, STEP, far, near, pair, pairs, put, raise, take,
+    ALL_DUE, Countdown, Drawn, HOUR, Posts, Random, STEP, far, make_ready, near, pair, pairs, put,
+    raise, take,
 };
 use crate::workload::{Thing, Work};
 use std::ffi::{c_int, c_void};
@@ -215,7 +216,7 @@ extern "C" fn on_ready(handle: Handle, _: c_int, _: c_int) {
 }
 
 unsafe fn some_ready(shared: &Shared, run: &mut Run, ready: usize, registered: usize) {
-    let pairs = pairs(ready, registered);
+    let pairs = pairs(0, registered);
     let ends: Vec<Ends> = pairs
         .iter()
         .map(|(a, b)| Ends {
@@ -228,6 +229,8 @@ unsafe fn some_ready(shared: &Shared, run: &mut Run, ready: usize, registered: u
         for ends in &ends {
             shared.poll(ends, on_ready);
         }
+        shared.run(RUN_NO_WAIT);
+        make_ready(&pairs, ready);
         finish(shared, run);
     }
 }
@@ -476,6 +479,7 @@ unsafe fn echo(shared: &Shared, run: &mut Run, connections: usize) {
         for ends in &ends {
             shared.poll(ends, on_request);
         }
+        shared.run(RUN_NO_WAIT);
         run.served(|| shared.run(RUN_DEFAULT));
     }
     run.did(shared.calls.done());

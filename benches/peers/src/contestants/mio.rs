@@ -58,7 +58,7 @@ fn ping_pong(run: &mut Run) {
     let mut events = Events::with_capacity(BATCH);
     let (a, b) = pair();
     put(b.as_raw_fd());
-    let ends = vec![a.as_raw_fd(), b.as_raw_fd()];
+    let ends = Vec::from([a.as_raw_fd(), b.as_raw_fd()]);
     register(&poll, ends[0], 0);
     register(&poll, ends[1], 1);
     let calls = 2 * run.operations;

@@ -59,7 +59,7 @@ fn ping_pong(run: &mut Run) {
     let mut events = Events::new();
     let (a, b) = pair();
     put(b.as_raw_fd());
-    let ends: Vec<RawFd> = vec![a.as_raw_fd(), b.as_raw_fd()];
+    let ends = Vec::<RawFd>::from([a.as_raw_fd(), b.as_raw_fd()]);
     let poller = Poller::new().expect("a poller");
     add(&poller, &a, 0);
     add(&poller, &b, 1);
