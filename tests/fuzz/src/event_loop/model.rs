@@ -39,6 +39,8 @@ pub(super) struct World {
     pub(super) is_strict: bool,
     /// How deep handlers, destructors and loops are in each other.
     pub(super) depth: Cell<u32>,
+    /// How many destructors and close callbacks are at work.
+    pub(super) inside: Cell<u32>,
     pub(super) level: Cell<u32>,
     /// The context is being re-initialised; handlers are dropped one after the other.
     pub(super) wiping: Cell<u32>,
@@ -123,6 +125,7 @@ impl World {
             faults,
             is_strict,
             depth: Cell::new(0),
+            inside: Cell::new(0),
             level: Cell::new(0),
             wiping: Cell::new(0),
             in_run: Cell::new(false),
