@@ -2,17 +2,17 @@
 //!
 //! # Implementation
 //!
-//! An event is one allocation, [`Shared`], with the source and the handler. The table refers to it,
-//! so do the handles, and so does the loop while the handler runs; that reference is what the
-//! handler gets as its handle.
+//! An event is two allocations. [`Shared`], with the source, is what its handles refer to.
+//! [`Registered`], with the handler and the handle that it is given, is what the table refers to, and
+//! the loop while the handler runs. (In one, each call would have to make that handle, and finding
+//! the source would depend on the closure's type.)
 //!
-//! The source leaves when all of them are gone: then it is dropped, or handed to the close callback.
+//! The source leaves when all handles are gone: then it is dropped, or handed to the close callback.
 //! By then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to
 //! a source that was closed, without any unsafe code. The handler goes earlier, when the event ends
 //! and isn't running.
 
-use crate::backend::Backend;
-use crate::context::{Context, FdHandler, Inner, Meta, Removed};
+use crate::context::{Context, FdHandler, Inner, Meta};
 use crate::error::AddFdError;
 use crate::flags::FdFlags;
 use crate::key::Key;
@@ -56,24 +56,25 @@ use std::rc::Rc;
 /// ```
 #[doc(alias = "tevent_fd")]
 pub struct Fd<S: 'static> {
-    shared: Rc<Shared<S, dyn Handler<S>>>,
+    shared: Rc<Shared<S>>,
     /// Whether dropping this removes the event: not so the handler's copy.
     owns: bool,
 }
 
-struct Shared<S, H: ?Sized> {
+/// What the handles of an event share.
+struct Shared<S> {
     inner: Rc<Inner>,
     key: Key,
     /// Present until it leaves.
     source: Option<S>,
     on_close: Cell<Option<CloseCallback<S>>>,
     meta: Meta,
-    handler: H,
 }
 
-type CloseCallback<S> = Box<dyn FnOnce(S)>;
+/// (Small in an event, as few have one.)
+type CloseCallback<S> = Box<Box<dyn FnOnce(S)>>;
 
-impl<S, H: ?Sized> Drop for Shared<S, H> {
+impl<S> Drop for Shared<S> {
     fn drop(&mut self) {
         if let (Some(source), Some(on_close)) = (self.source.take(), self.on_close.take()) {
             on_close(source);
@@ -81,58 +82,42 @@ impl<S, H: ?Sized> Drop for Shared<S, H> {
     }
 }
 
-/// The place of a closure: it is borrowed while it runs, and empty when the event has ended.
-trait Handler<S> {
-    fn call(&self, context: &Context, event: &Fd<S>, flags: FdFlags);
-
-    /// Drops the closure. Returns false if it is running, so that it can't go yet.
-    fn clear(&self) -> bool;
+/// What the table refers to, and the loop during a call.
+struct Registered<S: 'static, F> {
+    /// Given to the handler. It doesn't own the event.
+    event: Fd<S>,
+    /// Borrowed while it runs, and empty when the event has ended.
+    handler: RefCell<Option<F>>,
 }
 
-impl<S, F: FnMut(&Context, &Fd<S>, FdFlags)> Handler<S> for RefCell<Option<F>> {
-    #[inline(always)]
-    fn call(&self, context: &Context, event: &Fd<S>, flags: FdFlags) {
-        // It can't be running, as an event is suspended while its handler runs a loop.
-        if let Ok(mut handler) = self.try_borrow_mut() {
-            if let Some(handler) = &mut *handler {
-                handler(context, event, flags);
-            }
-        }
-    }
-
-    fn clear(&self) -> bool {
-        let Ok(mut handler) = self.try_borrow_mut() else {
-            return false;
-        };
-        let closure = handler.take();
-        // Not borrowed any more when it is dropped, as that is code of the user.
-        drop(handler);
-        drop(closure);
-        true
-    }
-}
-
-impl<S, F> FdHandler for Shared<S, RefCell<Option<F>>>
+impl<S, F> FdHandler for Registered<S, F>
 where
     S: 'static,
     F: FnMut(&Context, &Fd<S>, FdFlags) + 'static,
 {
     fn call(self: Rc<Self>, context: &Context, flags: FdFlags) {
-        let event = Fd {
-            shared: self,
-            owns: false,
-        };
-        event.shared.handler.call(context, &event, flags);
+        // It can't be running, as an event is suspended while its handler runs a loop.
+        if let Ok(mut handler) = self.handler.try_borrow_mut() {
+            if let Some(handler) = &mut *handler {
+                handler(context, &self.event, flags);
+            }
+        }
     }
 
     fn meta(&self) -> &Meta {
-        &self.meta
+        &self.event.shared.meta
     }
 
     fn end(self: Rc<Self>) {
-        if !self.handler.clear() {
-            let inner = Rc::clone(&self.inner);
-            inner.end_after_return(self);
+        let closure = self.handler.try_borrow_mut().map(|mut place| place.take());
+        match closure {
+            // Code of the user, for which nothing is borrowed any more.
+            Ok(closure) => drop(closure),
+            // It is running.
+            Err(_) => {
+                let inner = Rc::clone(&self.event.shared.inner);
+                inner.end_after_return(self);
+            }
         }
     }
 }
@@ -190,15 +175,20 @@ impl Context {
             return Err(AddFdError::new(source, error));
         }
         let key = self.inner.fds.borrow().mux.next_key();
-        let shared = Rc::new(Shared {
+        let mut shared = Rc::new(Shared {
             inner: Rc::clone(&self.inner),
             key,
             source: Some(source),
             on_close: Cell::new(None),
             meta,
+        });
+        let registered = Rc::new(Registered {
+            event: Fd {
+                shared: Rc::clone(&shared),
+                owns: false,
+            },
             handler: RefCell::new(Some(handler)),
         });
-        let registered = Rc::clone(&shared);
         match self.inner.add_fd_event(number, flags, registered) {
             Ok(added) => {
                 debug_assert_eq!(added, key);
@@ -206,7 +196,6 @@ impl Context {
             }
             Err((refused, error)) => {
                 drop(refused);
-                let mut shared: Rc<Shared<S, dyn Handler<S>>> = shared;
                 let source = take_source(&mut shared).unwrap_or_else(|| unreachable!());
                 Err(AddFdError::new(source, error))
             }
@@ -215,7 +204,7 @@ impl Context {
 }
 
 /// Takes the source out of an event that has ended, if nobody else refers to it.
-fn take_source<S>(shared: &mut Rc<Shared<S, dyn Handler<S>>>) -> Option<S> {
+fn take_source<S>(shared: &mut Rc<Shared<S>>) -> Option<S> {
     let shared = Rc::get_mut(shared)?;
     shared.on_close.take();
     shared.source.take()
@@ -422,7 +411,8 @@ impl<S: 'static> Fd<S> {
     #[doc(alias = "tevent_fd_set_close_fn")]
     #[doc(alias = "tevent_fd_set_auto_close")]
     pub fn on_close(&self, callback: impl FnOnce(S) + 'static) {
-        let old = self.shared.on_close.replace(Some(Box::new(callback)));
+        let callback = Box::new(Box::new(callback) as Box<dyn FnOnce(S)>);
+        let old = self.shared.on_close.replace(Some(callback));
         drop(old);
     }
 
@@ -442,18 +432,8 @@ impl<S: 'static> Fd<S> {
     /// context.run() // returns, as nothing is left
     /// # }
     /// ```
-    #[inline(never)]
     pub fn remove(&self) {
-        let inner = &*self.shared.inner;
-        let removed = {
-            let fds = &mut *inner.fds.borrow_mut();
-            let backend: Option<&mut dyn Backend> = match inner.is_in_its_process() {
-                true => Some(&mut *fds.backend),
-                false => None,
-            };
-            fds.mux.remove(backend, self.shared.key)
-        };
-        drop(removed.map(Removed::new));
+        self.shared.inner.remove_fd_event(self.shared.key);
     }
 
     /// Leaves the event to the context: it lives until it [removes](Fd::remove) itself, or the

@@ -80,7 +80,11 @@ impl Context {
     #[doc(alias = "tevent_loop_once")]
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
-        Ok(self.turn_in_full(false)? == Turn::Ran)
+        let turn = self.turn_in_full(false)?;
+        if self.inner.has_ended() {
+            self.inner.drop_ended();
+        }
+        Ok(turn == Turn::Ran)
     }
 
     /// Runs until there is nothing left to wait for: no armed timer, no scheduled immediate, no
@@ -265,55 +269,54 @@ impl Context {
         }
     }
 
-    /// Makes turns until `finished` says that it is enough, or somebody stops the loop; or until
-    /// there is nothing to wait for, if that is to end it.
+    /// Makes turns until `finished` says that it is enough, or somebody stops the loop; or, in a loop
+    /// that `is_run`, until there is nothing to wait for.
     ///
-    /// Most turns of a busy server have to do with descriptors only: nothing rang, and nobody has
-    /// said that there is anything else. Such a turn is made here, in one piece.
+    /// Most turns of a busy server have to do with descriptors only: nothing rang, nobody has said
+    /// that there is anything else, and no event has changed what it wants. Such a turn is made
+    /// here, in one piece.
     #[inline(always)]
-    fn make_turns(
-        &self,
-        mut finished: impl FnMut() -> bool,
-        return_if_empty: bool,
-    ) -> io::Result<()> {
+    fn make_turns(&self, mut finished: impl FnMut() -> bool, is_run: bool) -> io::Result<()> {
         let _level = self.enter()?;
         let stop = StopScope::new(&self.inner);
         let inner = &*self.inner;
         let doorbell = inner.doorbell;
         'turns: loop {
-            if stop.is_set() || finished() {
-                return Ok(());
-            }
             let turn = 'turn: {
-                if inner.state.is_busy() || doorbell.attention() != 0 {
-                    break 'turn self.turn_in_full(return_if_empty);
+                if inner.state.is_busy() {
+                    if inner.has_ended() {
+                        inner.drop_ended();
+                    }
+                    if stop.is_set() || finished() {
+                        return Ok(());
+                    }
+                    break 'turn self.turn_in_full(is_run);
+                }
+                if finished() {
+                    return Ok(());
                 }
                 let mut fds = inner.fds.borrow_mut();
                 if !fds.has_ready() {
-                    let timeout = inner.options.wait_timeout.get();
-                    if timeout == Timeout::ZERO || fds.mux.enabled() == 0 {
+                    let Some(wait) = fds.settled() else {
                         drop(fds);
-                        break 'turn self.turn_in_full(return_if_empty);
-                    }
-                    if fds.mux.is_dirty() {
-                        drop(fds);
-                        if let Err(error) = inner.flush() {
-                            break 'turn Err(error);
-                        }
-                        fds = inner.fds.borrow_mut();
-                    }
+                        break 'turn self.turn_in_full(is_run);
+                    };
                     // Only a loop that blocks has to be woken.
                     if !doorbell.fall_asleep() {
                         doorbell.stay_awake();
                         drop(fds);
-                        break 'turn self.turn_in_full(return_if_empty);
+                        break 'turn self.turn_in_full(is_run);
                     }
-                    let result = fds.wait(timeout);
+                    let nothing = fds.wait_plainly(wait, is_run);
                     doorbell.stay_awake();
-                    if result.is_err() || doorbell.attention() != 0 {
+                    if let Some(result) = nothing {
                         drop(fds);
                         break 'turn self.serve_after_wait(result);
                     }
+                }
+                if doorbell.attention() != 0 {
+                    drop(fds);
+                    break 'turn self.turn_in_full(is_run);
                 }
                 let Some(ready) = fds.take_single() else {
                     drop(fds);
@@ -331,7 +334,7 @@ impl Context {
 
     /// One turn, whatever there is to do. The steps are those of tevent's `tevent_loop_once`.
     #[inline(never)]
-    fn turn_in_full(&self, return_if_empty: bool) -> io::Result<Turn> {
+    fn turn_in_full(&self, is_run: bool) -> io::Result<Turn> {
         let inner = &*self.inner;
 
         // 1. and 2. Signals; what other threads have scheduled goes to the end of the immediates.
@@ -341,7 +344,7 @@ impl Context {
 
         // 3. One immediate; unless there were so many that the others are to have a turn.
         let overdue = inner.others_are_overdue();
-        if !overdue && inner.has_immediates() && self.run_immediate(!return_if_empty) {
+        if !overdue && inner.has_immediates() && self.run_immediate(!is_run) {
             return Ok(Turn::Ran);
         }
 
@@ -359,10 +362,10 @@ impl Context {
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
-        if return_if_empty && !inner.has_something_to_wait_for() {
+        if is_run && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
         }
-        let result = inner.wait(now)?;
+        let result = inner.wait(now, is_run)?;
         self.serve_after_wait(result)
     }
 
@@ -441,16 +444,13 @@ impl Context {
         state.running_fd.set(Some(ready.key));
         ready.handler.call(self, ready.flags);
         state.running_fd.set(None);
-        if state.is_busy() && self.inner.has_ended() {
-            self.inner.drop_ended();
-        }
     }
 }
 
 impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
     /// over. `now` is the time of this turn, if it was read. The inner result is the wait's.
-    fn wait(&self, now: Option<Instant>) -> io::Result<io::Result<()>> {
+    fn wait(&self, now: Option<Instant>, is_run: bool) -> io::Result<io::Result<()>> {
         if !self.has_wakeup() {
             // The backend fell back, and then refused it.
             self.add_wakeup()?;
@@ -461,7 +461,7 @@ impl Inner {
         let mut timeout = if self.immediates().has_runnable() {
             Timeout::ZERO
         } else {
-            self.time_to_wait(now)
+            self.time_to_wait(now, is_run)
         };
         // Only a loop that blocks has to be woken.
         if timeout != Timeout::ZERO && !self.doorbell.fall_asleep() {
@@ -469,6 +469,10 @@ impl Inner {
         }
         let result = self.fds.borrow_mut().wait(timeout);
         self.doorbell.stay_awake();
+        if !self.state.is_busy() {
+            let timeouts = [false, true].map(|is_run| self.options.wait_timeout(is_run));
+            self.fds.borrow_mut().settle(timeouts);
+        }
         Ok(result)
     }
 
@@ -513,8 +517,8 @@ impl Inner {
         self.add_wakeup()
     }
 
-    fn time_to_wait(&self, now: Option<Instant>) -> Timeout {
-        let timeout = self.options.wait_timeout.get();
+    fn time_to_wait(&self, now: Option<Instant>, is_run: bool) -> Timeout {
+        let timeout = self.options.wait_timeout(is_run);
         let Some(deadline) = self.timers.borrow_mut().next_deadline() else {
             return timeout;
         };
