@@ -14,7 +14,9 @@
 //! in which they find nothing.
 
 use crate::backend::mux::{Delivery, Mux};
-use crate::backend::{AnyBackend, Backend, PlainWait, ReadyList, Token, WakeupTrigger};
+use crate::backend::{
+    AnyBackend, Backend, PlainWait, Ready, ReadyList, Token, WakeupTrigger,
+};
 use crate::builder::{Builder, Options};
 use crate::flags::FdFlags;
 use crate::immediate::Immediates;
@@ -677,10 +679,17 @@ impl Inner {
 }
 
 impl Fds {
-    /// Takes the next event to be called out of the batch, if it is the only one on its descriptor.
+    /// What the batch says of the next descriptor.
     #[inline(always)]
-    pub(crate) fn take_single(&mut self) -> Option<ReadyFd> {
-        let delivery = self.mux.deliver(self.ready.get(self.next)?)?;
+    pub(crate) fn next(&self) -> Option<Ready> {
+        self.ready.get(self.next)
+    }
+
+    /// Takes the event to be called for `ready`, which is [next](Fds::next) in the batch, if it is
+    /// the only one on its descriptor.
+    #[inline(always)]
+    pub(crate) fn take_single(&mut self, ready: Ready) -> Option<ReadyFd> {
+        let delivery = self.mux.deliver(ready)?;
         self.next += 1;
         Some(delivery)
     }

@@ -296,29 +296,37 @@ impl Context {
                     return Ok(());
                 }
                 let mut fds = inner.fds.borrow_mut();
-                if !fds.has_ready() {
-                    let Some(wait) = fds.settled() else {
-                        drop(fds);
-                        break 'turn self.turn_in_full(is_run);
-                    };
-                    // Only a loop that blocks has to be woken.
-                    if !doorbell.fall_asleep() {
+                let ready = match fds.next() {
+                    Some(ready) => ready,
+                    None => {
+                        let Some(wait) = fds.settled() else {
+                            drop(fds);
+                            break 'turn self.turn_in_full(is_run);
+                        };
+                        // Only a loop that blocks has to be woken.
+                        if !doorbell.fall_asleep() {
+                            doorbell.stay_awake();
+                            drop(fds);
+                            break 'turn self.turn_in_full(is_run);
+                        }
+                        let nothing = fds.wait_plainly(wait, is_run);
                         doorbell.stay_awake();
-                        drop(fds);
-                        break 'turn self.turn_in_full(is_run);
+                        if let Some(result) = nothing {
+                            drop(fds);
+                            break 'turn self.serve_after_wait(result);
+                        }
+                        let Some(ready) = fds.next() else {
+                            drop(fds);
+                            break 'turn self.serve_after_wait(Ok(()));
+                        };
+                        ready
                     }
-                    let nothing = fds.wait_plainly(wait, is_run);
-                    doorbell.stay_awake();
-                    if let Some(result) = nothing {
-                        drop(fds);
-                        break 'turn self.serve_after_wait(result);
-                    }
-                }
-                if doorbell.attention() != 0 {
+                };
+                if !doorbell.is_quiet() {
                     drop(fds);
                     break 'turn self.turn_in_full(is_run);
                 }
-                let Some(ready) = fds.take_single() else {
+                let Some(ready) = fds.take_single(ready) else {
                     drop(fds);
                     break 'turn self.serve_after_wait(Ok(()));
                 };
@@ -415,7 +423,8 @@ impl Context {
         let inner = &*self.inner;
         let ready = {
             let mut fds = inner.fds.borrow_mut();
-            fds.take_single().or_else(|| fds.take_ready())
+            let single = fds.next().and_then(|ready| fds.take_single(ready));
+            single.or_else(|| fds.take_ready())
         };
         let Some(ready) = ready else {
             return false;

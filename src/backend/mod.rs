@@ -175,7 +175,7 @@ impl ReadyList {
         self.events.len()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, index: usize) -> Option<Ready> {
         self.events.get(index).copied().map(Ready)
     }
