@@ -9,7 +9,7 @@
 //!
 //! The source leaves when all handles are gone: then it is dropped, or handed to the close callback.
 //! By then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to
-//! a source that was closed, without any unsafe code. The handler goes earlier, when the event ends
+//! a source that was closed. The handler goes earlier, when the event ends
 //! and isn't running.
 
 use crate::context::{Context, FdHandler, Inner, Meta};
@@ -17,7 +17,8 @@ use crate::error::AddFdError;
 use crate::flags::FdFlags;
 use crate::key::Key;
 use crate::sys;
-use std::cell::{Cell, RefCell};
+use crate::sys::source::Source;
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -65,21 +66,8 @@ pub struct Fd<S: 'static> {
 struct Shared<S> {
     inner: Rc<Inner>,
     key: Key,
-    /// Present until it leaves.
-    source: Option<S>,
-    on_close: Cell<Option<CloseCallback<S>>>,
+    source: Source<S>,
     meta: Meta,
-}
-
-/// (Small in an event, as few have one.)
-type CloseCallback<S> = Box<Box<dyn FnOnce(S)>>;
-
-impl<S> Drop for Shared<S> {
-    fn drop(&mut self) {
-        if let (Some(source), Some(on_close)) = (self.source.take(), self.on_close.take()) {
-            on_close(source);
-        }
-    }
 }
 
 /// What the table refers to, and the loop during a call.
@@ -175,11 +163,10 @@ impl Context {
             return Err(AddFdError::new(source, error));
         }
         let key = self.inner.fds.borrow().mux.next_key();
-        let mut shared = Rc::new(Shared {
+        let shared = Rc::new(Shared {
             inner: Rc::clone(&self.inner),
             key,
-            source: Some(source),
-            on_close: Cell::new(None),
+            source: Source::new(source),
             meta,
         });
         let registered = Rc::new(Registered {
@@ -196,18 +183,18 @@ impl Context {
             }
             Err((refused, error)) => {
                 drop(refused);
-                let source = take_source(&mut shared).unwrap_or_else(|| unreachable!());
-                Err(AddFdError::new(source, error))
+                match take_source(shared) {
+                    Ok(source) => Err(AddFdError::new(source, error)),
+                    Err(_) => unreachable!(),
+                }
             }
         }
     }
 }
 
 /// Takes the source out of an event that has ended, if nobody else refers to it.
-fn take_source<S>(shared: &mut Rc<Shared<S>>) -> Option<S> {
-    let shared = Rc::get_mut(shared)?;
-    shared.on_close.take();
-    shared.source.take()
+fn take_source<S>(shared: Rc<Shared<S>>) -> Result<S, Rc<Shared<S>>> {
+    Rc::try_unwrap(shared).map(|shared| shared.source.into_inner())
 }
 
 impl<S: 'static> Fd<S> {
@@ -225,12 +212,9 @@ impl<S: 'static> Fd<S> {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn get_ref(&self) -> &S {
-        match &self.shared.source {
-            Some(source) => source,
-            // It leaves when the last reference to `shared` goes, and this is one.
-            None => unreachable!(),
-        }
+        self.shared.source.get()
     }
 
     /// Ends the event and gives the source back, without calling the close callback.
@@ -253,10 +237,10 @@ impl<S: 'static> Fd<S> {
     /// ```
     pub fn into_source(self) -> Result<S, Fd<S>> {
         self.remove();
-        let mut shared = Rc::clone(&self.shared);
+        let shared = Rc::clone(&self.shared);
         // What is left of this handle removes an event that is gone already.
         drop(self);
-        take_source(&mut shared).ok_or(Fd { shared, owns: true })
+        take_source(shared).map_err(|shared| Fd { shared, owns: true })
     }
 
     /// What the event waits for.
@@ -411,9 +395,7 @@ impl<S: 'static> Fd<S> {
     #[doc(alias = "tevent_fd_set_close_fn")]
     #[doc(alias = "tevent_fd_set_auto_close")]
     pub fn on_close(&self, callback: impl FnOnce(S) + 'static) {
-        let callback = Box::new(Box::new(callback) as Box<dyn FnOnce(S)>);
-        let old = self.shared.on_close.replace(Some(callback));
-        drop(old);
+        self.shared.source.on_close(callback);
     }
 
     /// Ends the event: it is not called any more, and its descriptor is out of the kernel's set.

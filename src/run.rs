@@ -284,6 +284,7 @@ impl Context {
         'turns: loop {
             let turn = 'turn: {
                 if inner.state.is_busy() {
+                    inner.state.running_fd.set(None);
                     if inner.has_ended() {
                         inner.drop_ended();
                     }
@@ -292,8 +293,11 @@ impl Context {
                     }
                     break 'turn self.turn_in_full(is_run);
                 }
-                if finished() {
-                    return Ok(());
+                if !is_run {
+                    inner.state.running_fd.set(None);
+                    if finished() {
+                        return Ok(());
+                    }
                 }
                 let mut fds = inner.fds.borrow_mut();
                 let ready = match fds.next() {
@@ -344,6 +348,7 @@ impl Context {
     #[inline(never)]
     fn turn_in_full(&self, is_run: bool) -> io::Result<Turn> {
         let inner = &*self.inner;
+        inner.state.running_fd.set(None);
 
         // 1. and 2. Signals; what other threads have scheduled goes to the end of the immediates.
         if inner.doorbell.attention() != 0 && self.attend()? {
@@ -382,6 +387,7 @@ impl Context {
     #[inline(never)]
     fn serve_after_wait(&self, result: io::Result<()>) -> io::Result<Turn> {
         let inner = &*self.inner;
+        inner.state.running_fd.set(None);
         if let Err(error) = result {
             inner.after_failed_wait(error)?;
         }
@@ -434,6 +440,7 @@ impl Context {
         } else {
             self.call_fd(ready);
         }
+        inner.state.running_fd.set(None);
         true
     }
 
@@ -443,16 +450,16 @@ impl Context {
         let describe = || Some(SlowHandler::describe(EventKind::Fd, ready.handler.meta()));
         let timed = inner.start_timing(describe);
         self.call_fd(ready);
+        inner.state.running_fd.set(None);
         inner.finish_timing(timed);
     }
 
+    /// It is left to the caller to say that the handler doesn't run any more, before other code of
+    /// the user does. (Should the handler panic, the end of this loop does.)
     #[inline(always)]
     fn call_fd(&self, ready: ReadyFd) {
-        let state = &self.inner.state;
-        // Should the handler panic, the end of this loop puts this right.
-        state.running_fd.set(Some(ready.key));
+        self.inner.state.running_fd.set(Some(ready.key));
         ready.handler.call(self, ready.flags);
-        state.running_fd.set(None);
     }
 }
 

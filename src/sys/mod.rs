@@ -16,6 +16,7 @@ pub(crate) mod poll;
 pub(crate) mod ready;
 pub(crate) mod siginfo;
 pub(crate) mod signal;
+pub(crate) mod source;
 pub(crate) mod timeout;
 pub(crate) mod wakeup;
 
