@@ -175,7 +175,10 @@ impl fmt::Debug for Builder {
             .debug_struct("Builder")
             .field("backend", &backend)
             .field("batch", &self.batch)
-            .field("wait_timeout", &self.wait_timeout.unwrap_or(Timeout::TEVENT).limit())
+            .field(
+                "wait_timeout",
+                &self.wait_timeout.unwrap_or(Timeout::TEVENT).limit(),
+            )
             .field("starvation_budget", &self.starvation_budget)
             .field("nesting_allowed", &self.nesting_allowed)
             .finish()
@@ -195,7 +198,11 @@ impl Options {
     /// For how long a turn waits at most, of a loop that `is_run`: that is made by
     /// [`Context::run`], which returns to nobody when a wait is over.
     pub(crate) fn wait_timeout(&self, is_run: bool) -> Timeout {
-        let default = if is_run { Timeout::FOREVER } else { Timeout::TEVENT };
+        let default = if is_run {
+            Timeout::FOREVER
+        } else {
+            Timeout::TEVENT
+        };
         self.wait_timeout.get().unwrap_or(default)
     }
 }

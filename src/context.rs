@@ -14,9 +14,7 @@
 //! in which they find nothing.
 
 use crate::backend::mux::{Delivery, Mux};
-use crate::backend::{
-    AnyBackend, Backend, PlainWait, Ready, ReadyList, Token, WakeupTrigger,
-};
+use crate::backend::{AnyBackend, Backend, PlainWait, Ready, ReadyList, Token, WakeupTrigger};
 use crate::builder::{Builder, Options};
 use crate::flags::FdFlags;
 use crate::immediate::Immediates;
@@ -749,12 +747,22 @@ impl Fds {
         self.mux.settled()
     }
 
-    /// Fills the batch anew, in a loop that `is_run`. `None` if there is something in it then; else
-    /// the wait's result.
+    /// Fills the batch anew, in a loop that `is_run`, and says what is [next](Fds::next) in it.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is: this is the wait's result.
     #[inline(always)]
-    pub(crate) fn wait_plainly(&mut self, wait: PlainWait, is_run: bool) -> Option<io::Result<()>> {
+    pub(crate) fn wait_plainly(
+        &mut self,
+        wait: PlainWait,
+        is_run: bool,
+    ) -> Result<Ready, io::Result<()>> {
         self.next = 0;
-        wait.wait(self.limits[usize::from(is_run)], &mut self.ready)
+        match wait.wait(self.limits[usize::from(is_run)], &mut self.ready) {
+            None => self.next().ok_or(Ok(())),
+            Some(result) => Err(result),
+        }
     }
 
     /// Has the backend fill the batch anew.

@@ -17,8 +17,8 @@ use crate::error::AddFdError;
 use crate::flags::FdFlags;
 use crate::key::Key;
 use crate::sys;
+use crate::sys::closure::{ClosureCell, IsRunning};
 use crate::sys::source::Source;
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -74,8 +74,8 @@ struct Shared<S> {
 struct Registered<S: 'static, F> {
     /// Given to the handler. It doesn't own the event.
     event: Fd<S>,
-    /// Borrowed while it runs, and empty when the event has ended.
-    handler: RefCell<Option<F>>,
+    /// Taken out when the event has ended.
+    handler: ClosureCell<F>,
 }
 
 impl<S, F> FdHandler for Registered<S, F>
@@ -85,11 +85,8 @@ where
 {
     fn call(self: Rc<Self>, context: &Context, flags: FdFlags) {
         // It can't be running, as an event is suspended while its handler runs a loop.
-        if let Ok(mut handler) = self.handler.try_borrow_mut() {
-            if let Some(handler) = &mut *handler {
-                handler(context, &self.event, flags);
-            }
-        }
+        self.handler
+            .call(|handler| handler(context, &self.event, flags));
     }
 
     fn meta(&self) -> &Meta {
@@ -97,12 +94,9 @@ where
     }
 
     fn end(self: Rc<Self>) {
-        let closure = self.handler.try_borrow_mut().map(|mut place| place.take());
-        match closure {
-            // Code of the user, for which nothing is borrowed any more.
+        match self.handler.take() {
             Ok(closure) => drop(closure),
-            // It is running.
-            Err(_) => {
+            Err(IsRunning) => {
                 let inner = Rc::clone(&self.event.shared.inner);
                 inner.end_after_return(self);
             }
@@ -174,7 +168,7 @@ impl Context {
                 shared: Rc::clone(&shared),
                 owns: false,
             },
-            handler: RefCell::new(Some(handler)),
+            handler: ClosureCell::new(handler),
         });
         match self.inner.add_fd_event(number, flags, registered) {
             Ok(added) => {

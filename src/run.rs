@@ -313,17 +313,15 @@ impl Context {
                             drop(fds);
                             break 'turn self.turn_in_full(is_run);
                         }
-                        let nothing = fds.wait_plainly(wait, is_run);
+                        let first = fds.wait_plainly(wait, is_run);
                         doorbell.stay_awake();
-                        if let Some(result) = nothing {
-                            drop(fds);
-                            break 'turn self.serve_after_wait(result);
+                        match first {
+                            Ok(ready) => ready,
+                            Err(result) => {
+                                drop(fds);
+                                break 'turn self.serve_after_wait(result);
+                            }
                         }
-                        let Some(ready) = fds.next() else {
-                            drop(fds);
-                            break 'turn self.serve_after_wait(Ok(()));
-                        };
-                        ready
                     }
                 };
                 if !doorbell.is_quiet() {

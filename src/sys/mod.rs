@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod closure;
 pub(crate) mod doorbell;
 #[cfg(target_os = "linux")]
 pub(crate) mod epoll;
