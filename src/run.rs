@@ -438,7 +438,6 @@ impl Context {
         } else {
             self.call_fd(ready);
         }
-        inner.state.running_fd.set(None);
         true
     }
 
