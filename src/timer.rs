@@ -74,7 +74,7 @@ impl Context {
         deadline: Instant,
         handler: impl FnMut(&Context, &Timer) + 'static,
     ) -> Timer {
-        self.add_timer_at(deadline, Handler::new(handler), Location::caller())
+        self.add_timer_at(deadline, Location::caller(), handler)
     }
 
     /// Calls `handler` when `delay` has passed. A delay of more than 584 years is taken for
@@ -101,22 +101,26 @@ impl Context {
         delay: Duration,
         handler: impl FnMut(&Context, &Timer) + 'static,
     ) -> Timer {
-        self.add_timer_at(after(delay), Handler::new(handler), Location::caller())
+        self.add_timer_at(after(delay), Location::caller(), handler)
     }
 
+    #[inline(always)]
     fn add_timer_at(
         &self,
         deadline: Instant,
-        handler: TimerHandler,
         location: &'static Location<'static>,
+        handler: impl FnMut(&Context, &Timer) + 'static,
     ) -> Timer {
-        let inner = Rc::clone(&self.inner);
-        let key = inner
-            .timers
-            .borrow_mut()
-            .insert(deadline, handler, location);
-        inner.state.set_busy();
-        Timer { inner, key }
+        let handler = Handler::new(handler);
+        self.inner.state.set_busy();
+        let mut timers = self.inner.timers.borrow_mut();
+        // Apart: should this panic, the handler is dropped when nothing is borrowed.
+        timers.reserve(deadline, location);
+        let key = timers.insert(deadline, handler, location);
+        Timer {
+            inner: Rc::clone(&self.inner),
+            key,
+        }
     }
 
     /// Calls the first timer that is due, if there is one. If the clock had to be read for that,
@@ -176,6 +180,15 @@ impl Context {
             handler.call(self, &call.timer);
         }
         call.finish();
+    }
+}
+
+impl Inner {
+    /// Not a handle's own function, as that would have to be in memory for it.
+    #[inline(never)]
+    fn remove_timer(&self, key: Key) {
+        let removed = self.timers.borrow_mut().remove(key);
+        drop(removed);
     }
 }
 
@@ -323,10 +336,9 @@ impl Timer {
     /// # Ok(())
     /// # }
     /// ```
-    #[inline(never)]
+    #[inline]
     pub fn remove(&self) {
-        let removed = self.inner.timers.borrow_mut().remove(self.key);
-        drop(removed);
+        self.inner.remove_timer(self.key);
     }
 
     /// Leaves the timer to the context, until it has fired (and its handler has not armed it
@@ -413,7 +425,7 @@ impl Timer {
 impl Drop for Timer {
     #[inline]
     fn drop(&mut self) {
-        if self.key != NO_TIMER {
+        if self.key.index() != NO_TIMER.index() {
             self.remove();
         }
     }

@@ -138,65 +138,87 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         self.armed
     }
 
-    /// Adds an armed timer.
+    /// Makes room for one more timer, with this deadline.
     ///
     /// # Panics
     ///
     /// When there are 2³¹ - 1 timers already.
-    #[inline]
+    #[inline(always)]
+    pub(crate) fn reserve(&mut self, deadline: D, location: &'static Location<'static>) {
+        if self.vacant == NOWHERE
+            || self.heap.len() == self.heap.capacity()
+            || self.next_sequence == u32::MAX
+        {
+            self.make_room(deadline, location);
+        }
+    }
+
+    #[cold]
+    fn make_room(&mut self, deadline: D, location: &'static Location<'static>) {
+        if self.next_sequence == u32::MAX {
+            self.renumber();
+        }
+        if self.vacant == NOWHERE {
+            self.push_vacant(deadline, location);
+        }
+        if self.heap.len() == self.heap.capacity() {
+            grow(&mut self.heap);
+        }
+    }
+
+    /// Adds an armed timer. There [is room](TimerQueue::reserve) for it.
+    #[inline(always)]
     pub(crate) fn insert(
         &mut self,
         deadline: D,
         handler: H,
         location: &'static Location<'static>,
     ) -> Key {
-        if self.next_sequence == u32::MAX {
-            self.renumber();
-        }
+        let index = self.vacant;
         let sequence = self.next_sequence;
         let generation = self.next_generation;
-        let place = self.heap.len() as u32;
-        let mut index = self.vacant;
-        if let Some(entry) = self.entries.get_mut(index as usize) {
-            self.vacant = entry.place;
-            entry.deadline = deadline;
-            // A vacant entry has none that were to be dropped.
-            mem::forget(entry.handler.replace(handler));
-            entry.location = location;
-            entry.generation = Some(generation);
-            entry.sequence = sequence;
-            entry.place = place;
-            entry.armed = true;
-            entry.suspended = false;
-            entry.detached = false;
-            entry.noted = false;
-        } else {
-            index = self.entries.len() as u32;
-            assert!(index < RUN - 1, "more than 2^31 - 1 timers");
-            let entry = Entry {
-                deadline,
-                handler: Some(handler),
-                location,
-                generation: Some(generation),
-                sequence,
-                place,
-                armed: true,
-                suspended: false,
-                detached: false,
-                noted: false,
-            };
-            push(&mut self.entries, entry);
-        }
+        let entry = &mut self.entries[index as usize];
+        self.vacant = entry.place;
         self.next_generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         self.next_sequence = sequence + 1;
         self.armed += 1;
-        let node = Node {
+        entry.deadline = deadline;
+        // A vacant entry has none that were to be dropped.
+        mem::forget(entry.handler.replace(handler));
+        entry.location = location;
+        entry.generation = Some(generation);
+        entry.sequence = sequence;
+        entry.place = self.heap.len() as u32;
+        entry.armed = true;
+        entry.suspended = false;
+        entry.detached = false;
+        entry.noted = false;
+        self.heap.push(Node {
             deadline,
             sequence,
             index,
-        };
-        push(&mut self.heap, node);
+        });
         Key::new(index, generation)
+    }
+
+    /// Adds the only vacant entry. What is in there means nothing.
+    fn push_vacant(&mut self, deadline: D, location: &'static Location<'static>) {
+        let index = self.entries.len() as u32;
+        assert!(index < RUN - 1, "more than 2^31 - 1 timers");
+        let entry = Entry {
+            deadline,
+            handler: None,
+            location,
+            generation: None,
+            sequence: 0,
+            place: NOWHERE,
+            armed: false,
+            suspended: false,
+            detached: false,
+            noted: false,
+        };
+        push(&mut self.entries, entry);
+        self.vacant = index;
     }
 
     #[inline]
@@ -574,6 +596,9 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         let place = place as usize;
         if place < self.settled {
             self.remove_settled(place);
+        } else if place + 1 == self.heap.len() {
+            // Of pending ones the newest goes most often.
+            self.heap.pop();
         } else if place < self.heap.len() {
             self.heap.swap_remove(place);
             self.note_place(place);
@@ -726,6 +751,11 @@ mod tests {
 
     type Queue<H> = TimerQueue<u64, H, u32>;
 
+    fn add<H>(queue: &mut Queue<H>, deadline: u64, handler: H) -> Key {
+        queue.reserve(deadline, Location::caller());
+        queue.insert(deadline, handler, Location::caller())
+    }
+
     #[derive(Clone, Debug)]
     enum Operation {
         Add(u64),
@@ -813,7 +843,7 @@ mod tests {
                 let mut looked = false;
                 match operation {
                     Operation::Add(deadline) => {
-                        let key = queue.insert(deadline, number, Location::caller());
+                        let key = add(&mut queue, deadline, number);
                         *queue.note_or_insert_with(key, || 0).unwrap() = number;
                         model.timers.push((key, number, None));
                         model.arm(model.timers.len() - 1, deadline);
@@ -953,16 +983,16 @@ mod tests {
     #[test]
     fn a_key_of_a_removed_timer_finds_nothing_when_its_place_is_used_again() {
         let mut queue = Queue::new();
-        let old = queue.insert(1, "old", Location::caller());
+        let old = add(&mut queue, 1, "old");
         assert_eq!(queue.remove(old), Some("old"));
-        let new = queue.insert(2, "new", Location::caller());
+        let new = add(&mut queue, 2, "new");
         assert_eq!(old.index(), new.index(), "the place is used again");
         assert!(!queue.arm(old, 0));
         assert_eq!(queue.remove(old), None);
         queue.disarm(old);
         assert_eq!(queue.deadline(new), Some(2));
         assert_eq!(queue.take_all().len(), 1);
-        let newest = queue.insert(3, "newest", Location::caller());
+        let newest = add(&mut queue, 3, "newest");
         assert_eq!(
             queue.remove(new),
             None,
@@ -986,9 +1016,7 @@ mod tests {
     #[test]
     fn postponing_moves_no_node() {
         let mut queue = Queue::new();
-        let keys: Vec<Key> = (0..100)
-            .map(|number| queue.insert(10, number, Location::caller()))
-            .collect();
+        let keys: Vec<Key> = (0..100).map(|number| add(&mut queue, 10, number)).collect();
         assert_eq!(queue.next_deadline(), Some(10));
         let before = order(&queue);
         for deadline in 11..1000 {
@@ -1006,12 +1034,12 @@ mod tests {
     fn what_is_added_and_removed_between_two_looks_never_is_in_the_heap() {
         let mut queue = Queue::new();
         for number in 0..100 {
-            queue.insert(1000 - number, number, Location::caller());
+            add(&mut queue, 1000 - number, number);
         }
         assert_eq!(queue.next_deadline(), Some(901));
         let before = order(&queue);
         for number in 0..10 {
-            let key = queue.insert(number, number, Location::caller());
+            let key = add(&mut queue, number, number);
             assert!(queue.remove(key).is_some());
         }
         assert_eq!(before, order(&queue));
@@ -1021,7 +1049,7 @@ mod tests {
     fn what_is_added_at_once_is_sorted_once_and_taken_from_the_front() {
         let mut queue = Queue::new();
         for number in 0..1000_u64 {
-            queue.insert(number * 7919 % 1000, number, Location::caller());
+            add(&mut queue, number * 7919 % 1000, number);
         }
         assert_eq!(queue.next_deadline(), Some(0));
         assert_eq!((queue.run.len(), queue.heap.len()), (1000, 0));

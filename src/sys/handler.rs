@@ -14,7 +14,12 @@ use std::mem::{self, MaybeUninit};
 use std::ptr;
 
 /// Room for a small closure. Pointers, so that pointers that were captured stay such.
-type Room = MaybeUninit<[*const (); 2]>;
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Room {
+    first: MaybeUninit<*const ()>,
+    second: MaybeUninit<*const ()>,
+}
 
 /// What knows the closure's type. Both functions need a room with a closure of that type.
 struct Functions<A, B> {
@@ -47,14 +52,14 @@ impl<F: 'static> Kind<F> {
             call: |room, a, b| {
                 // SAFETY: see `Functions`: `Handler::keep` has put an `F` there. It is borrowed
                 // for no longer than the room.
-                let closure = unsafe { &mut *room.as_mut_ptr().cast::<F>() };
+                let closure = unsafe { &mut *ptr::from_mut(room).cast::<F>() };
                 closure(a, b);
             },
             drop: if mem::needs_drop::<F>() {
                 Some(|room| {
                     // SAFETY: as above. The handler's destructor is the only one to call this, so
                     // nobody uses the closure afterwards.
-                    unsafe { ptr::drop_in_place(room.as_mut_ptr().cast::<F>()) }
+                    unsafe { ptr::drop_in_place(ptr::from_mut(room).cast::<F>()) }
                 })
             } else {
                 None
@@ -82,10 +87,13 @@ impl<A: 'static, B: 'static> Handler<A, B> {
         F: FnMut(&A, &B) + 'static,
     {
         assert!(const { Kind::<F>::FITS });
-        let mut room = Room::uninit();
+        let mut room = Room {
+            first: MaybeUninit::uninit(),
+            second: MaybeUninit::uninit(),
+        };
         // SAFETY: as was just asserted, the room is large enough and aligned. From here on the
         // closure is the handler's to drop.
-        unsafe { room.as_mut_ptr().cast::<F>().write(closure) };
+        unsafe { (&raw mut room).cast::<F>().write(closure) };
         Handler {
             functions: const { &Kind::<F>::functions() },
             room,
@@ -106,8 +114,13 @@ impl<A: 'static, B: 'static> Drop for Handler<A, B> {
     #[inline(always)]
     fn drop(&mut self) {
         if let Some(drop) = self.functions.drop {
-            // SAFETY: as in `call`, and this is the last that happens to the handler.
-            unsafe { drop(&mut self.room) }
+            // The address of a copy, so that a handler that needs none of this may be moved word by
+            // word, or not at all.
+            let Room { first, second } = self.room;
+            let mut room = Room { first, second };
+            // SAFETY: as in `call`. The closure is moved into the copy, as nothing happens to the
+            // handler after this.
+            unsafe { drop(&mut room) }
         }
     }
 }
