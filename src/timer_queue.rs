@@ -8,19 +8,20 @@
 //! Two things are put off until somebody asks for the first timer. New nodes are *pending*: they
 //! wait behind the heap, in the same vector, so that a timer that is added and removed between two
 //! turns never was in the heap. If many are added at once, they are sorted instead, and are then the
-//! *run* beside the heap, from whose front they are taken one after the other. And what a node says is a *lower bound* of what its entry wants. Postponing a timer, and disarming it,
-//! only write to the entry; the node is put right when it comes to the top. An idle timeout that is
-//! pushed back at every request therefore costs a store, and one sift when its first deadline
-//! passes. At most one node exists per entry and removing an entry removes its node, so nothing
-//! piles up.
+//! *run* beside the heap, from whose front they are taken one after the other. And what a node says
+//! is a *lower bound* of what its entry wants. Postponing a timer, and disarming it, only write to
+//! the entry; the node is put right when it comes to the top. An idle timeout that is pushed back at
+//! every request therefore costs a store, and one sift when its first deadline passes. At most one
+//! node exists per entry and removing an entry removes its node, so nothing piles up.
 //!
 //! A node that is taken out of the middle of the run leaves a gap there; when there are more gaps than
 //! nodes, the run is compacted.
 //!
 //! Invariants: `heap[..settled]` is a heap; `run[next..]` is sorted; `entries[node.index].place` is
-//! the index in `heap` for every node in there, or `RUN` and the index in `run`; a node's `(deadline, sequence)` is not after that of its entry; an armed entry has a node unless
-//! it is suspended; `armed` counts the armed entries that aren't. An entry without a generation is
-//! vacant, and `place` links it to the next one.
+//! the index in `heap` for every node in there, or `RUN` and the index in `run`; a node's `(deadline,
+//! sequence)` is not after that of its entry; an armed entry has a node unless it is suspended;
+//! `armed` counts the armed entries that aren't. An entry without a generation is vacant, has neither
+//! handler nor note, and `place` links it to the next one.
 //!
 //! The table isn't [`Slots`](crate::key::Slots), since entries are to be no larger than a cache
 //! line: there may be very many timers.
@@ -846,6 +847,7 @@ mod tests {
                 match operation {
                     Operation::Add(deadline) => {
                         let key = add(&mut queue, deadline, number);
+                        prop_assert_eq!(queue.note(key), None);
                         *queue.note_or_insert_with(key, || 0).unwrap() = number;
                         model.timers.push((key, number, None));
                         model.arm(model.timers.len() - 1, deadline);
@@ -978,6 +980,12 @@ mod tests {
             }
             for entry in occupied().filter(|entry| entry.armed) {
                 assert_eq!(entry.place == NOWHERE, entry.suspended);
+            }
+            for (index, entry) in (0..).zip(&self.entries) {
+                let is_vacant = entry.generation.is_none();
+                assert!(!is_vacant || entry.handler.is_none());
+                let is_noted = !is_vacant && entry.noted;
+                assert_eq!(is_noted, self.notes.contains_key(&index));
             }
         }
     }

@@ -21,6 +21,8 @@ struct Room {
     second: MaybeUninit<*const ()>,
 }
 
+type Boxed<A, B> = Box<dyn FnMut(&A, &B)>;
+
 /// What knows the closure's type. Both functions need a room with a closure of that type.
 struct Functions<A, B> {
     call: unsafe fn(&mut Room, &A, &B),
@@ -33,7 +35,7 @@ pub(crate) struct Handler<A: 'static, B: 'static> {
     functions: &'static Functions<A, B>,
     room: Room,
     /// As little as such a box may this go to another thread.
-    closure: PhantomData<Box<dyn FnMut(&A, &B)>>,
+    closure: PhantomData<Boxed<A, B>>,
 }
 
 /// A type of closure, for its functions.
