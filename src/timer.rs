@@ -23,7 +23,8 @@ pub(crate) type Timers = TimerQueue<Instant, TimerHandler, Meta>;
 ///
 /// It fires once for each time it is armed, never before its deadline. Its handler, or whoever has
 /// the handle, can arm it again, which allocates nothing. Dropping the handle removes it;
-/// [`detach`](Timer::detach) leaves it to the context until it has fired.
+/// [`detach`](Timer::detach) leaves it to the context until it has fired. A closure that captures no
+/// more than two words costs no allocation.
 ///
 /// A repeating timer without drift:
 ///
