@@ -43,8 +43,8 @@ const NOWHERE: u32 = u32::MAX;
 const RUN: u32 = 1 << 31;
 /// How many pending nodes are worth a run, and how many gaps are not worth the trouble.
 const MANY: usize = if cfg!(test) { 4 } else { 64 };
-/// What part of its length a vector has more than it needs, at most; but room for how many it has
-/// from the beginning.
+/// What part of its length a vector has more than it needs, at most; but there is always room for a
+/// few.
 const SLACK: usize = 12;
 const FEW: usize = 4;
 
@@ -739,12 +739,7 @@ fn push<E>(vector: &mut Vec<E>, element: E) {
 
 #[cold]
 fn grow<E>(vector: &mut Vec<E>) {
-    let length = vector.len();
-    if length < FEW {
-        vector.reserve_exact(FEW - length);
-    } else {
-        vector.reserve_exact(1.max(length / SLACK));
-    }
+    vector.reserve_exact(FEW.max(vector.len() / SLACK));
 }
 
 #[cfg(test)]
