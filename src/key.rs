@@ -19,9 +19,13 @@ pub(crate) struct Key(NonZeroU64);
 
 impl Key {
     #[inline]
-    pub(crate) fn new(index: u32, generation: NonZeroU32) -> Key {
-        let bits = u64::from(generation.get()) << 32 | u64::from(index);
-        Key(NonZeroU64::new(bits).unwrap_or_else(|| unreachable!()))
+    pub(crate) const fn new(index: u32, generation: NonZeroU32) -> Key {
+        let bits = (generation.get() as u64) << 32 | index as u64;
+        match NonZeroU64::new(bits) {
+            Some(bits) => Key(bits),
+            // The generation isn't 0.
+            None => unreachable!(),
+        }
     }
 
     #[inline]
