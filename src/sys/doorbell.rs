@@ -426,6 +426,34 @@ mod tests {
     }
 
     #[test]
+    fn giving_back_waits_for_whoever_rings() {
+        let wakeup = Wakeup::new().expect("a descriptor");
+        let doorbell = Doorbell::claim(wakeup.write_number());
+        let [is_inside, is_over, has_left] = [const { AtomicBool::new(false) }; 3];
+        let wait_for = |flag: &AtomicBool| {
+            while !flag.load(SeqCst) {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                doorbell.ring_if(REMOTE, || {
+                    is_inside.store(true, SeqCst);
+                    wait_for(&is_over);
+                    // Gives the other thread a chance to be wrong.
+                    (0..1000).for_each(|_| std::thread::yield_now());
+                    has_left.store(true, SeqCst);
+                    false
+                });
+            });
+            wait_for(&is_inside);
+            is_over.store(true, SeqCst);
+            doorbell.release();
+            assert!(has_left.load(SeqCst));
+        });
+    }
+
+    #[test]
     #[cfg(target_os = "linux")]
     fn whoever_rings_first_wakes_a_sleeping_loop_and_nobody_else_does() {
         use std::io::Read;
