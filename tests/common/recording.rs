@@ -27,6 +27,7 @@ pub struct Recorder {
     pub fail_modify: Cell<Option<i32>>,
     pub fail_remove: Cell<Option<i32>>,
     pub fail_wait: Cell<Option<i32>>,
+    pub fail_reopen: Cell<Option<i32>>,
 }
 
 impl Recorder {
@@ -171,7 +172,8 @@ impl Backend for Recording {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.recorder.calls.borrow_mut().push(Call::Reopen);
+        let recorder = &self.recorder;
+        recorder.record(Call::Reopen, &recorder.fail_reopen)?;
         self.watches.clear();
         Ok(())
     }
