@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tevent::{BackendKind, SignalFlags, Signum};
+use tevent::{BackendKind, Context, SignalFlags, Signum};
 
 on_every_backend!(
     signals_go_before_immediates_those_before_timers_and_those_before_descriptors,
@@ -16,6 +16,7 @@ on_every_backend!(
     what_a_handler_adds_is_for_the_next_turn,
     other_threads_work_goes_behind_the_immediates_scheduled_before,
     other_threads_work_goes_before_timers_and_descriptors,
+    other_threads_work_goes_before_the_rest_of_a_batch,
     work_from_another_thread_wakes_the_loop,
     a_turn_that_finds_nothing_says_so,
     a_timer_that_became_due_while_waiting_runs_in_the_same_turn,
@@ -170,6 +171,25 @@ fn other_threads_work_goes_before_timers_and_descriptors(kind: BackendKind) {
     );
     assert_eq!(turns(&context, 2), 2);
     assert_eq!(log.take(), "timer descriptor");
+}
+
+fn other_threads_work_goes_before_the_rest_of_a_batch(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let _events = [(); 2].map(|()| {
+        let (ours, peer) = readable();
+        let (inner, remote) = (log.clone(), context.remote());
+        let event = context.add_fd(ours, READ, move |_, event, _| {
+            drain(event.get_ref());
+            inner.add("descriptor");
+            assert!(remote.schedule(Context::stop));
+        });
+        (event.unwrap(), peer)
+    });
+    for _ in 0..2 {
+        context.run().unwrap();
+        assert_eq!(log.take(), "descriptor");
+    }
 }
 
 fn work_from_another_thread_wakes_the_loop(kind: BackendKind) {

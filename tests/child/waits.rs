@@ -228,7 +228,11 @@ fn a_wait_for_a_child_that_somebody_else_has_reaped_is_an_error(kind: BackendKin
         let told = ends.result_of(process.pid).unwrap_err();
         for error in errors {
             assert_no_child(&error);
-            assert_eq!(error.to_string(), told.to_string(), "as the handler is told");
+            assert_eq!(
+                error.to_string(),
+                told.to_string(),
+                "as the handler is told"
+            );
         }
     });
 }
