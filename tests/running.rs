@@ -458,3 +458,15 @@ fn what_rings_before_a_busy_loop_waits_keeps_it_from_waiting() {
     let blocks = Call::Wait(Some(GUARD));
     assert!(!recorder.take().contains(&blocks), "it didn't block");
 }
+
+#[test]
+fn a_descriptor_that_is_always_ready_keeps_no_timer_waiting() {
+    let (context, _recorder) = recorded();
+    let start = Instant::now();
+    let (ours, _peer) = readable();
+    let _event = context.add_fd(ours, READ, move |_, _, _| {
+        assert!(start.elapsed() < GUARD, "the timer isn't called");
+    });
+    let _timer = context.add_timer_after(Duration::from_millis(2), |context, _| context.stop());
+    context.run().unwrap();
+}
