@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::recording::{Call, recorded};
+use common::recording::{Call, recorded, recording_by_default};
 use common::*;
 use std::cell::Cell;
 use std::io::Write;
@@ -27,6 +27,7 @@ on_every_backend!(
     stop_without_a_loop_does_nothing,
     a_wait_timeout_of_zero_does_not_block,
     a_wait_timeout_is_waited_for_in_full,
+    a_wait_timeout_set_in_a_handler_holds_for_the_next_wait,
     without_a_wait_timeout_a_turn_waits_for_a_descriptor,
     next_deadline_is_the_first_timers,
     next_deadline_is_now_while_something_is_scheduled_or_changed,
@@ -469,4 +470,60 @@ fn a_descriptor_that_is_always_ready_keeps_no_timer_waiting() {
     });
     let _timer = context.add_timer_after(Duration::from_millis(2), |context, _| context.stop());
     context.run().unwrap();
+}
+
+fn a_wait_timeout_set_in_a_handler_holds_for_the_next_wait(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, _theirs) = readable();
+    let calls = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&calls);
+    let _fd = context.add_fd(ours, READ, move |context, event, _| {
+        counter.set(counter.get() + 1);
+        if counter.get() == 3 {
+            drain(event.get_ref());
+            context.set_wait_timeout(Some(Duration::from_millis(1)));
+        }
+    });
+    let asked = Cell::new(0);
+    run_until(&context, "the condition is asked after the wait", || {
+        asked.set(asked.get() + usize::from(calls.get() == 3));
+        asked.get() >= 3
+    });
+}
+
+/// How long each loop waits without a wait timeout of its own, and with one; with and without a
+/// timer.
+#[test]
+fn only_run_waits_for_as_long_as_it_takes_by_default() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    const TEVENTS: Duration = Duration::from_secs(30);
+    let (builder, recorder) = recording_by_default();
+    let context = builder.build().unwrap();
+    assert_eq!(context.wait_timeout(), Some(TEVENTS));
+    let (ours, _theirs) = readable();
+    let _fd = context.add_fd(ours, READ, |context, _, _| context.stop());
+    let waits = || {
+        recorder.take();
+        context.run().unwrap();
+        context.run_until(|| false).unwrap();
+        assert!(context.run_once().unwrap());
+        let limit = |call| match call {
+            Call::Wait(limit) => limit,
+            other => panic!("{other:?}"),
+        };
+        recorder.take().into_iter().map(limit).collect::<Vec<_>>()
+    };
+    assert_eq!(waits(), [None, Some(TEVENTS), Some(TEVENTS)]);
+
+    let timer = context.add_timer_after(HOUR, |_, _| ());
+    let with_timer = waits();
+    let to_timer = with_timer[0].expect("run waits for the timer");
+    assert!(to_timer > TEVENTS && to_timer <= HOUR, "{to_timer:?}");
+    assert_eq!(with_timer[1..], [Some(TEVENTS), Some(TEVENTS)]);
+    drop(timer);
+
+    context.set_wait_timeout(Some(TEVENTS));
+    assert_eq!(waits(), [Some(TEVENTS); 3]);
+    context.set_wait_timeout(None);
+    assert_eq!(waits(), [None; 3]);
 }

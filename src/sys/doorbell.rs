@@ -172,6 +172,13 @@ impl Doorbell {
         self.attention.load(Ordering::Acquire)
     }
 
+    /// Whether nothing asks for attention, as far as this thread has heard; for a turn that leaves
+    /// the rest to one that asks for [`attention`](Doorbell::attention).
+    #[inline(always)]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.attention.load(Relaxed) == 0
+    }
+
     /// Says that what `bits` announced is about to be looked at.
     pub(crate) fn attend(&self, bits: u32) {
         self.attention.fetch_and(!bits, SeqCst);

@@ -80,13 +80,19 @@ impl Recording {
 
 /// A builder with the recording backend.
 pub fn recording() -> (Builder, Rc<Recorder>) {
+    let (builder, recorder) = recording_by_default();
+    (builder.wait_timeout(Some(super::GUARD)), recorder)
+}
+
+/// The same, of which the wait timeout isn't set.
+pub fn recording_by_default() -> (Builder, Rc<Recorder>) {
     let recorder = Rc::new(Recorder::default());
     let backend = Recording {
         recorder: Rc::clone(&recorder),
         watches: Vec::new(),
     };
     let builder = Context::builder().custom_backend(Box::new(backend));
-    (builder.wait_timeout(Some(super::GUARD)), recorder)
+    (builder, recorder)
 }
 
 /// A context with the recording backend, the registration of its wake-up descriptor left out.
