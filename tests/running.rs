@@ -5,9 +5,11 @@ mod common;
 use common::recording::{Call, recorded, recording_by_default};
 use common::*;
 use std::cell::Cell;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tevent::{BackendKind, Context, SignalFlags, Signum};
+use tevent::{BackendKind, Context, Fd, Signal, SignalFlags, SignalInfo, Signum};
 
 on_every_backend!(
     run_returns_at_once_when_there_is_nothing,
@@ -376,6 +378,98 @@ fn a_loop_that_runs_without_waiting_never_asks_for_the_kernel() {
     immediate.schedule();
     context.run().unwrap();
     assert_eq!(recorder.take(), [], "immediates need no system call");
+}
+
+/// A loop that has nothing but a descriptor, which is ready each time, and calls `happen` in its
+/// first call. How often it was called until `run` returned.
+fn calls_until_the_end(
+    context: &Context,
+    happen: impl FnOnce(&Context, &Fd<UnixStream>) + 'static,
+) -> (std::io::Result<()>, usize) {
+    let (ours, _peer) = readable();
+    let calls = Rc::new(Cell::new(0));
+    let (counter, happening) = (Rc::clone(&calls), Cell::new(Some(happen)));
+    let _event = context.add_fd(ours, READ, move |context, event, _| {
+        counter.set(counter.get() + 1);
+        assert!(counter.get() < 100, "the loop never ends");
+        if let Some(happen) = happening.take() {
+            happen(context, event);
+        }
+    });
+    let result = context.run();
+    (result, calls.get())
+}
+
+#[test]
+fn a_wait_that_fails_ends_a_busy_loop() {
+    let (context, recorder) = recorded();
+    let (result, calls) = calls_until_the_end(&context, move |_, _| {
+        recorder.fail_wait.set(Some(libc::ENOMEM));
+    });
+    let error = result.expect_err("the backend failed").to_string();
+    assert!(error.starts_with("wait: "), "{error}");
+    assert_eq!(calls, 1);
+}
+
+#[test]
+fn a_signal_that_comes_while_a_busy_loop_waits_goes_before_descriptors() {
+    let (context, recorder) = recorded();
+    let log = Log::new();
+    let (ours, mut theirs) = pair();
+    let _fd = context.add_fd(ours, READ, log.fd("descriptor")).unwrap();
+    let inner = log.clone();
+    let handler = move |context: &Context, _: &Signal, _: &SignalInfo| {
+        inner.add("signal");
+        if inner.len() == 2 {
+            context.stop();
+        }
+    };
+    let _signal = context
+        .add_signal(Signum::SIGUSR1, SignalFlags::empty(), handler)
+        .unwrap();
+    // SAFETY: no memory is involved, and the signal has a handler.
+    let raise = || _ = unsafe { libc::raise(libc::SIGUSR1) };
+    // The first has the backend report the wake-up descriptor behind the other one from then on.
+    let record = Rc::clone(&recorder);
+    recorder.in_wait.set(Some(Box::new(move || {
+        raise();
+        record.in_wait.set(Some(Box::new(move || {
+            theirs.write_all(b"x").unwrap();
+            raise();
+        })));
+    })));
+    context.run().unwrap();
+    assert_eq!(log.take(), "signal signal");
+}
+
+#[test]
+fn what_rings_before_a_busy_loop_waits_keeps_it_from_waiting() {
+    let (context, recorder) = recorded();
+    let record = Rc::clone(&recorder);
+    let (result, calls) = calls_until_the_end(&context, move |context, event| {
+        drain(event.get_ref());
+        let remote = context.remote();
+        let ring = move || assert!(remote.schedule(Context::stop));
+        record.in_modify.set(Some(Box::new(ring)));
+        event.set_flags(READ | ERROR);
+        record.take();
+    });
+    result.unwrap();
+    assert_eq!(calls, 1);
+    let blocks = Call::Wait(Some(GUARD));
+    assert!(!recorder.take().contains(&blocks), "it didn't block");
+}
+
+#[test]
+fn a_descriptor_that_is_always_ready_keeps_no_timer_waiting() {
+    let (context, _recorder) = recorded();
+    let start = Instant::now();
+    let (ours, _peer) = readable();
+    let _event = context.add_fd(ours, READ, move |_, _, _| {
+        assert!(start.elapsed() < GUARD, "the timer isn't called");
+    });
+    let _timer = context.add_timer_after(Duration::from_millis(2), |context, _| context.stop());
+    context.run().unwrap();
 }
 
 fn a_wait_timeout_set_in_a_handler_holds_for_the_next_wait(kind: BackendKind) {
