@@ -277,6 +277,7 @@ mod immediate;
 mod immediate_queue;
 mod key;
 mod remote;
+mod request;
 mod run;
 mod signal;
 mod signal_stream;
@@ -302,6 +303,9 @@ pub use flags::{FdFlags, SignalFlags};
 pub use fork::Fork;
 pub use immediate::Immediate;
 pub use remote::Remote;
+pub use request::{
+    Completer, Request, RequestError, RequestInfo, RequestState, RequestTree,
+};
 pub use run::Nesting;
 pub use signal::{Signal, SignalInfo};
 pub use signal_stream::SignalStream;
