@@ -276,6 +276,7 @@ mod fork;
 mod immediate;
 mod immediate_queue;
 mod key;
+mod queue;
 mod remote;
 mod request;
 mod run;
@@ -302,10 +303,9 @@ pub use fd::Fd;
 pub use flags::{FdFlags, SignalFlags};
 pub use fork::Fork;
 pub use immediate::Immediate;
+pub use queue::{Queue, QueueEntry, QueueTurn};
 pub use remote::Remote;
-pub use request::{
-    Completer, Request, RequestError, RequestInfo, RequestState, RequestTree,
-};
+pub use request::{Completer, Request, RequestError, RequestInfo, RequestState, RequestTree};
 pub use run::Nesting;
 pub use signal::{Signal, SignalInfo};
 pub use signal_stream::SignalStream;

@@ -418,7 +418,9 @@ impl<T, E> Completer<T, E> {
     /// # }
     /// ```
     pub fn finish_with(&self, request: Request<T, E>) -> bool {
-        self.then(request, |_, completer, outcome| _ = completer.finish(outcome))
+        self.then(request, |_, completer, outcome| {
+            _ = completer.finish(outcome)
+        })
     }
 
     /// Keeps `value` until the request has ended, by whatever, and drops it then, before the callback

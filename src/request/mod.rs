@@ -18,6 +18,7 @@ use crate::timer::after;
 use state::{Node, Shared};
 use std::any::Any;
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
@@ -255,13 +256,16 @@ impl<E: Error> Error for RequestError<E> {
 
 impl<E: Into<io::Error>> From<RequestError<E>> for io::Error {
     fn from(error: RequestError<E>) -> io::Error {
-        let kind = match error {
+        let other: RequestError<Infallible> = match error {
             RequestError::Failed(error) => return error.into(),
-            RequestError::TimedOut => io::ErrorKind::TimedOut,
-            RequestError::Cancelled | RequestError::Abandoned => io::ErrorKind::Other,
+            RequestError::TimedOut => {
+                let timed_out: RequestError<Infallible> = RequestError::TimedOut;
+                return io::Error::new(io::ErrorKind::TimedOut, timed_out);
+            }
+            RequestError::Cancelled => RequestError::Cancelled,
+            RequestError::Abandoned => RequestError::Abandoned,
         };
-        let error = error.map(|_| io::Error::from(io::ErrorKind::Other));
-        io::Error::new(kind, error)
+        io::Error::other(other)
     }
 }
 

@@ -137,11 +137,7 @@ impl Core {
         }
         let parent = self.parent.take().and_then(|parent| parent.upgrade());
         if let Some(parent) = parent {
-            let left = parent
-                .core()
-                .sub_requests
-                .borrow_mut()
-                .remove(&self.number);
+            let left = parent.core().sub_requests.borrow_mut().remove(&self.number);
             drop(left);
         }
     }
