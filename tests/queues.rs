@@ -401,10 +401,21 @@ fn only_the_first_entry_can_be_untriggered_and_only_if_it_can_be_triggered_again
     assert!(!second.untrigger(), "not the first");
     assert!(queue.is_running(), "and the queue runs on");
     a.done();
+    // Nor while the trigger that is for once is called.
+    let entries = Place::empty();
+    let (once, once_completer) = pair_of(&context);
+    let place = entries.clone();
+    let entry = queue.add(&once_completer, move |_, completer| {
+        assert_eq!(place.with(QueueEntry::untrigger), Some(false));
+        completer.done(1);
+    });
+    entries.put(entry);
     settle(&context);
     assert!(second.is_triggered());
     completer.done(1);
     assert!(!second.untrigger(), "it has left");
+    settle(&context);
+    assert_eq!(once.try_take(), Some(Ok(1)));
     drop(queue);
     assert!(!second.untrigger() && !second.is_queued());
 }

@@ -366,7 +366,8 @@ fn the_last_completer_to_go_abandons_the_request(kind: BackendKind) {
 fn cancelling_tells_the_handler_which_decides(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
-    let answers: [(&str, fn(&Completer<i32, Error1>)); 3] = [
+    type Answer = fn(&Completer<i32, Error1>);
+    let answers: [(&str, Answer); 3] = [
         ("asked cancelled", |completer| {
             assert!(completer.is_cancelling() && completer.is_wanted());
             assert!(completer.cancelled());
