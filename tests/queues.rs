@@ -97,8 +97,10 @@ fn three(context: &Context, queue: &Queue, log: &Log) -> [Queued; 3] {
 fn entries_are_triggered_in_their_order_and_one_at_a_time(kind: BackendKind) {
     let context = context(kind);
     let (queue, log) = (context.queue("test"), Log::new());
+    assert!(queue.is_empty());
     let entries = three(&context, &queue, &log);
     assert_eq!(queue.len(), 3);
+    assert!(!queue.is_empty());
     for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
         settle(&context);
         assert_eq!(log.take(), name);

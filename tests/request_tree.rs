@@ -32,6 +32,8 @@ on_every_backend!(
     a_tree_goes_with_the_context,
     panics_of_several_handlers_all_come_through,
     nothing_of_a_tree_is_left,
+    callbacks_inside_each_other_are_called_by_the_loop_beyond_64,
+    callbacks_one_after_the_other_are_called_at_once,
     the_tree_shows_what_is_waited_for,
     the_tree_shows_what_has_ended_but_was_not_taken,
     the_requests_of_a_context_are_its_own,
@@ -565,6 +567,36 @@ fn a_tree_of_any_depth_ends_and_is_dropped_cancelled_and_printed() {
     drop(context);
     assert!(!leaf.is_wanted());
     drop(top);
+}
+
+fn callbacks_inside_each_other_are_called_by_the_loop_beyond_64(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let (mut top, leaf) = pair_of(&context, "leaf");
+    for _ in 0..100 {
+        let (outer, completer) = pair_of(&context, "outer");
+        let inner = log.clone();
+        completer.then(top, move |_, completer, outcome| {
+            inner.add("called");
+            completer.finish(outcome);
+        });
+        top = outer;
+    }
+    leaf.done(1);
+    assert_eq!(log.len(), 64);
+    assert_eq!(block_on(&context, "it goes up", top), Ok(1));
+    assert_eq!(log.len(), 100);
+}
+
+fn callbacks_one_after_the_other_are_called_at_once(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    for number in 1..=200 {
+        let (request, completer) = pair_of(&context, "test");
+        request.on_complete(writes(&log));
+        completer.done(1);
+        assert_eq!(log.len(), number);
+    }
 }
 
 fn the_tree_shows_what_is_waited_for(kind: BackendKind) {

@@ -143,12 +143,6 @@ impl Core {
     }
 }
 
-impl Drop for Core {
-    fn drop(&mut self) {
-        tree::unlist(self);
-    }
-}
-
 /// Owned by the request's immediate.
 struct Keeper<T: 'static, E: 'static>(Rc<Shared<T, E>>);
 
