@@ -7,7 +7,6 @@ use common::*;
 use std::cell::Cell;
 use std::error::Error;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,6 +45,7 @@ on_every_backend!(
     a_request_is_awaited_by_a_task,
     a_request_is_awaited_with_any_waker,
     who_awaits_a_request_with_a_callback_is_told_when_it_was_called,
+    a_task_may_work_for_a_request,
     run_does_not_wait_for_a_request,
     a_callback_may_drop_everything,
     a_cancel_handler_may_drop_everything,
@@ -634,6 +634,38 @@ fn who_awaits_a_request_with_a_callback_is_told_when_it_was_called(kind: Backend
     assert_eq!(log.take(), "42");
 }
 
+fn a_task_may_work_for_a_request(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let work = |fails: bool| {
+        let (request, completer) = pair_of(&context);
+        let (weak, dropped) = (context.downgrade(), log.on_drop("dropped"));
+        let task = context.spawn(async move {
+            dropped.keep();
+            weak.sleep(Duration::from_millis(1)).await;
+            assert!(!fails, "in the task");
+            completer.done(42);
+        });
+        request.attach(task);
+        request
+    };
+    let request = work(false);
+    assert_eq!(block_on(&context, "the work", request), Ok(42));
+    settle(&context);
+    assert_eq!(log.take(), "dropped", "the task has ended itself");
+
+    let request = work(false);
+    settle(&context);
+    drop(request);
+    assert_eq!(log.take(), "dropped", "the task went with the request");
+
+    let request = work(true);
+    request.on_complete(writes(&log));
+    assert_eq!(panic_of(|| context.run()), "in the task");
+    context.run().unwrap();
+    assert_eq!(log.take(), "dropped abandoned");
+}
+
 fn run_does_not_wait_for_a_request(kind: BackendKind) {
     let context = context(kind);
     let (request, _completer) = pair_of(&context);
@@ -1106,15 +1138,18 @@ fn errors_say_what_they_are_and_become_io_errors() {
 /// The destructors of thread-local values come last.
 #[test]
 fn a_request_may_outlive_the_tables_of_its_thread() {
-    struct Late(Cell<Option<Pair>>);
+    struct Late(Cell<Option<(Context, Pair)>>);
 
     impl Drop for Late {
         fn drop(&mut self) {
-            let (request, completer) = self.0.take().expect("it was put here");
+            let (context, (request, completer)) = self.0.take().expect("it was put here");
+            assert!(context.requests().is_empty(), "the table is gone");
+            assert_eq!(request.tree().entries().len(), 1);
+            request.on_complete(|_, outcome| assert_eq!(outcome, Ok(1)));
             request.attach(OnDrop(|| ()));
-            assert!(request.tree().entries().len() == 1);
-            let result = catch_unwind(AssertUnwindSafe(|| completer.done(1)));
-            assert!(result.is_ok());
+            assert!(completer.done(1));
+            let (request, completer) = pair_of(&context);
+            completer.finish_with(pair_of(&context).0);
             drop((request, completer));
         }
     }
@@ -1126,8 +1161,8 @@ fn a_request_may_outlive_the_tables_of_its_thread() {
         // First, so that it is dropped last.
         LATE.with(|late| assert!(late.0.take().is_none()));
         let context = Context::new().expect("a context");
-        LATE.with(|late| late.0.set(Some(pair_of(&context))));
-        std::mem::forget(context);
+        let pair = pair_of(&context);
+        LATE.with(|late| late.0.set(Some((context, pair))));
     });
     thread.join().expect("no panic");
 }

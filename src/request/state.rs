@@ -351,8 +351,10 @@ impl<T, E> Shared<T, E> {
         let mut panics = Panics::default();
         panics.catch(|| self.waker.clear());
         let context = self.core.live_context();
-        let node = Rc::clone(self) as Rc<dyn Node>;
-        abandon_all(vec![node], context.as_deref(), &mut panics);
+        let told = context.as_deref();
+        let mut released = Vec::new();
+        Rc::clone(self).abandon(told, &mut released, &mut panics);
+        abandon_all(released, told, &mut panics);
         panics.finish(&self.core.context);
     }
 
