@@ -50,6 +50,7 @@ on_every_backend!(
     nothing_of_a_queue_is_left,
     entries_have_tags_and_places,
     queues_say_what_they_are_in_debug_output,
+    random_queues_do_as_a_model_says,
 );
 
 type Fault = &'static str;
@@ -865,4 +866,126 @@ fn queues_say_what_they_are_in_debug_output(kind: BackendKind) {
     let said = format!("{turn:?}");
     assert_eq!(said, "QueueEntry { queued: true, triggered: true, .. }");
     assert_eq!(format!("{:?}", turn.entry()), said);
+}
+
+/// What the model knows of an entry that is in the queue.
+struct Known {
+    number: usize,
+    entry: QueueEntry,
+    request: Request<i32, Fault>,
+    completer: Completer<i32, Fault>,
+    is_triggered: bool,
+    is_repeatable: bool,
+}
+
+/// The queue is used at random. Which entries are in it, and which was triggered when, is compared with
+/// a list.
+fn random_queues_do_as_a_model_says(kind: BackendKind) {
+    for seed in 0..100 {
+        let mut random = Random(seed);
+        let context = context(kind);
+        let (queue, log) = (context.queue("test"), Log::new());
+        let (mut model, mut expected) = (Vec::<Known>::new(), Vec::new());
+        let mut is_running = true;
+        for number in 0..200 {
+            match random.below(9) {
+                0..=2 => {
+                    let (request, completer) = pair_of(&context);
+                    let (inner, kind) = (log.clone(), random.below(4));
+                    let is_at_once = kind == 3 && model.is_empty() && is_running;
+                    let entry = match kind {
+                        0 => queue.add(&completer, move |_, _| inner.add(number.to_string())),
+                        1 => queue.add_repeatable(&completer, move |_, _, _| {
+                            inner.add(number.to_string());
+                        }),
+                        2 => queue.add_blocker(&completer),
+                        _ => queue.add_optimize_empty(&completer, move |_, _| {
+                            inner.add(number.to_string());
+                        }),
+                    };
+                    if is_at_once {
+                        expected.push(number.to_string());
+                    }
+                    model.push(Known {
+                        number: if kind == 2 { usize::MAX } else { number },
+                        entry,
+                        request,
+                        completer,
+                        is_triggered: is_at_once,
+                        is_repeatable: kind == 1,
+                    });
+                }
+                3..=5 if !model.is_empty() => {
+                    // Mostly one of the first.
+                    let known = model.remove(random.below(model.len()).min(random.below(3)));
+                    match random.below(4) {
+                        0 => _ = known.completer.done(1),
+                        1 => drop(known.request),
+                        2 => known.entry.remove(),
+                        _ => _ = known.completer.finish_later(Err("no")),
+                    }
+                    assert!(!known.entry.is_queued(), "seed {seed}");
+                }
+                6 => {
+                    queue.stop();
+                    is_running = false;
+                }
+                7 => {
+                    queue.start();
+                    is_running = true;
+                }
+                8 if !model.is_empty() => {
+                    let at = random.below(model.len());
+                    let known = &mut model[at];
+                    let is_possible = at == 0 && known.is_triggered && known.is_repeatable;
+                    assert_eq!(known.entry.untrigger(), is_possible, "seed {seed}");
+                    if is_possible {
+                        known.is_triggered = false;
+                        is_running = false;
+                    }
+                }
+                _ => {}
+            }
+            if random.below(2) == 0 {
+                settle(&context);
+                if let Some(head) = model
+                    .first_mut()
+                    .filter(|head| is_running && !head.is_triggered)
+                {
+                    head.is_triggered = true;
+                    if head.number != usize::MAX {
+                        expected.push(head.number.to_string());
+                    }
+                }
+            }
+            assert_eq!(queue.len(), model.len(), "seed {seed}");
+            assert_eq!(queue.is_running(), is_running);
+            for known in &model {
+                assert!(known.entry.is_queued() && known.request.state().is_pending());
+                assert_eq!(
+                    known.entry.is_triggered(),
+                    known.is_triggered,
+                    "seed {seed}"
+                );
+            }
+        }
+        assert_eq!(
+            log.take(),
+            expected.join(" "),
+            "seed {seed}: who was triggered"
+        );
+    }
+}
+
+/// Numbers without a pattern.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % limit
+    }
 }
