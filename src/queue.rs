@@ -362,15 +362,12 @@ impl Queue {
         completer: &Completer<T, E>,
         trigger: impl FnOnce(&Context, &Completer<T, E>) + 'static,
     ) -> QueueEntry {
-        let was_empty = self.is_empty();
         let entry = self.insert_once(completer, trigger);
-        match self.inner.context.upgrade() {
-            Some(context) if was_empty && self.is_running() => {
-                self.inner.trigger(entry.number, &context);
-                entry
-            }
-            _ => self.start_with(entry),
+        if let Some(context) = self.inner.context.upgrade() {
+            // It is the first one only if the queue was empty.
+            self.inner.trigger(entry.number, &context);
         }
+        entry
     }
 
     /// As [`add`](Queue::add), with a trigger that may be called again: it is told which entry it is

@@ -291,7 +291,7 @@ impl Context {
         &self,
         name: impl Into<Cow<'static, str>>,
     ) -> (Request<T, E>, Completer<T, E>) {
-        self.downgrade().request(name)
+        pair(Some(self), self.downgrade(), name.into())
     }
 }
 
@@ -315,11 +315,20 @@ impl WeakContext {
         &self,
         name: impl Into<Cow<'static, str>>,
     ) -> (Request<T, E>, Completer<T, E>) {
-        let shared = Shared::new(self.clone(), name.into());
-        let completer = Completer::new(&shared);
-        let request = Request { shared, owns: true };
-        (request, completer)
+        pair(self.upgrade().as_deref(), self.clone(), name.into())
     }
+}
+
+#[track_caller]
+fn pair<T, E>(
+    context: Option<&Context>,
+    weak: WeakContext,
+    name: Cow<'static, str>,
+) -> (Request<T, E>, Completer<T, E>) {
+    let shared = Shared::new(context, weak, name);
+    let completer = Completer::new(&shared);
+    let request = Request { shared, owns: true };
+    (request, completer)
 }
 
 impl<T, E> Request<T, E> {

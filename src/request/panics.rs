@@ -19,7 +19,15 @@ impl Panics {
     }
 
     /// Goes on with the first panic, unless one is under way. The loop goes on with the others.
+    #[inline]
     pub(crate) fn finish(self, context: &WeakContext) {
+        if !self.0.is_empty() {
+            self.go_on(context);
+        }
+    }
+
+    #[cold]
+    fn go_on(self, context: &WeakContext) {
         let mut payloads = self.0.into_iter();
         let first = match thread::panicking() {
             true => None,

@@ -129,6 +129,10 @@ impl Core {
         is_pending
     }
 
+    fn pop_attached(&self) -> Option<Box<dyn Any>> {
+        self.attached.borrow_mut().pop()
+    }
+
     /// Nothing is left to be done for the request.
     fn retire(&self) {
         tree::unlist(self);
@@ -178,8 +182,11 @@ impl Drop for Nested {
 
 impl<T, E> Shared<T, E> {
     #[track_caller]
-    pub(super) fn new(weak: WeakContext, name: Cow<'static, str>) -> Rc<Shared<T, E>> {
-        let context = weak.upgrade();
+    pub(super) fn new(
+        context: Option<&Context>,
+        weak: WeakContext,
+        name: Cow<'static, str>,
+    ) -> Rc<Shared<T, E>> {
         let is_there = context.is_some();
         let shared = Rc::new(Shared {
             core: Core {
@@ -257,10 +264,10 @@ impl<T, E> Shared<T, E> {
                 None => drop(handler),
             });
         }
-        let sub_requests = core.sub_requests.take();
-        released.extend(sub_requests.into_values().rev());
-        let attached = core.attached.take();
-        for value in attached.into_iter().rev() {
+        if !core.sub_requests.borrow().is_empty() {
+            released.extend(core.sub_requests.take().into_values().rev());
+        }
+        while let Some(value) = core.pop_attached() {
             panics.catch(|| drop(value));
         }
     }
