@@ -101,8 +101,6 @@ pub(super) trait Node {
         released: &mut Vec<Rc<dyn Node>>,
         panics: &mut Panics,
     );
-
-    fn time_out(self: Rc<Self>);
 }
 
 impl Core {
@@ -457,7 +455,7 @@ impl<T, E> Shared<T, E> {
                 let weak = Rc::downgrade(self);
                 context.add_timer(deadline, move |_, _| {
                     if let Some(shared) = weak.upgrade() {
-                        shared.time_out();
+                        shared.end(Err(RequestError::TimedOut), false);
                     }
                 })
             }
@@ -498,10 +496,6 @@ impl<T, E> Node for Shared<T, E> {
         core.retire();
         panics.catch(|| drop(callback));
         panics.catch(|| drop(stage));
-    }
-
-    fn time_out(self: Rc<Self>) {
-        self.end(Err(RequestError::TimedOut), false);
     }
 }
 
