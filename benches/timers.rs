@@ -6,6 +6,7 @@ mod common;
 use common::{Random, context, on_every_backend};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::cell::Cell;
+use std::hint::black_box;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tevent::{Context, Timer};
@@ -28,6 +29,19 @@ fn timers(criterion: &mut Criterion) {
             group.bench_function(format!("add and cancel among {outstanding}"), |bencher| {
                 bencher.iter(|| drop(context.add_timer(start + random.far(), |_, _| ())));
             });
+            // Too much for the timer's own entry.
+            let captured = [0_u64; 3];
+            group.bench_function(
+                format!("add and cancel a large closure among {outstanding}"),
+                |bencher| {
+                    bencher.iter(|| {
+                        let handler = move |_: &Context, _: &Timer| {
+                            black_box(captured);
+                        };
+                        drop(context.add_timer(start + random.far(), handler));
+                    });
+                },
+            );
             if !timers.is_empty() {
                 let mut deadline = start + Duration::from_secs(7200);
                 group.bench_function(format!("postpone one of {outstanding}"), |bencher| {

@@ -20,7 +20,7 @@ pub(crate) struct Key {
 
 impl Key {
     #[inline]
-    pub(crate) fn new(index: u32, generation: NonZeroU32) -> Key {
+    pub(crate) const fn new(index: u32, generation: NonZeroU32) -> Key {
         Key { index, generation }
     }
 

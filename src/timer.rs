@@ -3,13 +3,19 @@
 use crate::context::{Context, Inner, Meta};
 use crate::key::Key;
 use crate::slow_handler::{EventKind, SlowHandler};
+use crate::sys::handler::Handler;
 use crate::timer_queue::TimerQueue;
 use std::fmt;
+use std::mem;
+use std::num::NonZeroU32;
 use std::panic::Location;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-pub(crate) type TimerHandler = Box<dyn FnMut(&Context, &Timer)>;
+pub(crate) type TimerHandler = Handler<Context, Timer>;
+
+/// The key of a handle that has none.
+const NO_TIMER: Key = Key::new(u32::MAX, NonZeroU32::MAX);
 
 pub(crate) type Timers = TimerQueue<Instant, TimerHandler, Meta>;
 
@@ -17,7 +23,8 @@ pub(crate) type Timers = TimerQueue<Instant, TimerHandler, Meta>;
 ///
 /// It fires once for each time it is armed, never before its deadline. Its handler, or whoever has
 /// the handle, can arm it again, which allocates nothing. Dropping the handle removes it;
-/// [`detach`](Timer::detach) leaves it to the context until it has fired.
+/// [`detach`](Timer::detach) leaves it to the context until it has fired. A closure that captures no
+/// more than two words costs no allocation.
 ///
 /// A repeating timer without drift:
 ///
@@ -41,8 +48,8 @@ pub(crate) type Timers = TimerQueue<Instant, TimerHandler, Meta>;
 #[doc(alias = "tevent_timer")]
 pub struct Timer {
     inner: Rc<Inner>,
+    /// No timer's, if dropping the handle is not to remove the timer.
     key: Key,
-    owns: bool,
 }
 
 impl Context {
@@ -68,7 +75,7 @@ impl Context {
         deadline: Instant,
         handler: impl FnMut(&Context, &Timer) + 'static,
     ) -> Timer {
-        self.add_timer_at(deadline, Box::new(handler), Meta::here())
+        self.add_timer_at(deadline, Location::caller(), handler)
     }
 
     /// Calls `handler` when `delay` has passed. A delay of more than 584 years is taken for
@@ -95,17 +102,25 @@ impl Context {
         delay: Duration,
         handler: impl FnMut(&Context, &Timer) + 'static,
     ) -> Timer {
-        self.add_timer_at(after(delay), Box::new(handler), Meta::here())
+        self.add_timer_at(after(delay), Location::caller(), handler)
     }
 
-    fn add_timer_at(&self, deadline: Instant, handler: TimerHandler, meta: Meta) -> Timer {
-        let inner = Rc::clone(&self.inner);
-        let key = inner.timers.borrow_mut().insert(deadline, handler, meta);
-        inner.state.set_busy();
+    #[inline(always)]
+    fn add_timer_at(
+        &self,
+        deadline: Instant,
+        location: &'static Location<'static>,
+        handler: impl FnMut(&Context, &Timer) + 'static,
+    ) -> Timer {
+        let handler = Handler::new(handler);
+        self.inner.state.set_busy();
+        let mut timers = self.inner.timers.borrow_mut();
+        // Apart: should this panic, the handler is dropped when nothing is borrowed.
+        timers.reserve(deadline, location);
+        let key = timers.insert(deadline, handler, location);
         Timer {
-            inner,
+            inner: Rc::clone(&self.inner),
             key,
-            owns: true,
         }
     }
 
@@ -114,20 +129,18 @@ impl Context {
     #[inline]
     pub(crate) fn run_due_timer(&self, now: &mut Option<Instant>) -> bool {
         let inner = &*self.inner;
-        let popped = {
-            let mut timers = inner.timers.borrow_mut();
-            let Some(deadline) = timers.next_deadline() else {
-                return false;
-            };
-            // A timer that was due once is due. So of many that are due at once, only the first
-            // and the one that comes after them cost a look at the clock.
-            if deadline > inner.state.latest_time.get() {
+        let latest = &inner.state.latest_time;
+        // A timer that was due once is due. So of many that are due at once, only the first and the
+        // one that comes after them cost a look at the clock.
+        let is_due = |deadline| {
+            deadline <= latest.get() || {
                 let time = Instant::now();
-                inner.state.latest_time.set(time);
+                latest.set(time);
                 *now = Some(time);
+                deadline <= time
             }
-            timers.pop_due(inner.state.latest_time.get())
         };
+        let popped = inner.timers.borrow_mut().pop_if(is_due);
         let Some((key, handler)) = popped else {
             return false;
         };
@@ -144,8 +157,9 @@ impl Context {
     fn call_timer_timed(&self, key: Key, handler: TimerHandler) {
         let inner = &*self.inner;
         let timed = inner.start_timing(|| {
-            let mut timers = inner.timers.borrow_mut();
-            let meta = timers.get_mut(key)?;
+            let timers = inner.timers.borrow();
+            let plain = Meta::at(timers.location(key)?);
+            let meta = timers.note(key).unwrap_or(&plain);
             Some(SlowHandler::describe(EventKind::Timer, meta))
         });
         self.call_timer(key, handler);
@@ -159,15 +173,23 @@ impl Context {
             timer: Timer {
                 inner: Rc::clone(&self.inner),
                 key,
-                owns: false,
             },
             handler: Some(handler),
             outer: inner.state.running_timer.replace(Some(key)),
         };
         if let Some(handler) = &mut call.handler {
-            handler(self, &call.timer);
+            handler.call(self, &call.timer);
         }
         call.finish();
+    }
+}
+
+impl Inner {
+    /// Not a handle's own function, as that would have to be in memory for it.
+    #[inline(never)]
+    fn remove_timer(&self, key: Key) {
+        let removed = self.timers.borrow_mut().remove(key);
+        drop(removed);
     }
 }
 
@@ -188,10 +210,12 @@ struct TimerCall {
 impl TimerCall {
     #[inline(always)]
     fn finish(&mut self) {
-        let Timer { inner, key, .. } = &self.timer;
+        // It is a handle that doesn't own the timer.
+        let key = mem::replace(&mut self.timer.key, NO_TIMER);
+        let inner = &self.timer.inner;
         inner.state.running_timer.set(self.outer);
         if let Some(handler) = self.handler.take() {
-            let unwanted = inner.timers.borrow_mut().put_back(*key, handler);
+            let unwanted = inner.timers.borrow_mut().put_back(key, handler);
             drop(unwanted);
         }
     }
@@ -313,10 +337,9 @@ impl Timer {
     /// # Ok(())
     /// # }
     /// ```
-    #[inline(never)]
+    #[inline]
     pub fn remove(&self) {
-        let removed = self.inner.timers.borrow_mut().remove(self.key);
-        drop(removed);
+        self.inner.remove_timer(self.key);
     }
 
     /// Leaves the timer to the context, until it has fired (and its handler has not armed it
@@ -330,8 +353,8 @@ impl Timer {
     /// # }
     /// ```
     pub fn detach(mut self) {
-        self.owns = false;
-        let removed = self.inner.timers.borrow_mut().detach(self.key);
+        let key = mem::replace(&mut self.key, NO_TIMER);
+        let removed = self.inner.timers.borrow_mut().detach(key);
         drop(removed);
     }
 
@@ -347,13 +370,14 @@ impl Timer {
     /// # }
     /// ```
     pub fn is_registered(&self) -> bool {
-        self.with_meta(|_| ()).is_some()
+        self.location().is_some()
     }
 
     /// The number that [`set_tag`](Timer::set_tag) has set, 0 before.
     #[doc(alias = "tevent_timer_get_tag")]
     pub fn tag(&self) -> u64 {
-        self.with_meta(|meta| meta.tag()).unwrap_or_default()
+        let timers = self.inner.timers.borrow();
+        timers.note(self.key).map(Meta::tag).unwrap_or_default()
     }
 
     /// Gives the timer a number, which means nothing to the loop.
@@ -371,34 +395,38 @@ impl Timer {
     /// ```
     #[doc(alias = "tevent_timer_set_tag")]
     pub fn set_tag(&self, tag: u64) {
-        self.with_meta(|meta| meta.set_tag(tag));
+        self.change_meta(|meta| meta.set_tag(tag));
     }
 
     /// The name that [`set_name`](Timer::set_name) has set.
     pub fn name(&self) -> Option<String> {
-        self.with_meta(|meta| meta.name()).flatten()
+        self.inner.timers.borrow().note(self.key)?.name()
     }
 
     /// Gives the timer a name, for whoever looks at the loop.
     pub fn set_name(&self, name: &str) {
-        self.with_meta(|meta| meta.set_name(name));
+        self.change_meta(|meta| meta.set_name(name));
     }
 
     /// Where the timer was added; `None` when it was removed.
     pub fn location(&self) -> Option<&'static Location<'static>> {
-        self.with_meta(|meta| meta.location)
+        self.inner.timers.borrow().location(self.key)
     }
 
-    fn with_meta<R>(&self, look: impl FnOnce(&mut Meta) -> R) -> Option<R> {
+    /// From now on the timer has something that few have.
+    fn change_meta(&self, change: impl FnOnce(&mut Meta)) {
         let mut timers = self.inner.timers.borrow_mut();
-        Some(look(timers.get_mut(self.key)?))
+        if let Some(location) = timers.location(self.key) {
+            let meta = timers.note_or_insert_with(self.key, || Meta::at(location));
+            meta.map(change);
+        }
     }
 }
 
 impl Drop for Timer {
     #[inline]
     fn drop(&mut self) {
-        if self.owns {
+        if self.key.index() != NO_TIMER.index() {
             self.remove();
         }
     }

@@ -8,19 +8,20 @@
 //! Two things are put off until somebody asks for the first timer. New nodes are *pending*: they
 //! wait behind the heap, in the same vector, so that a timer that is added and removed between two
 //! turns never was in the heap. If many are added at once, they are sorted instead, and are then the
-//! *run* beside the heap, from whose front they are taken one after the other. And what a node says is a *lower bound* of what its entry wants. Postponing a timer, and disarming it,
-//! only write to the entry; the node is put right when it comes to the top. An idle timeout that is
-//! pushed back at every request therefore costs a store, and one sift when its first deadline
-//! passes. At most one node exists per entry and removing an entry removes its node, so nothing
-//! piles up.
+//! *run* beside the heap, from whose front they are taken one after the other. And what a node says
+//! is a *lower bound* of what its entry wants. Postponing a timer, and disarming it, only write to
+//! the entry; the node is put right when it comes to the top. An idle timeout that is pushed back at
+//! every request therefore costs a store, and one sift when its first deadline passes. At most one
+//! node exists per entry and removing an entry removes its node, so nothing piles up.
 //!
 //! A node that is taken out of the middle of the run leaves a gap there; when there are more gaps than
 //! nodes, the run is compacted.
 //!
 //! Invariants: `heap[..settled]` is a heap; `run[next..]` is sorted; `entries[node.index].place` is
-//! the index in `heap` for every node in there, or `RUN` and the index in `run`; a node's `(deadline, sequence)` is not after that of its entry; an armed entry has a node unless
-//! it is suspended; `armed` counts the armed entries that aren't. An entry without a generation is
-//! vacant, and `place` links it to the next one.
+//! the index in `heap` for every node in there, or `RUN` and the index in `run`; a node's `(deadline,
+//! sequence)` is not after that of its entry; an armed entry has a node unless it is suspended;
+//! `armed` counts the armed entries that aren't. An entry without a generation is vacant, has neither
+//! handler nor note, and `place` links it to the next one.
 //!
 //! The table isn't [`Slots`](crate::key::Slots), since entries are to be no larger than a cache
 //! line: there may be very many timers.
@@ -29,8 +30,10 @@
 //! a timer was armed, all are given out anew in the old order.
 
 use crate::key::Key;
+use std::collections::BTreeMap;
 use std::mem;
 use std::num::NonZeroU32;
+use std::panic::Location;
 
 const ARITY: usize = 4;
 /// The place of an entry that has no node, the end of the list of vacant entries, and the index of a
@@ -40,6 +43,10 @@ const NOWHERE: u32 = u32::MAX;
 const RUN: u32 = 1 << 31;
 /// How many pending nodes are worth a run, and how many gaps are not worth the trouble.
 const MANY: usize = if cfg!(test) { 4 } else { 64 };
+/// What part of its length a vector has more than it needs, at most; but there is always room for a
+/// few.
+const SLACK: usize = 12;
+const FEW: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 struct Node<D> {
@@ -58,13 +65,12 @@ impl<D: Ord> Node<D> {
 }
 
 #[derive(Debug)]
-struct Entry<D, H, T> {
+struct Entry<D, H> {
     /// Of the pending expiry if armed, else of the latest one.
     deadline: D,
-    /// Missing while it runs.
+    /// Missing while it runs, and if the entry is vacant.
     handler: Option<H>,
-    /// Missing if the entry is vacant.
-    value: Option<T>,
+    location: &'static Location<'static>,
     /// `None` if the entry is vacant.
     generation: Option<NonZeroU32>,
     sequence: u32,
@@ -74,9 +80,11 @@ struct Entry<D, H, T> {
     suspended: bool,
     /// Nobody has a handle: when it isn't armed any more, nobody can arm it.
     detached: bool,
+    /// There is a note about it.
+    noted: bool,
 }
 
-impl<D: Copy, H, T> Entry<D, H, T> {
+impl<D: Copy, H> Entry<D, H> {
     #[inline]
     fn node(&self, index: u32) -> Node<D> {
         Node {
@@ -87,11 +95,11 @@ impl<D: Copy, H, T> Entry<D, H, T> {
     }
 }
 
-/// A queue of timers with deadlines `D` that carry a handler `H` each and a `T` that means nothing
-/// here.
+/// A queue of timers with deadlines `D` that carry a handler `H` each, and some a note `T` that means
+/// nothing here, and whose destructor runs no code of the user.
 #[derive(Debug)]
 pub(crate) struct TimerQueue<D, H, T> {
-    entries: Vec<Entry<D, H, T>>,
+    entries: Vec<Entry<D, H>>,
     /// The first vacant entry.
     vacant: u32,
     /// Of the next insertion. Never reset, so that keys from before stay stale.
@@ -106,11 +114,9 @@ pub(crate) struct TimerQueue<D, H, T> {
     gaps: usize,
     next_sequence: u32,
     armed: usize,
+    /// By index. Apart, as few timers have any.
+    notes: BTreeMap<u32, T>,
 }
-
-/// What is left of a removed timer, to be dropped when nothing is borrowed. The handler is missing
-/// when it is running.
-pub(crate) type Removed<H, T> = (Option<H>, T);
 
 impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     pub(crate) const fn new() -> Self {
@@ -125,6 +131,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
             gaps: 0,
             next_sequence: 0,
             armed: 0,
+            notes: BTreeMap::new(),
         }
     }
 
@@ -134,74 +141,121 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         self.armed
     }
 
-    /// Adds an armed timer.
+    /// Makes room for one more timer, with this deadline.
     ///
     /// # Panics
     ///
     /// When there are 2³¹ - 1 timers already.
-    #[inline]
-    pub(crate) fn insert(&mut self, deadline: D, handler: H, value: T) -> Key {
+    #[inline(always)]
+    pub(crate) fn reserve(&mut self, deadline: D, location: &'static Location<'static>) {
+        if self.vacant == NOWHERE
+            || self.heap.len() == self.heap.capacity()
+            || self.next_sequence == u32::MAX
+        {
+            self.make_room(deadline, location);
+        }
+    }
+
+    #[cold]
+    fn make_room(&mut self, deadline: D, location: &'static Location<'static>) {
         if self.next_sequence == u32::MAX {
             self.renumber();
         }
+        if self.vacant == NOWHERE {
+            self.push_vacant(deadline, location);
+        }
+        if self.heap.len() == self.heap.capacity() {
+            grow(&mut self.heap);
+        }
+    }
+
+    /// Adds an armed timer. There [is room](TimerQueue::reserve) for it.
+    #[inline(always)]
+    pub(crate) fn insert(
+        &mut self,
+        deadline: D,
+        handler: H,
+        location: &'static Location<'static>,
+    ) -> Key {
+        let index = self.vacant;
         let sequence = self.next_sequence;
         let generation = self.next_generation;
-        let place = self.heap.len() as u32;
-        let mut index = self.vacant;
-        if let Some(entry) = self.entries.get_mut(index as usize) {
-            self.vacant = entry.place;
-            entry.deadline = deadline;
-            // What a vacant entry has needs no dropping.
-            mem::forget(entry.handler.replace(handler));
-            mem::forget(entry.value.replace(value));
-            entry.generation = Some(generation);
-            entry.sequence = sequence;
-            entry.place = place;
-            entry.armed = true;
-            entry.suspended = false;
-            entry.detached = false;
-        } else {
-            index = self.entries.len() as u32;
-            assert!(index < RUN - 1, "more than 2^31 - 1 timers");
-            let entry = Entry {
-                deadline,
-                handler: Some(handler),
-                value: Some(value),
-                generation: Some(generation),
-                sequence,
-                place,
-                armed: true,
-                suspended: false,
-                detached: false,
-            };
-            push(&mut self.entries, entry);
-        }
+        let entry = &mut self.entries[index as usize];
+        self.vacant = entry.place;
         self.next_generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         self.next_sequence = sequence + 1;
         self.armed += 1;
-        let node = Node {
+        entry.deadline = deadline;
+        // A vacant entry has none that were to be dropped.
+        mem::forget(entry.handler.replace(handler));
+        entry.location = location;
+        entry.generation = Some(generation);
+        entry.sequence = sequence;
+        entry.place = self.heap.len() as u32;
+        entry.armed = true;
+        entry.suspended = false;
+        entry.detached = false;
+        entry.noted = false;
+        self.heap.push(Node {
             deadline,
             sequence,
             index,
-        };
-        push(&mut self.heap, node);
+        });
         Key::new(index, generation)
     }
 
+    /// Adds the only vacant entry. What is in there means nothing.
+    fn push_vacant(&mut self, deadline: D, location: &'static Location<'static>) {
+        let index = self.entries.len() as u32;
+        assert!(index < RUN - 1, "more than 2^31 - 1 timers");
+        let entry = Entry {
+            deadline,
+            handler: None,
+            location,
+            generation: None,
+            sequence: 0,
+            place: NOWHERE,
+            armed: false,
+            suspended: false,
+            detached: false,
+            noted: false,
+        };
+        push(&mut self.entries, entry);
+        self.vacant = index;
+    }
+
     #[inline]
-    fn entry(&self, key: Key) -> Option<&Entry<D, H, T>> {
+    fn entry(&self, key: Key) -> Option<&Entry<D, H>> {
         let entry = self.entries.get(key.index() as usize)?;
         (entry.generation == Some(key.generation())).then_some(entry)
     }
 
     #[inline]
-    fn entry_mut(&mut self, key: Key) -> Option<&mut Entry<D, H, T>> {
+    fn entry_mut(&mut self, key: Key) -> Option<&mut Entry<D, H>> {
         let entry = self.entries.get_mut(key.index() as usize)?;
         (entry.generation == Some(key.generation())).then_some(entry)
     }
 
-    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.entry_mut(key)?.value.as_mut()
+    /// Where a timer was added.
+    pub(crate) fn location(&self, key: Key) -> Option<&'static Location<'static>> {
+        self.entry(key).map(|entry| entry.location)
+    }
+
+    /// What was noted about a timer.
+    pub(crate) fn note(&self, key: Key) -> Option<&T> {
+        self.entry(key)
+            .filter(|entry| entry.noted)
+            .and_then(|_| self.notes.get(&key.index()))
+    }
+
+    /// What was noted about a timer, or `new`, which is noted then.
+    pub(crate) fn note_or_insert_with(
+        &mut self,
+        key: Key,
+        new: impl FnOnce() -> T,
+    ) -> Option<&mut T> {
+        self.entry_mut(key)?.noted = true;
+        Some(self.notes.entry(key.index()).or_insert_with(new))
     }
 
     /// The deadline of an armed timer.
@@ -312,23 +366,34 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         }
     }
 
+    /// Removes a timer. Returns its handler, unless that is running, to be dropped when nothing is
+    /// borrowed.
     #[inline(always)]
-    pub(crate) fn remove(&mut self, key: Key) -> Option<Removed<H, T>> {
+    pub(crate) fn remove(&mut self, key: Key) -> Option<H> {
         let vacant = self.vacant;
         let entry = self.entry_mut(key)?;
         let counted = entry.armed && !entry.suspended;
+        let noted = entry.noted;
         let place = mem::replace(&mut entry.place, vacant);
         entry.generation = None;
         let handler = entry.handler.take();
-        let value = entry.value.take();
         self.vacant = key.index();
         self.armed -= usize::from(counted);
+        if noted {
+            self.remove_note(key.index());
+        }
         self.remove_node(place);
-        Some((handler, value?))
+        handler
     }
 
-    /// Leaves a timer to itself: it goes when it isn't armed any more, which may be at once.
-    pub(crate) fn detach(&mut self, key: Key) -> Option<Removed<H, T>> {
+    #[cold]
+    fn remove_note(&mut self, index: u32) {
+        self.notes.remove(&index);
+    }
+
+    /// Leaves a timer to itself: it goes when it isn't armed any more, which may be at once. Then its
+    /// handler is returned, to be dropped when nothing is borrowed.
+    pub(crate) fn detach(&mut self, key: Key) -> Option<H> {
         let entry = self.entry_mut(key)?;
         entry.detached = true;
         // If it is running, its handler may arm it yet.
@@ -385,52 +450,62 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         }
     }
 
-    /// Disarms the first timer whose deadline is not after `now`, and gives out its handler, which
+    /// Disarms the first timer if `is_due` says so of its deadline, and gives out its handler, which
     /// is to be [put back](TimerQueue::put_back).
     ///
-    /// Its node stays until the next look at the first, as it may well be armed again.
+    /// A node in the heap stays until the next look at the first, as the timer may well be armed
+    /// again.
     #[inline]
-    pub(crate) fn pop_due(&mut self, now: D) -> Option<(Key, H)> {
+    pub(crate) fn pop_if(&mut self, is_due: impl FnOnce(D) -> bool) -> Option<(Key, H)> {
         let Node {
             deadline, index, ..
         } = self.first()?;
-        if deadline > now {
+        if !is_due(deadline) {
             return None;
         }
         let entry = self.entries.get_mut(index as usize)?;
         entry.armed = false;
+        let popped = (Key::new(index, entry.generation?), entry.handler.take()?);
+        let is_in_run = in_run(entry.place).is_some();
         self.armed -= 1;
-        Some((Key::new(index, entry.generation?), entry.handler.take()?))
+        if is_in_run {
+            entry.place = NOWHERE;
+            self.next += 1;
+            self.tidy_run();
+        }
+        Some(popped)
     }
 
     /// Takes back a handler after it was called, and lets its timer fire again. When the timer was
-    /// removed meanwhile, or nobody can arm it any more, what is left is returned, to be dropped
-    /// when nothing is borrowed.
+    /// removed meanwhile, or nobody can arm it any more, the handler is returned, to be dropped when
+    /// nothing is borrowed.
     #[inline]
-    pub(crate) fn put_back(&mut self, key: Key, handler: H) -> Option<Removed<H, Option<T>>> {
+    pub(crate) fn put_back(&mut self, key: Key, handler: H) -> Option<H> {
         let Some(entry) = self.entry_mut(key) else {
-            return Some((Some(handler), None));
+            return Some(handler);
         };
         if entry.suspended {
             self.resume(key);
             return self.put_back(key, handler);
         }
         if entry.detached && !entry.armed {
-            let removed = self.remove(key);
-            return Some((Some(handler), removed.map(|(_, value)| value)));
+            // Its own place for the handler is empty.
+            self.remove(key);
+            return Some(handler);
         }
-        let former = entry.handler.replace(handler);
-        former.map(|handler| (Some(handler), None))
+        entry.handler.replace(handler)
     }
 
-    /// Empties the queue and gives back what was in it.
-    pub(crate) fn take_all(&mut self) -> Vec<Removed<H, T>> {
+    /// Empties the queue and gives back the handlers, but of those that are running.
+    pub(crate) fn take_all(&mut self) -> Vec<H> {
         self.clear_nodes();
+        self.notes.clear();
         self.armed = 0;
         self.vacant = NOWHERE;
-        mem::take(&mut self.entries)
+        let entries = mem::take(&mut self.entries);
+        entries
             .into_iter()
-            .filter_map(|entry| Some((entry.handler, entry.value?)))
+            .filter_map(|entry| entry.handler)
             .collect()
     }
 
@@ -498,7 +573,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         } else {
             self.run.extend_from_slice(&self.heap[self.settled..]);
             self.heap.truncate(self.settled);
-            self.heap.shrink_to(2 * self.settled);
+            self.heap.shrink_to(self.settled + self.settled / SLACK);
         }
         self.run
             .sort_unstable_by(|a, b| (&a.deadline, a.sequence).cmp(&(&b.deadline, b.sequence)));
@@ -524,6 +599,9 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         let place = place as usize;
         if place < self.settled {
             self.remove_settled(place);
+        } else if place + 1 == self.heap.len() {
+            // Of pending ones the newest goes most often.
+            self.heap.pop();
         } else if place < self.heap.len() {
             self.heap.swap_remove(place);
             self.note_place(place);
@@ -536,16 +614,36 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         };
         node.index = NOWHERE;
         self.gaps += 1;
-        // The rest begins with a node.
+        self.tidy_run();
+    }
+
+    /// Sees to it that the rest of the run begins with a node, and has more nodes than gaps.
+    #[inline]
+    fn tidy_run(&mut self) {
         while let Some(&Node { index: NOWHERE, .. }) = self.run.get(self.next) {
             self.next += 1;
             self.gaps -= 1;
         }
-        if 2 * self.gaps > self.run.len() - self.next + MANY {
+        let rest = self.run.len() - self.next;
+        if rest == 0 {
+            self.end_run();
+        } else if 2 * self.gaps > rest + MANY {
             self.run.drain(..self.next);
             self.run.retain(|node| node.index != NOWHERE);
             (self.next, self.gaps) = (0, 0);
             self.note_places_in_run();
+        }
+    }
+
+    /// Nothing is left of the run. Its memory is for the heap if that is empty: there the next run
+    /// begins.
+    #[cold]
+    fn end_run(&mut self) {
+        let mut run = mem::take(&mut self.run);
+        self.next = 0;
+        if self.heap.is_empty() && self.heap.capacity() < run.capacity() {
+            run.clear();
+            self.heap = run;
         }
     }
 
@@ -628,8 +726,9 @@ fn in_run(place: u32) -> Option<usize> {
     (place & RUN != 0 && place != NOWHERE).then_some((place & !RUN) as usize)
 }
 
-/// Appends to a vector that may become long: from a megabyte on, where reallocating moves pages
-/// and not bytes, it grows by a twelfth instead of doubling.
+/// Appends to a vector that may become long. It grows by a twelfth instead of doubling, so that little
+/// memory lies idle: of vectors that are longer than a few pages the allocator moves pages and not
+/// bytes.
 #[inline]
 fn push<E>(vector: &mut Vec<E>, element: E) {
     if vector.len() == vector.capacity() {
@@ -640,18 +739,20 @@ fn push<E>(vector: &mut Vec<E>, element: E) {
 
 #[cold]
 fn grow<E>(vector: &mut Vec<E>) {
-    let length = vector.len();
-    if length * size_of::<E>() > 1 << 20 {
-        vector.reserve_exact(length / 12);
-    } else {
-        vector.reserve(1);
-    }
+    vector.reserve_exact(FEW.max(vector.len() / SLACK));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    type Queue<H> = TimerQueue<u64, H, u32>;
+
+    fn add<H>(queue: &mut Queue<H>, deadline: u64, handler: H) -> Key {
+        queue.reserve(deadline, Location::caller());
+        queue.insert(deadline, handler, Location::caller())
+    }
 
     #[derive(Clone, Debug)]
     enum Operation {
@@ -727,7 +828,7 @@ mod tests {
             start in prop_oneof![Just(0), u32::MAX - 300..=u32::MAX],
             operations in prop::collection::vec(operation(), 0..300),
         ) {
-            let mut queue = TimerQueue::new();
+            let mut queue = Queue::new();
             queue.next_sequence = start;
             let mut model = Model::default();
             for (number, operation) in (0u32..).zip(operations) {
@@ -740,7 +841,9 @@ mod tests {
                 let mut looked = false;
                 match operation {
                     Operation::Add(deadline) => {
-                        let key = queue.insert(deadline, number, number);
+                        let key = add(&mut queue, deadline, number);
+                        prop_assert_eq!(queue.note(key), None);
+                        *queue.note_or_insert_with(key, || 0).unwrap() = number;
                         model.timers.push((key, number, None));
                         model.arm(model.timers.len() - 1, deadline);
                     }
@@ -759,14 +862,15 @@ mod tests {
                     Operation::Remove(index) => if let Some(index) = pick(index, &model) {
                         let (key, number, _) = model.timers.remove(index);
                         let handler = (!model.is_running(key)).then_some(number);
-                        prop_assert_eq!(queue.remove(key), Some((handler, number)));
+                        prop_assert_eq!(queue.remove(key), handler);
+                        prop_assert_eq!(queue.location(key), None);
                         prop_assert_eq!(queue.remove(key), None);
                         prop_assert!(!queue.arm(key, 0));
                     }
                     Operation::Detach(index) => if let Some(index) = pick(index, &model) {
                         let (key, number, armed) = model.timers[index];
                         let goes = armed.is_none() && !model.is_running(key);
-                        let expected = goes.then_some((Some(number), number));
+                        let expected = goes.then_some(number);
                         prop_assert_eq!(queue.detach(key), expected);
                         if goes {
                             model.timers.remove(index);
@@ -786,10 +890,10 @@ mod tests {
                             model.detached.contains(&key) && model.timers[place].2.is_none()
                         });
                         let expected = match (place, goes) {
-                            (None, _) => Some((Some(number), None)),
+                            (None, _) => Some(number),
                             (Some(_), Some(place)) => {
                                 model.timers.remove(place);
-                                Some((Some(number), Some(number)))
+                                Some(number)
                             }
                             (Some(_), None) => None,
                         };
@@ -806,7 +910,7 @@ mod tests {
                             model.timers[index].2 = None;
                             (model.timers[index].0, model.timers[index].1)
                         });
-                        prop_assert_eq!(queue.pop_due(now), expected);
+                        prop_assert_eq!(queue.pop_if(|deadline| deadline <= now), expected);
                         model.running.extend(expected);
                         looked = true;
                     }
@@ -822,22 +926,28 @@ mod tests {
                     queue.check();
                 }
                 for &(key, number, armed) in &model.timers {
-                    prop_assert_eq!(queue.get_mut(key).copied(), Some(number));
+                    prop_assert_eq!(queue.note(key).copied(), Some(number));
                     prop_assert_eq!(queue.deadline(key), armed.map(|(deadline, _)| deadline));
                 }
             }
-            let mut left: Vec<u32> = queue.take_all().into_iter().map(|(_, number)| number).collect();
-            let mut expected: Vec<u32> = model.timers.iter().map(|&(_, number, _)| number).collect();
+            let mut left: Vec<u32> = queue.take_all();
+            let running = |key| model.running.iter().any(|&(running, _)| running == key);
+            let left_in = model.timers.iter().filter(|timer| !running(timer.0));
+            let mut expected: Vec<u32> = left_in.map(|&(_, number, _)| number).collect();
             left.sort_unstable();
             expected.sort_unstable();
             prop_assert_eq!(left, expected);
         }
     }
 
-    impl TimerQueue<u64, u32, u32> {
+    impl Queue<u32> {
         /// The invariants of the module's documentation.
         fn check(&self) {
-            let occupied = || self.entries.iter().filter(|entry| entry.value.is_some());
+            let occupied = || {
+                self.entries
+                    .iter()
+                    .filter(|entry| entry.generation.is_some())
+            };
             let rest = &self.run[self.next..];
             let in_run = rest.iter().filter(|node| node.index != NOWHERE);
             assert_eq!(in_run.clone().count() + self.gaps, rest.len());
@@ -866,22 +976,28 @@ mod tests {
             for entry in occupied().filter(|entry| entry.armed) {
                 assert_eq!(entry.place == NOWHERE, entry.suspended);
             }
+            for (index, entry) in (0..).zip(&self.entries) {
+                let is_vacant = entry.generation.is_none();
+                assert!(!is_vacant || entry.handler.is_none());
+                let is_noted = !is_vacant && entry.noted;
+                assert_eq!(is_noted, self.notes.contains_key(&index));
+            }
         }
     }
 
     #[test]
     fn a_key_of_a_removed_timer_finds_nothing_when_its_place_is_used_again() {
-        let mut queue = TimerQueue::new();
-        let old = queue.insert(1, "old", ());
-        assert_eq!(queue.remove(old), Some((Some("old"), ())));
-        let new = queue.insert(2, "new", ());
+        let mut queue = Queue::new();
+        let old = add(&mut queue, 1, "old");
+        assert_eq!(queue.remove(old), Some("old"));
+        let new = add(&mut queue, 2, "new");
         assert_eq!(old.index(), new.index(), "the place is used again");
         assert!(!queue.arm(old, 0));
         assert_eq!(queue.remove(old), None);
         queue.disarm(old);
         assert_eq!(queue.deadline(new), Some(2));
         assert_eq!(queue.take_all().len(), 1);
-        let newest = queue.insert(3, "newest", ());
+        let newest = add(&mut queue, 3, "newest");
         assert_eq!(
             queue.remove(new),
             None,
@@ -892,23 +1008,20 @@ mod tests {
 
     #[test]
     fn an_entry_is_no_larger_than_a_cache_line() {
-        type Handler = Box<dyn FnMut()>;
-        type Label = (&'static u8, Option<Box<u64>>);
-        assert!(size_of::<Entry<std::time::Instant, Handler, Label>>() <= 64);
+        type Handler = (&'static u8, [usize; 2]);
+        assert!(size_of::<Entry<std::time::Instant, Handler>>() <= 64);
     }
 
     /// The timers, in the order that their nodes are in.
-    fn order<H, T>(queue: &TimerQueue<u64, H, T>) -> Vec<u32> {
+    fn order<H>(queue: &Queue<H>) -> Vec<u32> {
         let nodes = queue.run.iter().chain(&queue.heap);
         nodes.map(|node| node.index).collect()
     }
 
     #[test]
     fn postponing_moves_no_node() {
-        let mut queue = TimerQueue::new();
-        let keys: Vec<Key> = (0..100)
-            .map(|number| queue.insert(10, number, ()))
-            .collect();
+        let mut queue = Queue::new();
+        let keys: Vec<Key> = (0..100).map(|number| add(&mut queue, 10, number)).collect();
         assert_eq!(queue.next_deadline(), Some(10));
         let before = order(&queue);
         for deadline in 11..1000 {
@@ -916,7 +1029,7 @@ mod tests {
         }
         assert_eq!(before, order(&queue));
         assert_eq!(
-            queue.pop_due(10),
+            queue.pop_if(|deadline| deadline <= 10),
             Some((keys[1], 1)),
             "the postponed one is not first"
         );
@@ -924,14 +1037,14 @@ mod tests {
 
     #[test]
     fn what_is_added_and_removed_between_two_looks_never_is_in_the_heap() {
-        let mut queue = TimerQueue::new();
+        let mut queue = Queue::new();
         for number in 0..100 {
-            queue.insert(1000 - number, number, ());
+            add(&mut queue, 1000 - number, number);
         }
         assert_eq!(queue.next_deadline(), Some(901));
         let before = order(&queue);
         for number in 0..10 {
-            let key = queue.insert(number, number, ());
+            let key = add(&mut queue, number, number);
             assert!(queue.remove(key).is_some());
         }
         assert_eq!(before, order(&queue));
@@ -939,17 +1052,17 @@ mod tests {
 
     #[test]
     fn what_is_added_at_once_is_sorted_once_and_taken_from_the_front() {
-        let mut queue = TimerQueue::new();
+        let mut queue = Queue::new();
         for number in 0..1000_u64 {
-            queue.insert(number * 7919 % 1000, number, ());
+            add(&mut queue, number * 7919 % 1000, number);
         }
         assert_eq!(queue.next_deadline(), Some(0));
         assert_eq!((queue.run.len(), queue.heap.len()), (1000, 0));
         for deadline in 0..1000 {
-            let (key, handler) = queue.pop_due(1000).expect("they are due");
+            let (key, handler) = queue.pop_if(|_| true).expect("they are due");
             assert_eq!(handler * 7919 % 1000, deadline);
             assert!(queue.put_back(key, handler).is_none());
         }
-        assert_eq!(queue.pop_due(1000), None);
+        assert_eq!(queue.pop_if(|_| true), None);
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod doorbell;
 #[cfg(target_os = "linux")]
 pub(crate) mod epoll;
 pub(crate) mod fork;
+pub(crate) mod handler;
 pub(crate) mod mailbox;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
