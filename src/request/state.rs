@@ -318,7 +318,8 @@ impl<T, E> Shared<T, E> {
     fn run(self: &Rc<Self>, context: &Context) {
         let mut panics = Panics::default();
         let core = &self.core;
-        if core.is_due.take() && core.is_pending() {
+        if core.is_due.take() {
+            // If it has ended since, there is no handler.
             Rc::clone(self).tell(context, &mut panics);
         }
         if !core.is_pending() {
@@ -450,8 +451,11 @@ impl<T, E> Shared<T, E> {
         };
         let timer = core.deadline.take();
         let timer = match timer {
-            Some(timer) if timer.set_deadline(deadline) => timer,
-            _ => {
+            Some(timer) => {
+                timer.set_deadline(deadline);
+                timer
+            }
+            None => {
                 let weak = Rc::downgrade(self);
                 context.add_timer(deadline, move |_, _| {
                     if let Some(shared) = weak.upgrade() {
