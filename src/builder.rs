@@ -27,7 +27,8 @@ use std::time::Duration;
 pub struct Builder {
     backend: Result<BackendKind, Box<dyn Backend>>,
     batch: usize,
-    wait_timeout: Option<Duration>,
+    /// Missing unless it was chosen.
+    wait_timeout: Option<Timeout>,
     starvation_budget: Option<NonZeroU32>,
     nesting_allowed: bool,
 }
@@ -37,7 +38,7 @@ impl Default for Builder {
         Builder {
             backend: Ok(BackendKind::default()),
             batch: 256,
-            wait_timeout: Some(Duration::from_secs(30)),
+            wait_timeout: None,
             starvation_budget: NonZeroU32::new(1024),
             nesting_allowed: false,
         }
@@ -98,7 +99,7 @@ impl Builder {
     /// # }
     /// ```
     pub fn wait_timeout(mut self, timeout: Option<Duration>) -> Builder {
-        self.wait_timeout = timeout;
+        self.wait_timeout = Some(Timeout::new(timeout));
         self
     }
 
@@ -156,7 +157,7 @@ impl Builder {
         };
         let options = Options {
             batch: self.batch,
-            wait_timeout: Cell::new(Timeout::new(self.wait_timeout)),
+            wait_timeout: Cell::new(self.wait_timeout),
             starvation_budget: Cell::new(self.starvation_budget),
             nesting_allowed: Cell::new(self.nesting_allowed),
         };
@@ -174,7 +175,10 @@ impl fmt::Debug for Builder {
             .debug_struct("Builder")
             .field("backend", &backend)
             .field("batch", &self.batch)
-            .field("wait_timeout", &self.wait_timeout)
+            .field(
+                "wait_timeout",
+                &self.wait_timeout.unwrap_or(Timeout::TEVENT).limit(),
+            )
             .field("starvation_budget", &self.starvation_budget)
             .field("nesting_allowed", &self.nesting_allowed)
             .finish()
@@ -184,7 +188,21 @@ impl fmt::Debug for Builder {
 /// What can be set by [`Builder`] and changed later.
 pub(crate) struct Options {
     pub(crate) batch: usize,
-    pub(crate) wait_timeout: Cell<Timeout>,
+    /// Missing unless somebody has chosen it.
+    pub(crate) wait_timeout: Cell<Option<Timeout>>,
     pub(crate) starvation_budget: Cell<Option<NonZeroU32>>,
     pub(crate) nesting_allowed: Cell<bool>,
+}
+
+impl Options {
+    /// For how long a turn waits at most, of a loop that `is_run`: that is made by
+    /// [`Context::run`], which returns to nobody when a wait is over.
+    pub(crate) fn wait_timeout(&self, is_run: bool) -> Timeout {
+        let default = if is_run {
+            Timeout::FOREVER
+        } else {
+            Timeout::TEVENT
+        };
+        self.wait_timeout.get().unwrap_or(default)
+    }
 }

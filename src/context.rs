@@ -14,7 +14,7 @@
 //! in which they find nothing.
 
 use crate::backend::mux::{Delivery, Mux};
-use crate::backend::{AnyBackend, Backend, ReadyList, Token, WakeupTrigger};
+use crate::backend::{AnyBackend, Backend, PlainWait, Ready, ReadyList, Token, WakeupTrigger};
 use crate::builder::{Builder, Options};
 use crate::flags::FdFlags;
 use crate::immediate::Immediates;
@@ -113,6 +113,8 @@ pub(crate) struct Fds {
     ready: ReadyList,
     /// How many of `ready` are done with.
     next: usize,
+    /// For how many milliseconds a settled wait waits: in `run_until`, and in `run`.
+    limits: [i32; 2],
     /// Read empty when it is reported; missing if the backend reports it once for each ring.
     wakeup: Option<Rc<Wakeup>>,
 }
@@ -341,7 +343,11 @@ impl Context {
     }
 
     /// For how long a turn of the loop waits at most when no timer is due before. `None`: as long
-    /// as it takes; zero: the loop never blocks. The default is 30 seconds, as in tevent.
+    /// as it takes; zero: the loop never blocks.
+    ///
+    /// The default is 30 seconds, as in tevent, after which [`run_once`](Context::run_once) returns
+    /// and [`run_until`](Context::run_until) asks again; [`run`](Context::run) does neither, and
+    /// isn't woken for nothing unless a timeout is set here.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -355,7 +361,9 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_context_set_wait_timeout")]
     pub fn set_wait_timeout(&self, timeout: Option<Duration>) {
-        self.inner.options.wait_timeout.set(Timeout::new(timeout));
+        let timeout = Timeout::new(timeout);
+        self.inner.options.wait_timeout.set(Some(timeout));
+        self.inner.fds.borrow_mut().mux.settle(None);
     }
 
     /// What [`set_wait_timeout`](Context::set_wait_timeout) or the builder has set.
@@ -370,7 +378,7 @@ impl Context {
     /// # }
     /// ```
     pub fn wait_timeout(&self) -> Option<Duration> {
-        self.inner.options.wait_timeout.get().limit()
+        self.inner.options.wait_timeout(false).limit()
     }
 
     /// A reference that doesn't keep the context alive, for the rare closure that must reach it
@@ -407,6 +415,7 @@ impl Context {
                 mux: Mux::new(),
                 ready: ReadyList::new(options.batch),
                 next: 0,
+                limits: [0; 2],
                 wakeup: None,
             }),
             ended: RefCell::new(Vec::new()),
@@ -549,6 +558,7 @@ impl Inner {
             self.state.set_busy();
             let fd = wakeup.fd().as_raw_fd();
             let mut fds = self.fds.borrow_mut();
+            fds.mux.settle(None);
             fds.wakeup = match fds.backend.add_wakeup(fd, wakeup_token())? {
                 WakeupTrigger::Level => Some(Rc::clone(wakeup)),
                 WakeupTrigger::Edge => None,
@@ -610,6 +620,20 @@ impl Inner {
         drop((contents, scheduled, slow));
     }
 
+    /// Ends a descriptor event, if it is there still.
+    #[inline(never)]
+    pub(crate) fn remove_fd_event(&self, key: Key) {
+        let removed = {
+            let fds = &mut *self.fds.borrow_mut();
+            let backend: Option<&mut dyn Backend> = match self.is_in_its_process() {
+                true => Some(&mut *fds.backend),
+                false => None,
+            };
+            fds.mux.remove(backend, key)
+        };
+        drop(removed.map(Removed::new));
+    }
+
     /// Keeps an event that has ended until its handler, which is running, has returned.
     pub(crate) fn end_after_return(&self, handler: Rc<dyn FdHandler>) {
         self.ended.borrow_mut().push(handler);
@@ -653,10 +677,17 @@ impl Inner {
 }
 
 impl Fds {
-    /// Takes the next event to be called out of the batch, if it is the only one on its descriptor.
+    /// What the batch says of the next descriptor.
     #[inline(always)]
-    pub(crate) fn take_single(&mut self) -> Option<ReadyFd> {
-        let delivery = self.mux.deliver(self.ready.get(self.next)?)?;
+    pub(crate) fn next(&self) -> Option<Ready> {
+        self.ready.get(self.next)
+    }
+
+    /// Takes the event to be called for `ready`, which is [next](Fds::next) in the batch, if it is
+    /// the only one on its descriptor.
+    #[inline(always)]
+    pub(crate) fn take_single(&mut self, ready: Ready) -> Option<ReadyFd> {
+        let delivery = self.mux.deliver(ready)?;
         self.next += 1;
         Some(delivery)
     }
@@ -690,6 +721,48 @@ impl Fds {
     pub(crate) fn discard_ready(&mut self) {
         self.ready.clear();
         self.next = 0;
+    }
+
+    /// Finds out whether the next wait can be a plain one, provided that it is told to wait for one
+    /// of these times.
+    pub(crate) fn settle(&mut self, timeouts: [Timeout; 2]) {
+        let whole = |timeout| match timeout {
+            Timeout::ZERO | Timeout::Precise(_) => None,
+            Timeout::Whole(milliseconds) => Some(milliseconds),
+        };
+        let [Some(until), Some(run)] = timeouts.map(whole) else {
+            return;
+        };
+        self.limits = [until, run];
+        // A wake-up descriptor that stays readable has to be looked for.
+        if self.wakeup.is_none() {
+            self.mux.settle(self.backend.plain_wait(&self.ready));
+        }
+    }
+
+    /// Whether the batch is served and the next may be waited for by
+    /// [`wait_plainly`](Fds::wait_plainly).
+    #[inline(always)]
+    pub(crate) fn settled(&self) -> Option<PlainWait> {
+        self.mux.settled()
+    }
+
+    /// Fills the batch anew, in a loop that `is_run`, and says what is [next](Fds::next) in it.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is: this is the wait's result.
+    #[inline(always)]
+    pub(crate) fn wait_plainly(
+        &mut self,
+        wait: PlainWait,
+        is_run: bool,
+    ) -> Result<Ready, io::Result<()>> {
+        self.next = 0;
+        match wait.wait(self.limits[usize::from(is_run)], &mut self.ready) {
+            None => self.next().ok_or(Ok(())),
+            Some(result) => Err(result),
+        }
     }
 
     /// Has the backend fill the batch anew.

@@ -2,22 +2,23 @@
 //!
 //! # Implementation
 //!
-//! An event is one allocation, [`Shared`], with the source and the handler. The table refers to it,
-//! so do the handles, and so does the loop while the handler runs; that reference is what the
-//! handler gets as its handle.
+//! An event is two allocations. [`Shared`], with the source, is what its handles refer to.
+//! [`Registered`], with the handler and the handle that it is given, is what the table refers to, and
+//! the loop while the handler runs. (In one, each call would have to make that handle, and finding
+//! the source would depend on the closure's type.)
 //!
-//! The source leaves when all of them are gone: then it is dropped, or handed to the close callback.
+//! The source leaves when all handles are gone: then it is dropped, or handed to the close callback.
 //! By then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to
-//! a source that was closed, without any unsafe code. The handler goes earlier, when the event ends
+//! a source that was closed. The handler goes earlier, when the event ends
 //! and isn't running.
 
-use crate::backend::Backend;
-use crate::context::{Context, FdHandler, Inner, Meta, Removed};
+use crate::context::{Context, FdHandler, Inner, Meta};
 use crate::error::AddFdError;
 use crate::flags::FdFlags;
 use crate::key::Key;
 use crate::sys;
-use std::cell::{Cell, RefCell};
+use crate::sys::closure::{ClosureCell, IsRunning};
+use crate::sys::source::Source;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -56,83 +57,49 @@ use std::rc::Rc;
 /// ```
 #[doc(alias = "tevent_fd")]
 pub struct Fd<S: 'static> {
-    shared: Rc<Shared<S, dyn Handler<S>>>,
+    shared: Rc<Shared<S>>,
     /// Whether dropping this removes the event: not so the handler's copy.
     owns: bool,
 }
 
-struct Shared<S, H: ?Sized> {
+/// What the handles of an event share.
+struct Shared<S> {
     inner: Rc<Inner>,
     key: Key,
-    /// Present until it leaves.
-    source: Option<S>,
-    on_close: Cell<Option<CloseCallback<S>>>,
+    source: Source<S>,
     meta: Meta,
-    handler: H,
 }
 
-type CloseCallback<S> = Box<dyn FnOnce(S)>;
-
-impl<S, H: ?Sized> Drop for Shared<S, H> {
-    fn drop(&mut self) {
-        if let (Some(source), Some(on_close)) = (self.source.take(), self.on_close.take()) {
-            on_close(source);
-        }
-    }
+/// What the table refers to, and the loop during a call.
+struct Registered<S: 'static, F> {
+    /// Given to the handler. It doesn't own the event.
+    event: Fd<S>,
+    /// Taken out when the event has ended.
+    handler: ClosureCell<F>,
 }
 
-/// The place of a closure: it is borrowed while it runs, and empty when the event has ended.
-trait Handler<S> {
-    fn call(&self, context: &Context, event: &Fd<S>, flags: FdFlags);
-
-    /// Drops the closure. Returns false if it is running, so that it can't go yet.
-    fn clear(&self) -> bool;
-}
-
-impl<S, F: FnMut(&Context, &Fd<S>, FdFlags)> Handler<S> for RefCell<Option<F>> {
-    #[inline(always)]
-    fn call(&self, context: &Context, event: &Fd<S>, flags: FdFlags) {
-        // It can't be running, as an event is suspended while its handler runs a loop.
-        if let Ok(mut handler) = self.try_borrow_mut() {
-            if let Some(handler) = &mut *handler {
-                handler(context, event, flags);
-            }
-        }
-    }
-
-    fn clear(&self) -> bool {
-        let Ok(mut handler) = self.try_borrow_mut() else {
-            return false;
-        };
-        let closure = handler.take();
-        // Not borrowed any more when it is dropped, as that is code of the user.
-        drop(handler);
-        drop(closure);
-        true
-    }
-}
-
-impl<S, F> FdHandler for Shared<S, RefCell<Option<F>>>
+impl<S, F> FdHandler for Registered<S, F>
 where
     S: 'static,
     F: FnMut(&Context, &Fd<S>, FdFlags) + 'static,
 {
     fn call(self: Rc<Self>, context: &Context, flags: FdFlags) {
-        let event = Fd {
-            shared: self,
-            owns: false,
-        };
-        event.shared.handler.call(context, &event, flags);
+        // It can't be running, as an event is suspended while its handler runs a loop.
+        self.handler
+            .call(|handler| handler(context, &self.event, flags));
     }
 
     fn meta(&self) -> &Meta {
-        &self.meta
+        &self.event.shared.meta
     }
 
     fn end(self: Rc<Self>) {
-        if !self.handler.clear() {
-            let inner = Rc::clone(&self.inner);
-            inner.end_after_return(self);
+        match self.handler.take() {
+            Ok(closure) => drop(closure),
+            Err(IsRunning) => {
+                let inner = Rc::clone(&self.event.shared.inner);
+                inner.end_after_return(self);
+            }
         }
     }
 }
@@ -193,12 +160,16 @@ impl Context {
         let shared = Rc::new(Shared {
             inner: Rc::clone(&self.inner),
             key,
-            source: Some(source),
-            on_close: Cell::new(None),
+            source: Source::new(source),
             meta,
-            handler: RefCell::new(Some(handler)),
         });
-        let registered = Rc::clone(&shared);
+        let registered = Rc::new(Registered {
+            event: Fd {
+                shared: Rc::clone(&shared),
+                owns: false,
+            },
+            handler: ClosureCell::new(handler),
+        });
         match self.inner.add_fd_event(number, flags, registered) {
             Ok(added) => {
                 debug_assert_eq!(added, key);
@@ -206,19 +177,18 @@ impl Context {
             }
             Err((refused, error)) => {
                 drop(refused);
-                let mut shared: Rc<Shared<S, dyn Handler<S>>> = shared;
-                let source = take_source(&mut shared).unwrap_or_else(|| unreachable!());
-                Err(AddFdError::new(source, error))
+                match take_source(shared) {
+                    Ok(source) => Err(AddFdError::new(source, error)),
+                    Err(_) => unreachable!(),
+                }
             }
         }
     }
 }
 
 /// Takes the source out of an event that has ended, if nobody else refers to it.
-fn take_source<S>(shared: &mut Rc<Shared<S, dyn Handler<S>>>) -> Option<S> {
-    let shared = Rc::get_mut(shared)?;
-    shared.on_close.take();
-    shared.source.take()
+fn take_source<S>(shared: Rc<Shared<S>>) -> Result<S, Rc<Shared<S>>> {
+    Rc::try_unwrap(shared).map(|shared| shared.source.into_inner())
 }
 
 impl<S: 'static> Fd<S> {
@@ -236,12 +206,9 @@ impl<S: 'static> Fd<S> {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn get_ref(&self) -> &S {
-        match &self.shared.source {
-            Some(source) => source,
-            // It leaves when the last reference to `shared` goes, and this is one.
-            None => unreachable!(),
-        }
+        self.shared.source.get()
     }
 
     /// Ends the event and gives the source back, without calling the close callback.
@@ -264,10 +231,10 @@ impl<S: 'static> Fd<S> {
     /// ```
     pub fn into_source(self) -> Result<S, Fd<S>> {
         self.remove();
-        let mut shared = Rc::clone(&self.shared);
+        let shared = Rc::clone(&self.shared);
         // What is left of this handle removes an event that is gone already.
         drop(self);
-        take_source(&mut shared).ok_or(Fd { shared, owns: true })
+        take_source(shared).map_err(|shared| Fd { shared, owns: true })
     }
 
     /// What the event waits for.
@@ -422,8 +389,7 @@ impl<S: 'static> Fd<S> {
     #[doc(alias = "tevent_fd_set_close_fn")]
     #[doc(alias = "tevent_fd_set_auto_close")]
     pub fn on_close(&self, callback: impl FnOnce(S) + 'static) {
-        let old = self.shared.on_close.replace(Some(Box::new(callback)));
-        drop(old);
+        self.shared.source.on_close(callback);
     }
 
     /// Ends the event: it is not called any more, and its descriptor is out of the kernel's set.
@@ -442,18 +408,8 @@ impl<S: 'static> Fd<S> {
     /// context.run() // returns, as nothing is left
     /// # }
     /// ```
-    #[inline(never)]
     pub fn remove(&self) {
-        let inner = &*self.shared.inner;
-        let removed = {
-            let fds = &mut *inner.fds.borrow_mut();
-            let backend: Option<&mut dyn Backend> = match inner.is_in_its_process() {
-                true => Some(&mut *fds.backend),
-                false => None,
-            };
-            fds.mux.remove(backend, self.shared.key)
-        };
-        drop(removed.map(Removed::new));
+        self.shared.inner.remove_fd_event(self.shared.key);
     }
 
     /// Leaves the event to the context: it lives until it [removes](Fd::remove) itself, or the

@@ -8,52 +8,59 @@
 //! when its slot is reused by the insertion that comes an exact multiple of that later.
 
 use slab::Slab;
-use std::num::NonZeroU32;
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
 
-/// The name of one insertion into a [`Slots`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Key {
-    index: u32,
-    /// Not 0, so that an optional key is no larger.
-    generation: NonZeroU32,
-}
+/// The name of one insertion into a [`Slots`]: the generation in the upper half, the place in the
+/// lower. One number, as it is compared and stored for every descriptor event that is called; not
+/// 0, so that an optional key is no larger.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key(NonZeroU64);
 
 impl Key {
     #[inline]
     pub(crate) const fn new(index: u32, generation: NonZeroU32) -> Key {
-        Key { index, generation }
+        let bits = (generation.get() as u64) << 32 | index as u64;
+        match NonZeroU64::new(bits) {
+            Some(bits) => Key(bits),
+            // The generation isn't 0.
+            None => unreachable!(),
+        }
     }
 
     #[inline]
     pub(crate) fn generation(self) -> NonZeroU32 {
-        self.generation
+        NonZeroU32::new((self.0.get() >> 32) as u32).unwrap_or_else(|| unreachable!())
     }
 
     /// The place in the table.
     #[inline]
     pub(crate) fn index(self) -> u32 {
-        self.index
+        self.0.get() as u32
     }
 
-    /// Packs the key into the 64 bits of user data that a kernel hands back with an event.
+    /// The key as the 64 bits of user data that a kernel hands back with an event.
     pub(crate) fn to_bits(self) -> u64 {
-        u64::from(self.generation.get()) << 32 | u64::from(self.index)
+        self.0.get()
     }
 
-    /// The inverse of [`Key::to_bits`]; `None` for bits that no key has.
+    /// The inverse of [`Key::to_bits`]; of bits that no key has, a key that finds nothing, or `None`.
     #[inline]
     pub(crate) fn from_bits(bits: u64) -> Option<Key> {
-        Some(Key {
-            index: bits as u32,
-            generation: NonZeroU32::new((bits >> 32) as u32)?,
-        })
+        NonZeroU64::new(bits).map(Key)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Key({}, {})", self.index(), self.generation())
     }
 }
 
 #[derive(Debug)]
 struct Slot<T> {
     value: T,
-    generation: NonZeroU32,
+    key: Key,
 }
 
 /// A table whose entries are named by [`Key`]s.
@@ -74,10 +81,7 @@ impl<T> Slots<T> {
 
     /// The key that the next [`insert`](Slots::insert) will return.
     pub(crate) fn next_key(&self) -> Key {
-        Key {
-            index: self.slab.vacant_key() as u32,
-            generation: self.next_generation,
-        }
+        Key::new(self.slab.vacant_key() as u32, self.next_generation)
     }
 
     /// Stores `value`.
@@ -86,49 +90,47 @@ impl<T> Slots<T> {
     ///
     /// When 2³² - 1 entries are stored already.
     pub(crate) fn insert(&mut self, value: T) -> Key {
-        let generation = self.next_generation;
-        self.next_generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
-        let index = self.slab.insert(Slot { value, generation });
         // u32::MAX is left out: Key::to_bits() of no entry may be all ones.
+        let index = self.slab.vacant_key();
         assert!(index < u32::MAX as usize, "more than 2^32 - 1 events");
-        Key {
-            index: index as u32,
-            generation,
-        }
+        let key = self.next_key();
+        let next = self.next_generation.checked_add(1);
+        self.next_generation = next.unwrap_or(NonZeroU32::MIN);
+        self.slab.insert(Slot { value, key });
+        key
     }
 
     /// Makes the next insertion get the key of the latest one, which was removed at once and left
     /// no trace.
     pub(crate) fn give_back(&mut self, key: Key) {
-        self.next_generation = key.generation;
+        self.next_generation = key.generation();
     }
 
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        match self.slab.get(key.index as usize) {
-            Some(slot) if slot.generation == key.generation => Some(&slot.value),
+        match self.slab.get(key.index() as usize) {
+            Some(slot) if slot.key == key => Some(&slot.value),
             _ => None,
         }
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        match self.slab.get_mut(key.index as usize) {
-            Some(slot) if slot.generation == key.generation => Some(&mut slot.value),
+        match self.slab.get_mut(key.index() as usize) {
+            Some(slot) if slot.key == key => Some(&mut slot.value),
             _ => None,
         }
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
-        Some(self.slab.remove(key.index as usize).value)
+        Some(self.slab.remove(key.index() as usize).value)
     }
 
     /// The key of the entry at a place.
     #[inline]
     pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
-        let generation = self.slab.get(index as usize)?.generation;
-        Some(Key { index, generation })
+        Some(self.slab.get(index as usize)?.key)
     }
 
     /// The entry at a place, whichever insertion it is of.
@@ -150,10 +152,7 @@ impl<T> Slots<T> {
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.slab.iter().map(|(index, slot)| Key {
-            index: index as u32,
-            generation: slot.generation,
-        })
+        self.slab.iter().map(|(_, slot)| slot.key)
     }
 
     /// Empties the table and gives back what was in it, for the caller to drop when no table is
@@ -174,7 +173,7 @@ mod tests {
         let old = slots.insert("old");
         assert_eq!(slots.remove(old), Some("old"));
         let new = slots.insert("new");
-        assert_eq!(old.index, new.index, "the slot is reused");
+        assert_eq!(old.index(), new.index(), "the slot is reused");
         assert_eq!(slots.get(old), None);
         assert_eq!(slots.get_mut(old), None);
         assert_eq!(slots.remove(old), None);

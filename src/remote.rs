@@ -160,3 +160,25 @@ impl fmt::Debug for Remote {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::wakeup::Wakeup;
+
+    #[test]
+    fn who_has_posted_and_cannot_ring_is_rung_for() {
+        let wakeup = Wakeup::new().expect("a descriptor");
+        let doorbell = Doorbell::claim(wakeup.write_number());
+        let inbox = Inbox::new(doorbell);
+        inbox.ring_if_not_empty();
+        assert_eq!(doorbell.attention(), 0, "there is nothing");
+        inbox
+            .mailbox
+            .post(SendJob::new(|_: &Context| (), Location::caller()));
+        inbox.ring_if_not_empty();
+        assert_eq!(doorbell.attention(), REMOTE);
+        drop(inbox.close());
+        doorbell.release();
+    }
+}

@@ -80,7 +80,11 @@ impl Context {
     #[doc(alias = "tevent_loop_once")]
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
-        Ok(self.turn_in_full(false)? == Turn::Ran)
+        let turn = self.turn_in_full(false)?;
+        if self.inner.has_ended() {
+            self.inner.drop_ended();
+        }
+        Ok(turn == Turn::Ran)
     }
 
     /// Runs until there is nothing left to wait for: no armed timer, no scheduled immediate, no
@@ -265,57 +269,66 @@ impl Context {
         }
     }
 
-    /// Makes turns until `finished` says that it is enough, or somebody stops the loop; or until
-    /// there is nothing to wait for, if that is to end it.
+    /// Makes turns until `finished` says that it is enough, or somebody stops the loop; or, in a loop
+    /// that `is_run`, until there is nothing to wait for.
     ///
-    /// Most turns of a busy server have to do with descriptors only: nothing rang, and nobody has
-    /// said that there is anything else. Such a turn is made here, in one piece.
+    /// Most turns of a busy server have to do with descriptors only: nothing rang, nobody has said
+    /// that there is anything else, and no event has changed what it wants. Such a turn is made
+    /// here, in one piece.
     #[inline(always)]
-    fn make_turns(
-        &self,
-        mut finished: impl FnMut() -> bool,
-        return_if_empty: bool,
-    ) -> io::Result<()> {
+    fn make_turns(&self, mut finished: impl FnMut() -> bool, is_run: bool) -> io::Result<()> {
         let _level = self.enter()?;
         let stop = StopScope::new(&self.inner);
         let inner = &*self.inner;
         let doorbell = inner.doorbell;
         'turns: loop {
-            if stop.is_set() || finished() {
-                return Ok(());
-            }
             let turn = 'turn: {
-                if inner.state.is_busy() || doorbell.attention() != 0 {
-                    break 'turn self.turn_in_full(return_if_empty);
+                if inner.state.is_busy() {
+                    inner.state.running_fd.set(None);
+                    if inner.has_ended() {
+                        inner.drop_ended();
+                    }
+                    if stop.is_set() || finished() {
+                        return Ok(());
+                    }
+                    break 'turn self.turn_in_full(is_run);
+                }
+                if !is_run {
+                    inner.state.running_fd.set(None);
+                    if finished() {
+                        return Ok(());
+                    }
                 }
                 let mut fds = inner.fds.borrow_mut();
-                if !fds.has_ready() {
-                    let timeout = inner.options.wait_timeout.get();
-                    if timeout == Timeout::ZERO || fds.mux.enabled() == 0 {
-                        drop(fds);
-                        break 'turn self.turn_in_full(return_if_empty);
-                    }
-                    if fds.mux.is_dirty() {
-                        drop(fds);
-                        if let Err(error) = inner.flush() {
-                            break 'turn Err(error);
+                let ready = match fds.next() {
+                    Some(ready) => ready,
+                    None => {
+                        let Some(wait) = fds.settled() else {
+                            drop(fds);
+                            break 'turn self.turn_in_full(is_run);
+                        };
+                        // Only a loop that blocks has to be woken.
+                        if !doorbell.fall_asleep() {
+                            doorbell.stay_awake();
+                            drop(fds);
+                            break 'turn self.turn_in_full(is_run);
                         }
-                        fds = inner.fds.borrow_mut();
-                    }
-                    // Only a loop that blocks has to be woken.
-                    if !doorbell.fall_asleep() {
+                        let first = fds.wait_plainly(wait, is_run);
                         doorbell.stay_awake();
-                        drop(fds);
-                        break 'turn self.turn_in_full(return_if_empty);
+                        match first {
+                            Ok(ready) => ready,
+                            Err(result) => {
+                                drop(fds);
+                                break 'turn self.serve_after_wait(result);
+                            }
+                        }
                     }
-                    let result = fds.wait(timeout);
-                    doorbell.stay_awake();
-                    if result.is_err() || doorbell.attention() != 0 {
-                        drop(fds);
-                        break 'turn self.serve_after_wait(result);
-                    }
+                };
+                if !doorbell.is_quiet() {
+                    drop(fds);
+                    break 'turn self.turn_in_full(is_run);
                 }
-                let Some(ready) = fds.take_single() else {
+                let Some(ready) = fds.take_single(ready) else {
                     drop(fds);
                     break 'turn self.serve_after_wait(Ok(()));
                 };
@@ -331,8 +344,9 @@ impl Context {
 
     /// One turn, whatever there is to do. The steps are those of tevent's `tevent_loop_once`.
     #[inline(never)]
-    fn turn_in_full(&self, return_if_empty: bool) -> io::Result<Turn> {
+    fn turn_in_full(&self, is_run: bool) -> io::Result<Turn> {
         let inner = &*self.inner;
+        inner.state.running_fd.set(None);
 
         // 1. and 2. Signals; what other threads have scheduled goes to the end of the immediates.
         if inner.doorbell.attention() != 0 && self.attend()? {
@@ -341,7 +355,7 @@ impl Context {
 
         // 3. One immediate; unless there were so many that the others are to have a turn.
         let overdue = inner.others_are_overdue();
-        if !overdue && inner.has_immediates() && self.run_immediate(!return_if_empty) {
+        if !overdue && inner.has_immediates() && self.run_immediate(!is_run) {
             return Ok(Turn::Ran);
         }
 
@@ -359,10 +373,10 @@ impl Context {
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
-        if return_if_empty && !inner.has_something_to_wait_for() {
+        if is_run && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
         }
-        let result = inner.wait(now)?;
+        let result = inner.wait(now, is_run)?;
         self.serve_after_wait(result)
     }
 
@@ -371,6 +385,7 @@ impl Context {
     #[inline(never)]
     fn serve_after_wait(&self, result: io::Result<()>) -> io::Result<Turn> {
         let inner = &*self.inner;
+        inner.state.running_fd.set(None);
         if let Err(error) = result {
             inner.after_failed_wait(error)?;
         }
@@ -412,7 +427,8 @@ impl Context {
         let inner = &*self.inner;
         let ready = {
             let mut fds = inner.fds.borrow_mut();
-            fds.take_single().or_else(|| fds.take_ready())
+            let single = fds.next().and_then(|ready| fds.take_single(ready));
+            single.or_else(|| fds.take_ready())
         };
         let Some(ready) = ready else {
             return false;
@@ -431,26 +447,23 @@ impl Context {
         let describe = || Some(SlowHandler::describe(EventKind::Fd, ready.handler.meta()));
         let timed = inner.start_timing(describe);
         self.call_fd(ready);
+        inner.state.running_fd.set(None);
         inner.finish_timing(timed);
     }
 
+    /// It is left to the caller to say that the handler doesn't run any more, before other code of
+    /// the user does. (Should the handler panic, the end of this loop does.)
     #[inline(always)]
     fn call_fd(&self, ready: ReadyFd) {
-        let state = &self.inner.state;
-        // Should the handler panic, the end of this loop puts this right.
-        state.running_fd.set(Some(ready.key));
+        self.inner.state.running_fd.set(Some(ready.key));
         ready.handler.call(self, ready.flags);
-        state.running_fd.set(None);
-        if state.is_busy() && self.inner.has_ended() {
-            self.inner.drop_ended();
-        }
     }
 }
 
 impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
     /// over. `now` is the time of this turn, if it was read. The inner result is the wait's.
-    fn wait(&self, now: Option<Instant>) -> io::Result<io::Result<()>> {
+    fn wait(&self, now: Option<Instant>, is_run: bool) -> io::Result<io::Result<()>> {
         if !self.has_wakeup() {
             // The backend fell back, and then refused it.
             self.add_wakeup()?;
@@ -461,7 +474,7 @@ impl Inner {
         let mut timeout = if self.immediates().has_runnable() {
             Timeout::ZERO
         } else {
-            self.time_to_wait(now)
+            self.time_to_wait(now, is_run)
         };
         // Only a loop that blocks has to be woken.
         if timeout != Timeout::ZERO && !self.doorbell.fall_asleep() {
@@ -469,6 +482,10 @@ impl Inner {
         }
         let result = self.fds.borrow_mut().wait(timeout);
         self.doorbell.stay_awake();
+        if !self.state.is_busy() {
+            let timeouts = [false, true].map(|is_run| self.options.wait_timeout(is_run));
+            self.fds.borrow_mut().settle(timeouts);
+        }
         Ok(result)
     }
 
@@ -513,8 +530,8 @@ impl Inner {
         self.add_wakeup()
     }
 
-    fn time_to_wait(&self, now: Option<Instant>) -> Timeout {
-        let timeout = self.options.wait_timeout.get();
+    fn time_to_wait(&self, now: Option<Instant>, is_run: bool) -> Timeout {
+        let timeout = self.options.wait_timeout(is_run);
         let Some(deadline) = self.timers.borrow_mut().next_deadline() else {
             return timeout;
         };

@@ -27,6 +27,7 @@ on_every_backend!(
     two_tasks_read_and_write_one_socket,
     readers_of_one_socket_are_woken_one_at_a_time_in_order,
     a_reader_that_is_dropped_after_its_wake_leaves_it_to_the_next,
+    a_reader_that_is_dropped_before_its_turn_leaves_the_first_waiting,
     a_dropped_wait_wakes_nobody_and_costs_no_spin,
     nobody_waiting_is_nothing_to_wait_for,
     others_on_the_same_descriptor_are_told_too,
@@ -257,6 +258,19 @@ fn a_reader_that_is_dropped_after_its_wake_leaves_it_to_the_next(kind: BackendKi
     drop(first);
     settle(&context);
     assert_eq!(log.take(), "second");
+}
+
+fn a_reader_that_is_dropped_before_its_turn_leaves_the_first_waiting(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, mut theirs) = pair();
+    let (fd, log) = (Rc::new(add(&context, ours)), Log::new());
+    let _first = reader(&context, &fd, &log, "first");
+    let second = reader(&context, &fd, &log, "second");
+    settle(&context);
+    drop(second);
+    theirs.write_all(b"x").unwrap();
+    settle(&context);
+    assert_eq!(log.take(), "first");
 }
 
 fn a_dropped_wait_wakes_nobody_and_costs_no_spin(kind: BackendKind) {

@@ -133,6 +133,22 @@ fn a_backend_that_has_reopened_is_not_told_to_remove_what_it_forgot() {
 }
 
 #[test]
+fn a_backend_that_cannot_reopen_is_told_to_remove_what_leaves() {
+    let (context, recorder) = recorded();
+    let (ours, _theirs) = readable();
+    let number = ours.as_raw_fd();
+    let event = context.add_fd(ours, READ, |_, _, _| ()).unwrap();
+    recorder.take();
+    recorder.fail_reopen.set(Some(libc::EMFILE));
+    let error = context.reinitialise().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+    assert!(!event.is_registered());
+    assert_eq!(recorder.take(), [Call::Reopen, Call::Remove(number)]);
+    assert_eq!(turns(&context, 2), 0, "the next use tries again");
+    assert_eq!(recorder.take()[0], Call::Reopen);
+}
+
+#[test]
 fn the_wake_up_descriptor_is_added_when_the_context_is_made() {
     let (builder, recorder) = recording();
     recorder.fail_add.set(Some(libc::ENOMEM));

@@ -1,7 +1,7 @@
 //! What happens when the epoll instance is closed or replaced by somebody else.
 //!
 //! Apart from the other tests, as one of these runs a process: until that has executed its program
-//! it holds copies of all descriptors, so that nobody may count on one being closed.
+//! it holds copies of all descriptors, so that nobody may count on one being closed meanwhile.
 
 #![cfg(target_os = "linux")]
 
@@ -9,7 +9,11 @@ mod common;
 
 use common::*;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use tevent::{BackendKind, Context};
+
+/// Whoever counts on a descriptor being closed and whoever runs a process go one after another.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// What there is to go on with after epoll is broken: descriptors of all states, and a file.
 fn breaks(how: impl FnOnce(&Context)) {
@@ -61,6 +65,7 @@ fn breaks(how: impl FnOnce(&Context)) {
 
 #[test]
 fn standard_goes_on_with_poll_when_the_epoll_descriptor_was_replaced() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     breaks(|context| {
         let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         put_at(null, context.as_fd().as_raw_fd());
@@ -69,6 +74,7 @@ fn standard_goes_on_with_poll_when_the_epoll_descriptor_was_replaced() {
 
 #[test]
 fn standard_goes_on_with_poll_when_the_epoll_descriptor_was_closed() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // In a child process of one thread, where nobody else gets the number.
     let child = || {
         breaks(|context| {

@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use std::cell::Cell;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
@@ -25,6 +26,7 @@ on_every_backend!(
     an_event_without_flags_gets_nothing_and_costs_no_wake_ups,
     an_event_without_flags_beside_others_gets_nothing,
     a_regular_file_is_always_ready_or_refused_with_the_source,
+    a_regular_file_that_comes_in_a_handler_is_served,
     dev_null_is_always_ready_or_refused_with_the_source,
     an_always_ready_file_starves_nobody,
     an_always_ready_file_gets_its_turn_where_more_is_ready_than_fits,
@@ -469,4 +471,30 @@ fn files_and_sockets_take_turns_at_being_first() {
         log.take(),
         "socket file file socket socket file file socket"
     );
+}
+
+fn a_regular_file_that_comes_in_a_handler_is_served(kind: BackendKind) {
+    let context = context(kind);
+    let is_served = Flag::new();
+    let served = is_served.clone();
+    let calls = Cell::new(0);
+    let (ours, _theirs) = readable();
+    let _fd = context.add_fd(ours, READ, move |context, event, _| {
+        calls.set(calls.get() + 1);
+        if calls.get() < 3 {
+            return;
+        }
+        // Nothing but the file is ready from here on.
+        drain(event.get_ref());
+        let inner = served.clone();
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        match context.add_fd(file, READ, move |_, _, _| inner.set()) {
+            Ok(event) => event.detach(),
+            Err(error) => {
+                assert_eq!(kind, BackendKind::Epoll, "{error}");
+                served.set();
+            }
+        }
+    });
+    run_until(&context, "the file is served", || is_served.is_set());
 }

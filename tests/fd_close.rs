@@ -16,6 +16,7 @@ on_every_backend!(
     a_later_close_callback_replaces_an_earlier_one,
     removing_an_event_does_not_close_before_the_handle_is_gone,
     an_event_freed_in_its_own_handler_is_closed_when_that_returns,
+    an_event_freed_in_its_own_handler_is_closed_before_the_loop_goes_on,
     a_detached_event_that_removes_itself_is_closed_when_its_handler_returns,
     a_detached_event_is_closed_with_the_context,
     a_detached_event_is_closed_when_the_context_is_reinitialised,
@@ -134,6 +135,26 @@ fn an_event_freed_in_its_own_handler_is_closed_when_that_returns(kind: BackendKi
     assert_eq!(log.take(), "returning closed", "before the next turn");
     settle(&context);
     assert_eq!(log.take(), "later");
+}
+
+fn an_event_freed_in_its_own_handler_is_closed_before_the_loop_goes_on(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let _peers = [(); 2].map(|()| {
+        let (ours, peer) = readable();
+        let inner = log.clone();
+        let fd = context
+            .add_fd(ours, READ, move |_, fd: &Event, _| {
+                fd.remove();
+                inner.add("returning");
+            })
+            .unwrap();
+        log_close(&fd, &log);
+        fd.detach();
+        peer
+    });
+    context.run().unwrap();
+    assert_eq!(log.take(), "returning closed returning closed");
 }
 
 fn a_detached_event_that_removes_itself_is_closed_when_its_handler_returns(kind: BackendKind) {

@@ -3,7 +3,9 @@
 mod common;
 
 use common::*;
+use std::cell::Cell;
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -28,6 +30,7 @@ on_every_backend!(
     a_chain_of_immediates_gives_descriptors_that_become_ready_a_turn,
     after_the_others_turn_the_chain_goes_on,
     the_only_immediate_may_schedule_itself_and_do_anything_else_under_run,
+    the_only_immediate_leaves_a_turn_to_the_others_under_run,
 );
 
 fn immediates_run_in_the_order_they_were_scheduled(kind: BackendKind) {
@@ -369,4 +372,24 @@ fn the_only_immediate_may_schedule_itself_and_do_anything_else_under_run(kind: B
     context.run().unwrap();
     assert_eq!(log.take(), "9 10");
     assert!(!immediate.is_registered());
+}
+
+fn the_only_immediate_leaves_a_turn_to_the_others_under_run(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, _theirs) = readable();
+    let _fd = context
+        .add_fd(ours, READ, |context, _, _| context.stop())
+        .unwrap();
+    let calls = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&calls);
+    let immediate = context.add_immediate(move |_, immediate| {
+        counter.set(counter.get() + 1);
+        assert!(counter.get() < 5000, "the descriptor has no turn");
+        immediate.schedule();
+    });
+    immediate.schedule();
+    for round in 1..=3 {
+        context.run().unwrap();
+        assert_eq!(calls.get(), 1024 * round);
+    }
 }

@@ -7,6 +7,8 @@ use common::*;
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tevent::{BackendKind, Context};
 
 on_every_backend!(
@@ -25,6 +27,8 @@ on_every_backend!(
     the_nested_loop_goes_on_with_the_batch_of_the_outer,
     stop_in_a_nested_loop_ends_only_that,
     stop_in_a_nested_turn_ends_the_run_around_it,
+    a_loop_in_the_condition_calls_the_event_that_was_called_last,
+    a_loop_in_what_another_thread_has_scheduled_calls_the_event_that_was_called_last,
 );
 
 fn nesting(kind: BackendKind) -> Context {
@@ -376,4 +380,50 @@ fn a_handler_that_runs_no_loop_is_not_suspended_in_the_backend() {
     recorder.take();
     assert_eq!(turns(&context, 5), 5);
     assert_eq!(recorder.take_changes(), []);
+}
+
+fn a_loop_in_the_condition_calls_the_event_that_was_called_last(kind: BackendKind) {
+    for with_immediate in [false, true] {
+        let context = nesting(kind);
+        let calls = Rc::new(Cell::new(0));
+        let counter = Rc::clone(&calls);
+        let (ours, _theirs) = readable();
+        let _fd = context.add_fd(ours, READ, move |context, _, _| {
+            counter.set(counter.get() + 1);
+            if with_immediate {
+                context.defer(|_| ());
+            }
+        });
+        let finished = context.run_until(|| {
+            if calls.get() < 3 {
+                return false;
+            }
+            run_until(&context, "it is called again", || calls.get() == 4);
+            true
+        });
+        finished.unwrap();
+    }
+}
+
+fn a_loop_in_what_another_thread_has_scheduled_calls_the_event_that_was_called_last(
+    kind: BackendKind,
+) {
+    let context = nesting(kind);
+    let remote = context.remote();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&calls);
+    let (ours, _theirs) = readable();
+    let _fd = context.add_fd(ours, READ, move |_, _, _| {
+        // As if it came while this is running.
+        if counter.fetch_add(1, Relaxed) == 2 {
+            let calls = Arc::clone(&counter);
+            let nested = move |context: &Context| {
+                run_until(context, "it is called again", || calls.load(Relaxed) == 4);
+                context.stop();
+            };
+            assert!(remote.schedule(nested));
+        }
+    });
+    context.run().unwrap();
+    assert_eq!(calls.load(Relaxed), 4);
 }

@@ -7,15 +7,17 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tevent::{BackendKind, SignalFlags, Signum};
+use tevent::{BackendKind, Context, Signal, SignalFlags, SignalInfo, Signum};
 
 on_every_backend!(
     signals_go_before_immediates_those_before_timers_and_those_before_descriptors,
+    signals_go_before_an_only_immediate_that_schedules_itself,
     the_order_is_looked_at_anew_between_two_descriptors_of_one_batch,
     a_turn_calls_one_handler,
     what_a_handler_adds_is_for_the_next_turn,
     other_threads_work_goes_behind_the_immediates_scheduled_before,
     other_threads_work_goes_before_timers_and_descriptors,
+    other_threads_work_goes_before_the_rest_of_a_batch,
     work_from_another_thread_wakes_the_loop,
     a_turn_that_finds_nothing_says_so,
     a_timer_that_became_due_while_waiting_runs_in_the_same_turn,
@@ -52,6 +54,32 @@ fn signals_go_before_immediates_those_before_timers_and_those_before_descriptors
     unsafe { libc::raise(libc::SIGUSR1) };
     assert_eq!(turns(&context, 4), 4, "each turn calls one handler");
     assert_eq!(log.take(), "signal immediate timer descriptor");
+}
+
+fn signals_go_before_an_only_immediate_that_schedules_itself(kind: BackendKind) {
+    let _alone = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
+    let context = context(kind);
+    let log = Log::new();
+    let inner = log.clone();
+    let immediate = context.add_immediate(move |_, immediate| {
+        inner.add("immediate");
+        immediate.schedule();
+        // SAFETY: no memory is involved, and the signal has a handler.
+        unsafe { libc::raise(libc::SIGUSR1) };
+    });
+    immediate.schedule();
+    let inner = log.clone();
+    let handler = move |context: &Context, _: &Signal, _: &SignalInfo| {
+        inner.add("signal");
+        context.stop();
+    };
+    let _signal = context
+        .add_signal(Signum::SIGUSR1, SignalFlags::empty(), handler)
+        .unwrap();
+    for _ in 0..2 {
+        context.run().unwrap();
+        assert_eq!(log.take(), "immediate signal");
+    }
 }
 
 fn the_order_is_looked_at_anew_between_two_descriptors_of_one_batch(kind: BackendKind) {
@@ -170,6 +198,25 @@ fn other_threads_work_goes_before_timers_and_descriptors(kind: BackendKind) {
     );
     assert_eq!(turns(&context, 2), 2);
     assert_eq!(log.take(), "timer descriptor");
+}
+
+fn other_threads_work_goes_before_the_rest_of_a_batch(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let _events = [(); 2].map(|()| {
+        let (ours, peer) = readable();
+        let (inner, remote) = (log.clone(), context.remote());
+        let event = context.add_fd(ours, READ, move |_, event, _| {
+            drain(event.get_ref());
+            inner.add("descriptor");
+            assert!(remote.schedule(Context::stop));
+        });
+        (event.unwrap(), peer)
+    });
+    for _ in 0..2 {
+        context.run().unwrap();
+        assert_eq!(log.take(), "descriptor");
+    }
 }
 
 fn work_from_another_thread_wakes_the_loop(kind: BackendKind) {

@@ -2,12 +2,14 @@
 
 mod common;
 
-use common::recording::{Call, recorded};
+use common::recording::{Call, recorded, recording_by_default};
 use common::*;
 use std::cell::Cell;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tevent::{BackendKind, Context, SignalFlags, Signum};
+use tevent::{BackendKind, Context, Fd, Signal, SignalFlags, SignalInfo, Signum};
 
 on_every_backend!(
     run_returns_at_once_when_there_is_nothing,
@@ -25,6 +27,7 @@ on_every_backend!(
     stop_without_a_loop_does_nothing,
     a_wait_timeout_of_zero_does_not_block,
     a_wait_timeout_is_waited_for_in_full,
+    a_wait_timeout_set_in_a_handler_holds_for_the_next_wait,
     without_a_wait_timeout_a_turn_waits_for_a_descriptor,
     next_deadline_is_the_first_timers,
     next_deadline_is_now_while_something_is_scheduled_or_changed,
@@ -375,4 +378,152 @@ fn a_loop_that_runs_without_waiting_never_asks_for_the_kernel() {
     immediate.schedule();
     context.run().unwrap();
     assert_eq!(recorder.take(), [], "immediates need no system call");
+}
+
+/// A loop that has nothing but a descriptor, which is ready each time, and calls `happen` in its
+/// first call. How often it was called until `run` returned.
+fn calls_until_the_end(
+    context: &Context,
+    happen: impl FnOnce(&Context, &Fd<UnixStream>) + 'static,
+) -> (std::io::Result<()>, usize) {
+    let (ours, _peer) = readable();
+    let calls = Rc::new(Cell::new(0));
+    let (counter, happening) = (Rc::clone(&calls), Cell::new(Some(happen)));
+    let _event = context.add_fd(ours, READ, move |context, event, _| {
+        counter.set(counter.get() + 1);
+        assert!(counter.get() < 100, "the loop never ends");
+        if let Some(happen) = happening.take() {
+            happen(context, event);
+        }
+    });
+    let result = context.run();
+    (result, calls.get())
+}
+
+#[test]
+fn a_wait_that_fails_ends_a_busy_loop() {
+    let (context, recorder) = recorded();
+    let (result, calls) = calls_until_the_end(&context, move |_, _| {
+        recorder.fail_wait.set(Some(libc::ENOMEM));
+    });
+    let error = result.expect_err("the backend failed").to_string();
+    assert!(error.starts_with("wait: "), "{error}");
+    assert_eq!(calls, 1);
+}
+
+#[test]
+fn a_signal_that_comes_while_a_busy_loop_waits_goes_before_descriptors() {
+    let (context, recorder) = recorded();
+    let log = Log::new();
+    let (ours, mut theirs) = pair();
+    let _fd = context.add_fd(ours, READ, log.fd("descriptor")).unwrap();
+    let inner = log.clone();
+    let handler = move |context: &Context, _: &Signal, _: &SignalInfo| {
+        inner.add("signal");
+        if inner.len() == 2 {
+            context.stop();
+        }
+    };
+    let _signal = context
+        .add_signal(Signum::SIGUSR1, SignalFlags::empty(), handler)
+        .unwrap();
+    // SAFETY: no memory is involved, and the signal has a handler.
+    let raise = || _ = unsafe { libc::raise(libc::SIGUSR1) };
+    // The first has the backend report the wake-up descriptor behind the other one from then on.
+    let record = Rc::clone(&recorder);
+    recorder.in_wait.set(Some(Box::new(move || {
+        raise();
+        record.in_wait.set(Some(Box::new(move || {
+            theirs.write_all(b"x").unwrap();
+            raise();
+        })));
+    })));
+    context.run().unwrap();
+    assert_eq!(log.take(), "signal signal");
+}
+
+#[test]
+fn what_rings_before_a_busy_loop_waits_keeps_it_from_waiting() {
+    let (context, recorder) = recorded();
+    let record = Rc::clone(&recorder);
+    let (result, calls) = calls_until_the_end(&context, move |context, event| {
+        drain(event.get_ref());
+        let remote = context.remote();
+        let ring = move || assert!(remote.schedule(Context::stop));
+        record.in_modify.set(Some(Box::new(ring)));
+        event.set_flags(READ | ERROR);
+        record.take();
+    });
+    result.unwrap();
+    assert_eq!(calls, 1);
+    let blocks = Call::Wait(Some(GUARD));
+    assert!(!recorder.take().contains(&blocks), "it didn't block");
+}
+
+#[test]
+fn a_descriptor_that_is_always_ready_keeps_no_timer_waiting() {
+    let (context, _recorder) = recorded();
+    let start = Instant::now();
+    let (ours, _peer) = readable();
+    let _event = context.add_fd(ours, READ, move |_, _, _| {
+        assert!(start.elapsed() < GUARD, "the timer isn't called");
+    });
+    let _timer = context.add_timer_after(Duration::from_millis(2), |context, _| context.stop());
+    context.run().unwrap();
+}
+
+fn a_wait_timeout_set_in_a_handler_holds_for_the_next_wait(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, _theirs) = readable();
+    let calls = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&calls);
+    let _fd = context.add_fd(ours, READ, move |context, event, _| {
+        counter.set(counter.get() + 1);
+        if counter.get() == 3 {
+            drain(event.get_ref());
+            context.set_wait_timeout(Some(Duration::from_millis(1)));
+        }
+    });
+    let asked = Cell::new(0);
+    run_until(&context, "the condition is asked after the wait", || {
+        asked.set(asked.get() + usize::from(calls.get() == 3));
+        asked.get() >= 3
+    });
+}
+
+/// How long each loop waits without a wait timeout of its own, and with one; with and without a
+/// timer.
+#[test]
+fn only_run_waits_for_as_long_as_it_takes_by_default() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    const TEVENTS: Duration = Duration::from_secs(30);
+    let (builder, recorder) = recording_by_default();
+    let context = builder.build().unwrap();
+    assert_eq!(context.wait_timeout(), Some(TEVENTS));
+    let (ours, _theirs) = readable();
+    let _fd = context.add_fd(ours, READ, |context, _, _| context.stop());
+    let waits = || {
+        recorder.take();
+        context.run().unwrap();
+        context.run_until(|| false).unwrap();
+        assert!(context.run_once().unwrap());
+        let limit = |call| match call {
+            Call::Wait(limit) => limit,
+            other => panic!("{other:?}"),
+        };
+        recorder.take().into_iter().map(limit).collect::<Vec<_>>()
+    };
+    assert_eq!(waits(), [None, Some(TEVENTS), Some(TEVENTS)]);
+
+    let timer = context.add_timer_after(HOUR, |_, _| ());
+    let with_timer = waits();
+    let to_timer = with_timer[0].expect("run waits for the timer");
+    assert!(to_timer > TEVENTS && to_timer <= HOUR, "{to_timer:?}");
+    assert_eq!(with_timer[1..], [Some(TEVENTS), Some(TEVENTS)]);
+    drop(timer);
+
+    context.set_wait_timeout(Some(TEVENTS));
+    assert_eq!(waits(), [Some(TEVENTS); 3]);
+    context.set_wait_timeout(None);
+    assert_eq!(waits(), [None; 3]);
 }

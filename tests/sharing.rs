@@ -17,6 +17,7 @@ on_every_backend!(
     hang_up_reaches_those_of_several_events_that_want_to_know,
     freeing_one_of_several_events_leaves_the_others,
     events_on_one_descriptor_may_come_and_go_in_any_order,
+    flags_of_an_ended_event_count_no_more,
     busy_descriptors_take_turns,
     more_ready_descriptors_than_fit_a_batch_all_get_their_turn,
     an_event_freed_before_its_turn_is_not_called,
@@ -192,6 +193,24 @@ fn events_on_one_descriptor_may_come_and_go_in_any_order(kind: BackendKind) {
             assert_eq!(log.take(), "", "{order:?}");
         }
     }
+}
+
+fn flags_of_an_ended_event_count_no_more(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, _theirs) = readable();
+    let ours = Rc::new(ours);
+    let add = || {
+        let handler = |_: &Context, _: &_, _| unreachable!();
+        context.add_fd(Rc::clone(&ours), NOTHING, handler).unwrap()
+    };
+    let (first, second) = (add(), add());
+    first.remove();
+    first.set_flags(READ);
+    assert_eq!(first.flags(), NOTHING);
+    assert_eq!(turns(&context, 2), 0);
+    context.run().expect("there is nothing to wait for");
+    drop(second);
+    context.run().expect("nor without the other one");
 }
 
 fn busy(context: &Context, log: &Log, count: usize) -> Vec<impl Sized + use<>> {

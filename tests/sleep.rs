@@ -24,6 +24,7 @@ on_every_backend!(
     a_sleep_without_end_is_no_panic,
     a_sleep_keeps_run_from_returning_only_when_it_was_polled,
     dropping_a_sleep_removes_its_timer,
+    a_dropped_sleep_wakes_nobody,
     a_sleep_that_is_over_stays_over_until_it_is_reset,
     a_sleep_can_be_postponed_and_brought_forward,
     a_sleep_wakes_who_polled_it_last,
@@ -133,6 +134,18 @@ fn dropping_a_sleep_removes_its_timer(kind: BackendKind) {
     drop(task);
     assert_eq!(context.next_deadline(), None);
     context.run().unwrap();
+}
+
+fn a_dropped_sleep_wakes_nobody(kind: BackendKind) {
+    let context = context(kind);
+    let (gate, sleep) = (Gate::new(), context.sleep(GUARD));
+    let passes = gate.pass();
+    let _task = context.spawn(async move {
+        assert!(poll_once(sleep).await.is_none());
+        passes.await;
+    });
+    settle(&context);
+    assert_eq!(gate.polls(), 1, "it has begun to wait for something else");
 }
 
 fn a_sleep_that_is_over_stays_over_until_it_is_reset(kind: BackendKind) {

@@ -4,7 +4,7 @@ mod common;
 
 use common::{READ, context};
 use rustix::process::{Signal as ProcessSignal, getpid, kill_process};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -17,6 +17,7 @@ on_every_backend!(
     fast_handlers_are_not_reported,
     the_report_may_change_the_report,
     a_report_that_holds_a_handle_goes_with_the_context,
+    a_loop_in_the_report_calls_the_slow_descriptor_event,
 );
 
 const THRESHOLD: Duration = Duration::from_micros(200);
@@ -154,4 +155,30 @@ fn a_report_that_holds_a_handle_goes_with_the_context(kind: BackendKind) {
     });
     drop(context);
     assert_eq!(Rc::strong_count(&witness), 1, "the report is still there");
+}
+
+fn a_loop_in_the_report_calls_the_slow_descriptor_event(kind: BackendKind) {
+    let context = common::builder(kind).nesting_allowed(true).build().unwrap();
+    let (ours, _theirs) = common::readable();
+    let calls = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&calls);
+    let _fd = context.add_fd(ours, READ, move |context, _, _| {
+        counter.set(counter.get() + 1);
+        match counter.get() {
+            3 => dawdle(),
+            5 => context.stop(),
+            _ => {}
+        }
+    });
+    let weak = context.downgrade();
+    let counter = Rc::clone(&calls);
+    context.set_slow_handler(THRESHOLD, move |_| {
+        // Any may be slow on a busy machine.
+        if counter.get() == 3 {
+            let context = weak.upgrade().unwrap();
+            common::run_until(&context, "it is called again", || counter.get() == 4);
+        }
+    });
+    context.run().unwrap();
+    assert_eq!(calls.get(), 5);
 }

@@ -9,8 +9,8 @@ use event_listener::{Event, Listener};
 use futures_lite::future::{self, zip};
 use std::cell::RefCell;
 use std::future::{pending, poll_fn};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::thread;
 use tevent::{BackendKind, Context, Remote, Task, yield_now};
@@ -29,6 +29,7 @@ on_every_backend!(
     futures_of_other_crates_run,
     a_task_can_be_awaited_by_another_executor,
     tasks_end_with_their_thread_at_the_latest,
+    tasks_of_a_context_that_is_never_dropped_end_with_their_thread,
     a_context_in_a_thread_local_value_ends_well,
 );
 
@@ -364,6 +365,26 @@ fn tasks_end_with_their_thread_at_the_latest(kind: BackendKind) {
     let (waker, remote) = receiver.recv().unwrap();
     assert!(dropped.load(Ordering::Acquire));
     assert!(remote.is_closed());
+    waker.wake();
+}
+
+fn tasks_of_a_context_that_is_never_dropped_end_with_their_thread(kind: BackendKind) {
+    // So that it is no leak.
+    static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let dropped = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&dropped);
+    let thread = thread::spawn(move || {
+        let context = context(kind);
+        let gate = Gate::new();
+        let on_drop = OnDrop(move || flag.store(true, Ordering::Release));
+        let task = context.spawn(common::futures::owning(on_drop, gate.pass()));
+        settle(&context);
+        let kept = Box::into_raw(Box::new((context, task)));
+        KEPT.lock().unwrap().push(kept.expose_provenance());
+        gate.waker()
+    });
+    let waker = thread.join().unwrap();
+    assert!(dropped.load(Ordering::Acquire));
     waker.wake();
 }
 

@@ -26,6 +26,10 @@ impl Epoll {
         self.instance.is_broken()
     }
 
+    pub(super) fn waiter(&self) -> epoll::Waiter {
+        self.instance.waiter()
+    }
+
     /// Asks for edges, which saves the read that makes the descriptor unreadable again.
     pub(super) fn add_edge(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
         let bits = token.to_bits();

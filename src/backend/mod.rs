@@ -110,17 +110,26 @@ impl Ready {
 
     /// The flags that stand for the readiness, if it is nothing but readable and writable, and
     /// none of it was served.
-    #[inline]
-    fn plain_flags(self) -> FdFlags {
+    #[inline(always)]
+    fn plain_flags(self) -> Option<FdFlags> {
         const READABLE: u32 = Readiness::READABLE.bits() as u32;
         const WRITABLE: u32 = Readiness::WRITABLE.bits() as u32;
-        let events = self.0.events;
-        if events & !(READABLE | WRITABLE) != 0 {
-            return FdFlags::empty();
+        const BOTH: u32 = READABLE | WRITABLE;
+        const fn flags(events: u32) -> FdFlags {
+            // Cheaper than to look at each.
+            FdFlags::from_bits_retain(((events + 1) >> 1) as u8)
         }
-        const { assert!(FdFlags::READ.bits() as u32 == READABLE) };
-        const { assert!((FdFlags::WRITE.bits() as u32) << 1 == WRITABLE) };
-        FdFlags::from_bits_retain((events & READABLE | (events & WRITABLE) >> 1) as u8)
+        const {
+            assert!(flags(READABLE).bits() == FdFlags::READ.bits());
+            assert!(flags(WRITABLE).bits() == FdFlags::WRITE.bits());
+            assert!(flags(BOTH).bits() == FdFlags::READ.bits() | FdFlags::WRITE.bits());
+            assert!(flags(0).is_empty());
+        }
+        let events = self.0.events;
+        if events & !BOTH != 0 {
+            return None;
+        }
+        Some(flags(events))
     }
 }
 
@@ -145,10 +154,16 @@ pub struct ReadyList {
 impl ReadyList {
     /// A wait may always report fewer than it is asked for, so the limit has a limit.
     pub(crate) fn new(limit: usize) -> ReadyList {
+        let limit = u16::try_from(limit).unwrap_or(u16::MAX);
         ReadyList {
             events: Vec::new(),
-            limit: u16::try_from(limit).unwrap_or(u16::MAX),
+            limit,
         }
+    }
+
+    /// Whether epoll can be given the list as it is: all of its memory is what may be filled.
+    fn is_as_long_as_its_memory(&self) -> bool {
+        self.events.capacity() == usize::from(self.limit)
     }
 
     #[inline]
@@ -160,7 +175,7 @@ impl ReadyList {
         self.events.len()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, index: usize) -> Option<Ready> {
         self.events.get(index).copied().map(Ready)
     }
@@ -348,7 +363,46 @@ pub(crate) enum AnyBackend {
     Custom(Box<dyn Backend>),
 }
 
+/// A wait in epoll, which has nothing else to look at.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlainWait(crate::sys::epoll::Waiter);
+
+#[cfg(not(target_os = "linux"))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PlainWait {}
+
+impl PlainWait {
+    /// Fills the list anew, waiting for at most so many milliseconds (-1: for ever). `None` if there
+    /// is something in it then; else the wait's result.
+    #[inline(always)]
+    pub(crate) fn wait(self, limit: i32, ready: &mut ReadyList) -> Option<io::Result<()>> {
+        #[cfg(target_os = "linux")]
+        return self.0.wait(&mut ready.events, limit);
+        #[cfg(not(target_os = "linux"))]
+        match self {}
+    }
+}
+
 impl AnyBackend {
+    /// How to wait as [`wait_for`](AnyBackend::wait_for) would, in fewer steps. It holds until the
+    /// backend is told something.
+    pub(crate) fn plain_wait(&self, ready: &ReadyList) -> Option<PlainWait> {
+        #[cfg(target_os = "linux")]
+        {
+            let waiter = match self {
+                AnyBackend::Epoll(epoll) => epoll.waiter(),
+                AnyBackend::Standard(standard) => standard.waiter()?,
+                _ => return None,
+            };
+            ready
+                .is_as_long_as_its_memory()
+                .then_some(PlainWait(waiter))
+        }
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+
     /// Fills the list anew.
     #[inline(always)]
     pub(crate) fn wait_for(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {

@@ -24,10 +24,11 @@
 //! - `direct` is `flags`, or empty if the watch has a group or the event is suspended;
 //! - `armed` is what the backend was told of a watch, empty if and only if it doesn't know it; a
 //!   watch whose `armed` differs from what its events want is in `dirty`, once;
-//! - `enabled` counts the events that want something and aren't suspended.
+//! - `enabled` counts the events that want something and aren't suspended;
+//! - `settled` is empty from the first change on, to what events want or to what the backend knows.
 
 use super::numbers::Numbers;
-use super::{Backend, Readiness, Ready, Token};
+use super::{Backend, PlainWait, Readiness, Ready, Token};
 use crate::error::errno;
 use crate::flags::FdFlags;
 use crate::key::{Key, Slots};
@@ -101,6 +102,7 @@ pub(crate) struct Mux<H> {
     numbers: Numbers,
     dirty: Vec<Key>,
     enabled: usize,
+    settled: Option<PlainWait>,
 }
 
 /// One event to be called, with its handler.
@@ -131,7 +133,20 @@ impl<H: Clone> Mux<H> {
             numbers: Numbers::default(),
             dirty: Vec::new(),
             enabled: 0,
+            settled: None,
         }
+    }
+
+    /// How to wait, if nothing has changed since somebody has [settled](Mux::settle) that.
+    #[inline(always)]
+    pub(crate) fn settled(&self) -> Option<PlainWait> {
+        self.settled
+    }
+
+    /// Notes how to wait until something changes, if all changes are flushed and there is something
+    /// to wait for.
+    pub(crate) fn settle(&mut self, wait: Option<PlainWait>) {
+        self.settled = wait.filter(|_| self.enabled > 0 && self.dirty.is_empty());
     }
 
     /// How many events want something, those left out whose handler is running a loop.
@@ -168,6 +183,7 @@ impl<H: Clone> Mux<H> {
         flags: FdFlags,
         handler: H,
     ) -> Result<Key, (H, io::Error)> {
+        self.settled = None;
         let watch = self.numbers.get(fd);
         let key = self.entries.insert(Entry {
             handler: Some(handler),
@@ -271,6 +287,7 @@ impl<H: Clone> Mux<H> {
     fn take_event(&mut self, key: Key) -> Option<H> {
         let watch = self.watch_of(key)?;
         let entry = self.entries.get(key)?;
+        self.settled = None;
         self.enabled -= usize::from(!entry.wanted().is_empty());
         if entry.is_alone() {
             self.numbers.remove(entry.fd);
@@ -381,6 +398,7 @@ impl<H: Clone> Mux<H> {
 
     /// The backend knows nothing any more: marks all watches for the next flush.
     pub(crate) fn forget_registrations(&mut self) {
+        self.settled = None;
         for watch in self.watches() {
             if let Some(entry) = self.entries.at_mut(watch) {
                 entry.armed = FdFlags::empty();
@@ -395,7 +413,7 @@ impl<H: Clone> Mux<H> {
     pub(crate) fn deliver(&self, ready: Ready) -> Option<Delivery<H>> {
         let key = Key::from_bits(ready.token().to_bits())?;
         let entry = self.entries.get(key)?;
-        let flags = entry.direct & ready.plain_flags();
+        let flags = entry.direct & ready.plain_flags()?;
         if flags.is_empty() {
             return None;
         }
@@ -468,6 +486,7 @@ impl<H: Clone> Mux<H> {
         self.numbers.clear();
         self.dirty.clear();
         self.enabled = 0;
+        self.settled = None;
         let entries = self.entries.take_all();
         entries
             .into_iter()
@@ -499,6 +518,7 @@ impl<H: Clone> Mux<H> {
 
     #[inline]
     fn mark_watch_dirty(&mut self, watch: u32) {
+        self.settled = None;
         let Some(key) = self.entries.key_at(watch) else {
             return;
         };
@@ -523,6 +543,7 @@ impl<H: Clone> Mux<H> {
 
     /// Takes a watch out of the backend's set, if it is in.
     fn unwatch(&mut self, backend: &mut dyn Backend, watch: u32) {
+        self.settled = None;
         let Some(key) = self.entries.key_at(watch) else {
             return;
         };

@@ -11,6 +11,7 @@ use super::poll::Poll;
 use super::{Backend, Readiness, ReadyList, Token, WakeupTrigger};
 use crate::error::errno;
 use crate::flags::FdFlags;
+use crate::sys::epoll::Waiter;
 use crate::sys::timeout::Timeout;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -67,6 +68,14 @@ impl Standard {
             pollable,
             always_ready: Vec::new(),
             always_ready_first: false,
+        }
+    }
+
+    /// How to wait, if there is nothing to look at but epoll.
+    pub(super) fn waiter(&self) -> Option<Waiter> {
+        match &self.mechanism {
+            Mechanism::Epoll(epoll) if self.always_ready.is_empty() => Some(epoll.waiter()),
+            _ => None,
         }
     }
 

@@ -172,6 +172,13 @@ impl Doorbell {
         self.attention.load(Ordering::Acquire)
     }
 
+    /// Whether nothing asks for attention, as far as this thread has heard; for a turn that leaves
+    /// the rest to one that asks for [`attention`](Doorbell::attention).
+    #[inline(always)]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.attention.load(Relaxed) == 0
+    }
+
     /// Says that what `bits` announced is about to be looked at.
     pub(crate) fn attend(&self, bits: u32) {
         self.attention.fetch_and(!bits, SeqCst);
@@ -406,5 +413,81 @@ impl Arrivals {
             Pushed::StoredLast => Delivered::NowFull,
             Pushed::NoRoom => Delivered::Refused,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wakeup::Wakeup;
+    use super::*;
+
+    #[test]
+    fn one_that_was_given_back_is_claimed_again() {
+        let before = all().count();
+        for _ in 0..100 {
+            let wakeup = Wakeup::new().expect("a descriptor");
+            Doorbell::claim(wakeup.write_number()).release();
+        }
+        // Other tests may have claimed a few meanwhile.
+        assert!(all().count() < before + 100);
+    }
+
+    #[test]
+    fn giving_back_waits_for_whoever_rings() {
+        let wakeup = Wakeup::new().expect("a descriptor");
+        let doorbell = Doorbell::claim(wakeup.write_number());
+        let [is_inside, is_over, has_left] = [const { AtomicBool::new(false) }; 3];
+        let wait_for = |flag: &AtomicBool| {
+            while !flag.load(SeqCst) {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                doorbell.ring_if(REMOTE, || {
+                    is_inside.store(true, SeqCst);
+                    wait_for(&is_over);
+                    // Gives the other thread a chance to be wrong.
+                    (0..1000).for_each(|_| std::thread::yield_now());
+                    has_left.store(true, SeqCst);
+                    false
+                });
+            });
+            wait_for(&is_inside);
+            is_over.store(true, SeqCst);
+            doorbell.release();
+            assert!(has_left.load(SeqCst));
+        });
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn whoever_rings_first_wakes_a_sleeping_loop_and_nobody_else_does() {
+        use std::io::Read;
+        let wakeup = Wakeup::new().expect("a descriptor");
+        let doorbell = Doorbell::claim(wakeup.write_number());
+        // An eventfd's value is how often 1 was written to it.
+        let value = || {
+            let mut bytes = [0; 8];
+            let fd = wakeup.fd().try_clone().expect("a descriptor");
+            match std::fs::File::from(fd).read(&mut bytes) {
+                Ok(_) => u64::from_ne_bytes(bytes),
+                Err(_) => 0,
+            }
+        };
+        for _ in 0..2 {
+            assert!(doorbell.fall_asleep());
+            doorbell.ring(SIGNAL);
+            doorbell.ring(REMOTE);
+            assert_eq!((doorbell.attention(), value()), (SIGNAL | REMOTE, 1));
+            doorbell.attend(SIGNAL);
+            assert!(!doorbell.fall_asleep(), "there is something left");
+            doorbell.attend(REMOTE);
+            doorbell.stay_awake();
+            doorbell.ring(SIGNAL);
+            assert_eq!((doorbell.attention(), value()), (SIGNAL, 0));
+            doorbell.attend(SIGNAL);
+        }
+        doorbell.release();
     }
 }

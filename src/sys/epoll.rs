@@ -40,6 +40,11 @@ impl Epoll {
         &self.fd
     }
 
+    /// For waiting in this instance while it lives.
+    pub(crate) fn waiter(&self) -> Waiter {
+        Waiter(self.fd.as_raw_fd())
+    }
+
     /// Puts a new, empty instance behind the same descriptor number. The old one lives on in the
     /// processes that share it.
     pub(crate) fn reopen(&mut self) -> io::Result<()> {
@@ -157,6 +162,37 @@ impl Epoll {
     #[cfg(test)]
     pub(crate) fn forget_pwait2(&mut self) {
         self.has_pwait2 = false;
+    }
+}
+
+/// The number of an instance: for waiting in it, which can do no harm should it be another's
+/// meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiter(RawFd);
+
+impl Waiter {
+    /// Waits, for at most `limit` milliseconds (-1: for ever), and puts as many events into `events`
+    /// as fit without growing, in place of what is in there. `None` if there are some; else the
+    /// wait's result.
+    #[inline(always)]
+    pub(crate) fn wait(
+        self,
+        events: &mut Vec<Event>,
+        limit: libc::c_int,
+    ) -> Option<io::Result<()>> {
+        events.clear();
+        let room = events.capacity() as libc::c_int;
+        let pointer = events.as_mut_ptr().cast();
+        // SAFETY: `pointer` and `room` describe memory that we borrow exclusively (if it didn't fit
+        // into the type of `room`, that is less than there is, or refused for being negative), and
+        // an Event is laid out as an epoll_event.
+        let count = unsafe { libc::epoll_wait(self.0, pointer, room, limit) };
+        if count <= 0 {
+            return Some(check("epoll_wait", count).map(|_| ()));
+        }
+        // SAFETY: the kernel has filled in the first `count` elements.
+        unsafe { events.set_len(count as usize) };
+        None
     }
 }
 

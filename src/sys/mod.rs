@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod closure;
 pub(crate) mod doorbell;
 #[cfg(target_os = "linux")]
 pub(crate) mod epoll;
@@ -17,6 +18,7 @@ pub(crate) mod poll;
 pub(crate) mod ready;
 pub(crate) mod siginfo;
 pub(crate) mod signal;
+pub(crate) mod source;
 pub(crate) mod timeout;
 pub(crate) mod wakeup;
 

@@ -13,11 +13,14 @@ pub(crate) enum Timeout {
 
 impl Timeout {
     pub(crate) const ZERO: Timeout = Timeout::Whole(0);
+    pub(crate) const FOREVER: Timeout = Timeout::Whole(-1);
+    /// How long tevent waits unless it is told otherwise.
+    pub(crate) const TEVENT: Timeout = Timeout::Whole(30_000);
 
     /// `None` is for ever.
     pub(crate) fn new(limit: Option<Duration>) -> Timeout {
         let Some(limit) = limit else {
-            return Timeout::Whole(-1);
+            return Timeout::FOREVER;
         };
         match libc::c_int::try_from(limit.as_millis()) {
             Ok(whole) if limit.subsec_nanos() % 1_000_000 == 0 => Timeout::Whole(whole),

@@ -169,3 +169,27 @@ impl Drop for Registration {
         drop(removed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Context;
+
+    struct Nothing;
+
+    impl Wakeable for Nothing {
+        fn schedule(&self) {}
+        fn end(&self) {}
+    }
+
+    #[test]
+    fn what_is_no_longer_registered_is_not_kept() {
+        let context = Context::new().expect("a context");
+        let wakeable = Rc::new(Nothing);
+        let registration = Registration::new(Rc::clone(&wakeable) as _, context.remote());
+        assert_eq!(Rc::strong_count(&wakeable), 2);
+        let waker = registration.map(|registration| registration.waker_for_poll().clone());
+        assert_eq!(Rc::strong_count(&wakeable), 1, "though there is a waker");
+        drop(waker);
+    }
+}

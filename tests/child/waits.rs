@@ -2,10 +2,14 @@
 
 use crate::process::{self, sys, tests};
 use crate::{Process, Way, add, add_noted, assert_no_child, either_way, run_what_is_ready};
+use futures_lite::future::poll_once;
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use tevent::{BackendKind, Child, Context, Task};
 
@@ -16,6 +20,7 @@ pub const TESTS: &[process::Test] = tests![
     several_tasks_are_told,
     a_wait_after_the_end_is_told_again,
     a_wait_that_is_dropped_loses_nothing,
+    a_dropped_wait_wakes_nobody,
     a_wait_with_a_timeout,
     a_wait_for_a_removed_event_is_an_error,
     a_wait_on_a_context_that_is_gone_is_an_error,
@@ -129,6 +134,29 @@ fn a_wait_that_is_dropped_loses_nothing(kind: BackendKind) {
     });
 }
 
+fn a_dropped_wait_wakes_nobody(kind: BackendKind) {
+    either_way(kind, |context, way| {
+        let process = Process::that_exits_with(3);
+        let child = waited(context, way, process.pid);
+        let other = wait(context, &child);
+        let polls = Rc::new(Cell::new(0));
+        let (waits, counter) = (Rc::clone(&child), Rc::clone(&polls));
+        let _task = context.spawn(async move {
+            assert!(poll_once(waits.wait()).await.is_none());
+            poll_fn(|_| {
+                counter.set(counter.get() + 1);
+                Poll::<()>::Pending
+            })
+            .await;
+        });
+        run_what_is_ready(context);
+        process.end();
+        assert_eq!(result(context, other).unwrap().code(), Some(3));
+        run_what_is_ready(context);
+        assert_eq!(polls.get(), 1, "it has begun to wait for something else");
+    });
+}
+
 fn a_wait_with_a_timeout(kind: BackendKind) {
     either_way(kind, |context, way| {
         let process = Process::that_exits_with(3);
@@ -190,13 +218,21 @@ fn a_wait_on_a_reinitialised_context_is_an_error(kind: BackendKind) {
 fn a_wait_for_a_child_that_somebody_else_has_reaped_is_an_error(kind: BackendKind) {
     either_way(kind, |context, way| {
         let process = Process::that_exits_with(3);
-        let child = waited(context, way, process.pid);
+        let (child, ends) = add_noted(context, way, process.pid);
+        let child = Rc::new(child);
         let tasks = [(); 2].map(|()| wait(context, &child));
         run_what_is_ready(context);
         process.end();
         sys::reap(process.pid);
-        for task in tasks {
-            assert_no_child(&result(context, task).unwrap_err());
+        let errors = tasks.map(|task| result(context, task).unwrap_err());
+        let told = ends.result_of(process.pid).unwrap_err();
+        for error in errors {
+            assert_no_child(&error);
+            assert_eq!(
+                error.to_string(),
+                told.to_string(),
+                "as the handler is told"
+            );
         }
     });
 }

@@ -19,7 +19,7 @@ pub enum Call {
 }
 
 /// What the test sees of the backend.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Recorder {
     calls: RefCell<Vec<Call>>,
     /// The number that the next call of each fails with.
@@ -27,6 +27,10 @@ pub struct Recorder {
     pub fail_modify: Cell<Option<i32>>,
     pub fail_remove: Cell<Option<i32>>,
     pub fail_wait: Cell<Option<i32>>,
+    pub fail_reopen: Cell<Option<i32>>,
+    /// What happens in the next call of each.
+    pub in_modify: Cell<Option<Box<dyn FnOnce()>>>,
+    pub in_wait: Cell<Option<Box<dyn FnOnce()>>>,
 }
 
 impl Recorder {
@@ -76,13 +80,19 @@ impl Recording {
 
 /// A builder with the recording backend.
 pub fn recording() -> (Builder, Rc<Recorder>) {
+    let (builder, recorder) = recording_by_default();
+    (builder.wait_timeout(Some(super::GUARD)), recorder)
+}
+
+/// The same, of which the wait timeout isn't set.
+pub fn recording_by_default() -> (Builder, Rc<Recorder>) {
     let recorder = Rc::new(Recorder::default());
     let backend = Recording {
         recorder: Rc::clone(&recorder),
         watches: Vec::new(),
     };
     let builder = Context::builder().custom_backend(Box::new(backend));
-    (builder.wait_timeout(Some(super::GUARD)), recorder)
+    (builder, recorder)
 }
 
 /// A context with the recording backend, the registration of its wake-up descriptor left out.
@@ -112,6 +122,9 @@ impl Backend for Recording {
 
     fn modify(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()> {
         let recorder = &self.recorder;
+        if let Some(happen) = recorder.in_modify.take() {
+            happen();
+        }
         recorder.record(Call::Modify(fd, interest), &recorder.fail_modify)?;
         assert!(!interest.is_empty(), "an interest is never empty");
         let position = self.position(fd, token);
@@ -129,6 +142,9 @@ impl Backend for Recording {
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut ReadyList) -> io::Result<()> {
         let recorder = &self.recorder;
+        if let Some(happen) = recorder.in_wait.take() {
+            happen();
+        }
         recorder.record(Call::Wait(timeout), &recorder.fail_wait)?;
         let mut fds: Vec<libc::pollfd> = Vec::new();
         for &(fd, _, interest) in &self.watches {
@@ -171,7 +187,8 @@ impl Backend for Recording {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.recorder.calls.borrow_mut().push(Call::Reopen);
+        let recorder = &self.recorder;
+        recorder.record(Call::Reopen, &recorder.fail_reopen)?;
         self.watches.clear();
         Ok(())
     }

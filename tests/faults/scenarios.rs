@@ -9,6 +9,7 @@ use crate::{
 use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::rc::Rc;
+use std::time::Duration;
 use tevent::{BackendKind, Context, FdFlags, OsError, SignalFlags, Signum};
 
 pub const TESTS: &[process::Test] = tests![
@@ -30,6 +31,8 @@ pub const TESTS: &[process::Test] = tests![
     a_child_that_goes_between_two_looks_is_refused,
     pidfds_that_cannot_be_waited_for_are_done_without,
     an_epoll_that_is_forbidden_later_is_done_without,
+    nanoseconds_that_the_kernel_cannot_count_are_done_without,
+    a_wait_of_nanoseconds_that_is_interrupted_is_not_the_last,
 ];
 
 const BOTH: [By; 2] = [By::Context, By::Somebody];
@@ -408,4 +411,36 @@ fn an_epoll_that_is_forbidden_later_is_done_without(kind: BackendKind) {
     });
     assert_eq!(failures, u32::from(kind != BackendKind::Poll));
     Scene::set(&context).play(&context);
+}
+
+/// Waits for a timer while `epoll_pwait2` fails with `errno` at its first calls, each time. How often
+/// it has failed.
+fn failures_of_timed_waits(kind: BackendKind, errno: i32) -> u32 {
+    kernel::prepare();
+    let fault = Fault {
+        call: Call::EpollPwait2,
+        errno,
+        nth: 1,
+        length: 3,
+    };
+    with_fault(fault, || {
+        let context = build(kind);
+        let timer = context.add_timer_after(Duration::from_millis(2), |context, _| context.stop());
+        context.run().expect("nobody is told of it");
+        assert!(timer.deadline().is_none(), "the timer was called");
+        assert_eq!(context.backend_name(), build(kind).backend_name());
+    })
+}
+
+fn nanoseconds_that_the_kernel_cannot_count_are_done_without(kind: BackendKind) {
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        let failures = failures_of_timed_waits(kind, errno);
+        assert_eq!(failures, u32::from(kind != BackendKind::Poll));
+    }
+}
+
+fn a_wait_of_nanoseconds_that_is_interrupted_is_not_the_last(kind: BackendKind) {
+    let failures = failures_of_timed_waits(kind, libc::EINTR);
+    let all = if kind == BackendKind::Poll { 0 } else { 3 };
+    assert_eq!(failures, all, "it is tried again");
 }

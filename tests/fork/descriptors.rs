@@ -14,6 +14,7 @@ pub const TESTS: &[process::Test] = tests![
     a_fork_without_descriptors_either_fails_or_works,
     adding_fails_at_once_where_poll_takes_no_descriptor,
     a_descriptor_that_is_refused_leaves_epoll_in_charge,
+    standard_output_is_a_descriptor_like_others,
 ];
 
 fn running_in_a_child_without_descriptors_is_an_error_until_there_are_some(kind: BackendKind) {
@@ -179,4 +180,22 @@ fn a_descriptor_that_is_refused_leaves_epoll_in_charge(kind: BackendKind) {
     if kind != BackendKind::Poll {
         assert_eq!(refused, [true, true], "not open, and the set itself");
     }
+}
+
+fn standard_output_is_a_descriptor_like_others(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, mut theirs) = sys::pair();
+    sys::duplicate_onto(ours.as_raw_fd(), 1);
+    let (other, _peer) = sys::pair();
+    let other = context.add_fd(other, FdFlags::READ, |_, _, _| unreachable!());
+    let called = Flag::default();
+    let flag = called.clone();
+    let _event = context.add_fd(std::io::stdout(), FdFlags::READ, move |_, event, _| {
+        event.set_flags(FdFlags::empty());
+        flag.raise();
+    });
+    run_what_is_ready(&context);
+    drop(other);
+    theirs.write_all(b"x").unwrap();
+    context.run_until(|| called.count() == 1).unwrap();
 }

@@ -267,6 +267,16 @@ pub fn unblock_all_signals() {
     }
 }
 
+/// Blocks a signal in this thread.
+pub fn block(signum: Signum) {
+    let mut set = MaybeUninit::uninit();
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signum.number());
+        libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut());
+    }
+}
+
 /// What `sigaction` says is done about a signal.
 pub fn disposition(signum: Signum) -> libc::sigaction {
     let mut action = MaybeUninit::uninit();

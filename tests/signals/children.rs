@@ -10,6 +10,7 @@ use tevent::{BackendKind, SignalFlags, Signum};
 pub const TESTS: &[process::Test] = tests![
     errno_is_preserved,
     the_mask_is_never_changed,
+    what_the_program_has_blocked_stays_blocked,
     an_executed_program_starts_with_a_clean_mask_and_default_dispositions,
     an_executed_program_has_none_of_our_descriptors,
     a_program_executed_in_a_siginfo_handler_has_a_clean_mask_after_a_full_queue,
@@ -66,6 +67,22 @@ fn the_mask_is_never_changed(kind: BackendKind) {
     assert_eq!(sys::blocked_signals(), 0, "not by removing");
     drop(context);
     assert_eq!(sys::blocked_signals(), 0, "not by dropping the context");
+}
+
+fn what_the_program_has_blocked_stays_blocked(kind: BackendKind) {
+    let context = context(kind);
+    let (plain, counts) = counting(&context, realtime(1));
+    let (with_siginfo, values) = valued(&context, realtime(1));
+    sys::sigqueue(std::process::id(), realtime(1), 5);
+    sys::block(realtime(1));
+    let blocked = sys::bit(realtime(1));
+    assert!(context.run_once().unwrap());
+    assert_eq!((counts.take(), values.take()), (vec![1], vec![5]));
+    assert_eq!(sys::blocked_signals(), blocked, "the loop leaves it so");
+    drop(with_siginfo);
+    assert_eq!(sys::blocked_signals(), blocked, "as one handler goes");
+    drop(plain);
+    assert_eq!(sys::blocked_signals(), blocked, "as the last one goes");
 }
 
 /// What the kernel says of a program that this process executes.

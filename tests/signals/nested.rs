@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tevent::{BackendKind, Context, Signal, SignalFlags, SignalInfo, Signum};
+use tevent::{BackendKind, Context, FdFlags, Signal, SignalFlags, SignalInfo, Signum};
 
 pub const TESTS: &[process::Test] = tests![
     nesting_is_refused_unless_it_was_allowed,
@@ -21,6 +21,7 @@ pub const TESTS: &[process::Test] = tests![
     what_was_kept_for_a_handler_that_goes_is_forgotten,
     the_queue_of_a_running_siginfo_handler_keeps_its_limit,
     two_running_siginfo_handlers_get_what_each_was_sent,
+    a_loop_in_the_handler_calls_the_descriptor_event_that_was_called_last,
 ];
 
 fn nesting_is_refused_unless_it_was_allowed(kind: BackendKind) {
@@ -351,4 +352,48 @@ fn what_was_kept_for_a_handler_that_goes_is_forgotten(kind: BackendKind) {
         None,
         "a loop that waits would spin"
     );
+}
+
+fn a_loop_in_the_handler_calls_the_descriptor_event_that_was_called_last(kind: BackendKind) {
+    let context = context(kind);
+    context.set_nesting_allowed(true);
+    let (ours, theirs) = sys::pair();
+    let theirs = Rc::new(theirs);
+    let calls = Rc::new(Cell::new(0));
+    let child = Rc::new(Cell::new(None));
+    sys::tell(&theirs);
+    let (counter, teller, forked) = (Rc::clone(&calls), Rc::clone(&theirs), Rc::clone(&child));
+    let _fd = context
+        .add_fd(ours, FdFlags::READ, move |_, event, _| {
+            sys::await_word(event.get_ref());
+            counter.set(counter.get() + 1);
+            match counter.get() {
+                1 | 2 => sys::tell(&teller),
+                3 => {
+                    // Interrupts the wait that comes next.
+                    let parent = std::process::id();
+                    forked.set(Some(sys::fork(move || {
+                        sys::wait_until("the loop waits", || sys::state_of(parent) == Some('S'));
+                        sys::kill(parent, Signum::SIGHUP);
+                    })));
+                }
+                _ => {}
+            }
+        })
+        .unwrap();
+    let counter = Rc::clone(&calls);
+    let _signal = context
+        .add_signal(
+            Signum::SIGHUP,
+            SignalFlags::empty(),
+            move |context, _, _| {
+                sys::tell(&theirs);
+                context.run_until(|| counter.get() == 4).unwrap();
+                context.stop();
+            },
+        )
+        .unwrap();
+    context.run().unwrap();
+    assert_eq!(calls.get(), 4);
+    sys::assert_succeeds(child.get().expect("the third call forks"));
 }
