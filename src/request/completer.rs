@@ -364,6 +364,7 @@ impl<T, E> Completer<T, E> {
     /// ```
     #[doc(alias = "tevent_req_set_callback")]
     #[doc(alias = "tevent_req_callback_data")]
+    #[doc(alias = "tevent_req_callback_data_void")]
     pub fn then<U, F>(
         &self,
         request: Request<U, F>,

@@ -561,6 +561,8 @@ impl<T, E> Request<T, E> {
     /// ```
     #[doc(alias = "tevent_req_print")]
     #[doc(alias = "tevent_req_default_print")]
+    #[doc(alias = "tevent_req_set_print_fn")]
+    #[doc(alias = "tevent_req_set_profile")]
     #[doc(alias = "tevent_req_get_profile")]
     pub fn tree(&self) -> RequestTree {
         RequestTree::of(vec![Rc::clone(&self.shared) as Rc<dyn Node>])
