@@ -295,7 +295,7 @@ impl Inner {
             let head = entries.first_key_value().map(|(number, _)| *number);
             (entries.remove(&number), head == Some(number))
         };
-        if removed.is_some() && was_head {
+        if was_head {
             self.schedule_head();
         }
         // This may be code of the user.

@@ -30,6 +30,7 @@ on_every_backend!(
     a_repeatable_trigger_that_forgets_the_request_does_not_block_the_queue,
     a_removed_entry_is_not_triggered,
     the_next_entry_goes_to_the_end_of_the_immediates,
+    the_first_entry_keeps_its_place_among_the_immediates,
     what_has_ended_is_not_queued,
     dropping_the_queue_removes_all_and_triggers_nothing,
     a_trigger_may_drop_the_queue,
@@ -464,6 +465,18 @@ fn the_next_entry_goes_to_the_end_of_the_immediates(kind: BackendKind) {
     drop(a.request);
     settle(&context);
     assert_eq!(log.take(), "c b");
+}
+
+fn the_first_entry_keeps_its_place_among_the_immediates(kind: BackendKind) {
+    let context = context(kind);
+    let (queue, log) = (context.queue("test"), Log::new());
+    let _a = Queued::add(&context, &queue, &log, "a");
+    context.defer(log.once("after"));
+    let b = Queued::add(&context, &queue, &log, "b");
+    b.entry.remove();
+    queue.start();
+    settle(&context);
+    assert_eq!(log.take(), "a after", "whatever happens behind it");
 }
 
 fn what_has_ended_is_not_queued(kind: BackendKind) {
