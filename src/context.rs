@@ -172,8 +172,8 @@ pub(crate) struct RunState {
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
     /// There may be more to look at than the doorbell and the descriptors: an immediate, an armed
-    /// timer, a request to stop, somebody who is told of slow handlers, an ended event, a missing
-    /// wake-up descriptor. Whoever adds one of these sets this; a turn that finds none clears it.
+    /// timer, a request to stop, somebody who is told of slow handlers, an ended event. Whoever adds
+    /// one of these sets this; a turn that finds none clears it.
     busy: Cell<bool>,
     /// Missing while it runs.
     pub(crate) nesting_hook: Cell<Option<NestingHook>>,
@@ -555,7 +555,6 @@ impl Inner {
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
             self.has_wakeup.set(false);
-            self.state.set_busy();
             let fd = wakeup.fd().as_raw_fd();
             let mut fds = self.fds.borrow_mut();
             fds.mux.settle(None);

@@ -543,13 +543,8 @@ impl Inner {
 
     /// Lets the next turns be short if they need look at nothing but the doorbell and descriptors.
     fn clear_busy_if_idle(&self) {
-        let is_busy = self.has_timers()
-            || self.has_immediates()
-            || !self.has_wakeup()
-            || self.slow.is_watched()
-            || self.has_ended()
-            || self.state.stop.get();
-        if !is_busy {
+        // Whoever has ended an event or asked to stop was heard before this turn.
+        if !(self.has_timers() || self.has_immediates() || self.slow.is_watched()) {
             self.state.clear_busy();
         }
     }

@@ -26,6 +26,7 @@ on_every_backend!(
     a_chain_of_immediates_leaves_a_turn_to_timers_and_descriptors_after_1024,
     the_starvation_budget_can_be_set,
     without_a_starvation_budget_immediates_starve_the_rest,
+    when_the_budget_is_used_up_one_descriptor_has_a_turn,
     overdue_timers_do_not_starve_descriptors,
     a_chain_of_immediates_gives_descriptors_that_become_ready_a_turn,
     after_the_others_turn_the_chain_goes_on,
@@ -392,4 +393,33 @@ fn the_only_immediate_leaves_a_turn_to_the_others_under_run(kind: BackendKind) {
         context.run().unwrap();
         assert_eq!(calls.get(), 1024 * round);
     }
+}
+
+fn when_the_budget_is_used_up_one_descriptor_has_a_turn(kind: BackendKind) {
+    let context = builder(kind)
+        .starvation_budget(NonZeroU32::new(2))
+        .build()
+        .unwrap();
+    let log = Log::new();
+    let sockets = [readable(), readable()];
+    let mut events = Vec::new();
+    for (socket, _) in &sockets {
+        let socket = socket.try_clone().unwrap();
+        events.push(context.add_fd(socket, READ, log.fd("descriptor")).unwrap());
+    }
+    let inner = log.clone();
+    let immediate = context.add_immediate(move |context, immediate| {
+        inner.add("immediate");
+        immediate.schedule();
+        if inner.count("immediate") == 7 {
+            context.stop();
+        }
+    });
+    immediate.schedule();
+    context.run().unwrap();
+    assert_eq!(
+        log.take(),
+        "immediate immediate descriptor immediate immediate descriptor \
+         immediate immediate descriptor immediate"
+    );
 }

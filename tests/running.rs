@@ -15,6 +15,7 @@ on_every_backend!(
     run_returns_at_once_when_there_is_nothing,
     run_goes_on_while_there_is_a_timer,
     run_goes_on_while_there_is_an_immediate,
+    a_timer_fires_beside_a_descriptor_that_is_always_ready,
     run_goes_on_while_a_descriptor_event_wants_something,
     run_goes_on_while_there_is_a_signal_handler,
     run_does_not_wait_for_an_event_without_flags,
@@ -526,4 +527,14 @@ fn only_run_waits_for_as_long_as_it_takes_by_default() {
     assert_eq!(waits(), [Some(TEVENTS); 3]);
     context.set_wait_timeout(None);
     assert_eq!(waits(), [None; 3]);
+}
+
+fn a_timer_fires_beside_a_descriptor_that_is_always_ready(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, _theirs) = readable();
+    let _fd = context.add_fd(ours, READ, |_, _, _| ());
+    let is_fired = Flag::new();
+    let fired = is_fired.clone();
+    let _timer = context.add_timer_after(Duration::from_millis(5), move |_, _| fired.set());
+    run_until(&context, "the timer fires", || is_fired.is_set());
 }

@@ -172,13 +172,17 @@ fn a_loop_in_the_report_calls_the_slow_descriptor_event(kind: BackendKind) {
     });
     let weak = context.downgrade();
     let counter = Rc::clone(&calls);
+    let is_reported = Rc::new(Cell::new(false));
+    let reported = Rc::clone(&is_reported);
     context.set_slow_handler(THRESHOLD, move |_| {
         // Any may be slow on a busy machine.
         if counter.get() == 3 {
             let context = weak.upgrade().unwrap();
             common::run_until(&context, "it is called again", || counter.get() == 4);
+            reported.set(true);
         }
     });
     context.run().unwrap();
     assert_eq!(calls.get(), 5);
+    assert!(is_reported.get());
 }
