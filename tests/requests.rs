@@ -1117,6 +1117,23 @@ fn errors_say_what_they_are_and_become_io_errors() {
         Ok(())
     };
     assert_eq!(from(Err("no")), Err(RequestError::Failed("no")));
+    let errors = [
+        RequestError::Failed("no"),
+        RequestError::TimedOut,
+        RequestError::Cancelled,
+        RequestError::Abandoned,
+    ];
+    let said = errors.map(|error| {
+        let (is_timed_out, is_cancelled) = (error.is_timed_out(), error.is_cancelled());
+        [is_timed_out, is_cancelled, error.is_abandoned()]
+    });
+    let expected = [
+        [false, false, false],
+        [true, false, false],
+        [false, true, false],
+        [false, false, true],
+    ];
+    assert_eq!(said, expected);
     let states = [
         RequestState::Pending,
         RequestState::Cancelling,
