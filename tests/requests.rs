@@ -1112,6 +1112,26 @@ fn errors_say_what_they_are_and_become_io_errors() {
         let error = io::Error::from(error);
         assert_eq!((error.kind(), error.to_string()), (kind, text.to_owned()));
     }
+    // What is behind an error's own text comes next.
+    #[derive(Debug)]
+    struct Caused(std::fmt::Error);
+    impl std::fmt::Display for Caused {
+        fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("it has a cause")
+        }
+    }
+    impl Error for Caused {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    let failed = RequestError::Failed(Caused(std::fmt::Error));
+    assert_eq!(failed.to_string(), "it has a cause");
+    assert!(
+        failed
+            .source()
+            .is_some_and(|cause| cause.is::<std::fmt::Error>())
+    );
     let from = |result: Result<(), &'static str>| -> Result<(), RequestError<&'static str>> {
         result?;
         Ok(())
