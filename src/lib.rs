@@ -31,8 +31,8 @@
 //! ```
 //!
 //! The repository has whole programs in `examples/`, a table for those who come from the C library
-//! in `docs/porting.md`, futures in `docs/futures.md`, and how this is built in
-//! `docs/architecture.md`.
+//! in `docs/porting.md`, futures in `docs/futures.md`, requests and queues in `docs/requests.md`, and
+//! how this is built in `docs/architecture.md`.
 //!
 //! # The order of things
 //!
@@ -221,6 +221,43 @@
 //! The downside: a task that keeps a [`ContextRef`] across an `.await` keeps its context alive, and
 //! so itself. `docs/futures.md` has this and other hazards, and what may be dropped when.
 //!
+//! # Requests
+//!
+//! What ends later is a [`Request`], made by [`Context::request`]: with a value or an error, by its
+//! deadline, or cancelled. It is awaited, or has a callback; it may be made of
+//! [sub-requests](Completer::then), which go with it. A [`Queue`] has requests worked on one at a
+//! time. [`Context::requests`] shows what all of them are waiting for.
+//!
+//! ```
+//! use std::io;
+//! use std::time::Duration;
+//! use tevent::{Context, Request};
+//!
+//! /// Something that takes a while.
+//! fn compute(context: &Context) -> Request<u32, io::Error> {
+//!     let (request, completer) = context.request("compute");
+//!     let timer = context.add_timer_after(Duration::from_millis(1), move |_, _| {
+//!         completer.done(42);
+//!     });
+//!     request.attach(timer); // removed when the request ends, or is dropped
+//!     request
+//! }
+//!
+//! # fn main() -> io::Result<()> {
+//! let context = Context::new()?;
+//! let request = compute(&context);
+//! request.set_timeout(Duration::from_secs(10));
+//! request.on_complete(|_, outcome| match outcome {
+//!     Ok(answer) => println!("{answer}"),
+//!     Err(error) => println!("none: {error}"),
+//! });
+//! context.run()
+//! # }
+//! ```
+//!
+//! The downside: a request whose [`Completer`] is kept by an event that is never called stays pending.
+//! Give it a deadline. `docs/requests.md` has the rest.
+//!
 //! # Panics
 //!
 //! A panic in a handler comes through to the caller of [`run`](Context::run). The context is whole:
@@ -276,7 +313,9 @@ mod fork;
 mod immediate;
 mod immediate_queue;
 mod key;
+mod queue;
 mod remote;
+mod request;
 mod run;
 mod signal;
 mod signal_stream;
@@ -301,7 +340,9 @@ pub use fd::Fd;
 pub use flags::{FdFlags, SignalFlags};
 pub use fork::Fork;
 pub use immediate::Immediate;
+pub use queue::{Queue, QueueEntry, QueueTurn};
 pub use remote::Remote;
+pub use request::{Completer, Request, RequestError, RequestInfo, RequestState, RequestTree};
 pub use run::Nesting;
 pub use signal::{Signal, SignalInfo};
 pub use signal_stream::SignalStream;
@@ -321,3 +362,13 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/futures.md")]
 struct FuturesPage;
+
+/// And in the page about requests and queues.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/requests.md")]
+struct RequestsPage;
+
+/// And in that for those who come from the C library.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/porting.md")]
+struct PortingPage;

@@ -458,6 +458,62 @@ fn timers_and_signals_ends_when_idle() {
     assert_eq!(example.ends().code(), Some(0));
 }
 
+/// The whole output of an example that ends by itself, and its exit code.
+fn output_of(name: &str, arguments: &[&str]) -> (String, Option<i32>) {
+    let mut example = Example::start(name, arguments);
+    let mut text = String::new();
+    while let Ok(line) = example.output.recv_timeout(LIMIT) {
+        text += &line;
+        text.push('\n');
+    }
+    (text, example.ends().code())
+}
+
+#[test]
+fn request_asks_until_it_is_answered() {
+    let (text, code) = output_of("request", &["2", "60000"]);
+    assert!(text.contains("ask: pending for "), "{text}");
+    assert!(text.contains("\n  exchange: pending for "), "{text}");
+    let lost = "attempt 1 timed out\nattempt 2 timed out\n";
+    // The third, or on a busy machine a later one.
+    assert!(text.contains(lost), "{text}");
+    let last = text.lines().last().expect("it says how it has ended");
+    assert!(last.starts_with("answer: fine (attempt "), "{text}");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn request_gives_up_at_its_deadline() {
+    let (text, code) = output_of("request", &["1000000", "250"]);
+    assert!(
+        text.ends_with("no answer: the request timed out\n"),
+        "{text}"
+    );
+    assert_eq!(code, Some(1));
+}
+
+#[test]
+fn request_is_cancelled_by_a_signal() {
+    let mut example = Example::start("request", &["1000000", "60000"]);
+    example.line_with("attempt 1 timed out");
+    example.signal(Signal::USR1);
+    example.line_with("ask: pending for ");
+    example.signal(Signal::INT);
+    example.line_with("no answer: the request was cancelled");
+    assert_eq!(example.ends().code(), Some(1));
+}
+
+#[test]
+fn queue_keeps_messages_apart() {
+    for (count, length) in [("5", "1000000"), ("256", "1"), ("1", "1"), ("0", "1")] {
+        let (text, code) = output_of("queue", &[count, length]);
+        let end = format!("{count} messages came in one piece each\n");
+        assert!(text.ends_with(&end), "{text}");
+        assert_eq!(text.matches(" is written").count().to_string(), count);
+        assert_eq!(code, Some(0));
+    }
+}
+
 #[test]
 fn bad_arguments_are_answered_with_one_line_and_2() {
     for (name, arguments) in [
@@ -468,6 +524,12 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
         ("async_echo", vec!["127.0.0.1:0", "1", "more"]),
         ("forking_echo", vec!["127.0.0.1"]),
         ("forking_echo", vec!["127.0.0.1:0", "more"]),
+        ("request", vec!["many"]),
+        ("request", vec!["1", "soon"]),
+        ("request", vec!["1", "1", "1"]),
+        ("queue", vec!["257"]),
+        ("queue", vec!["1", "0"]),
+        ("queue", vec!["1", "1", "1"]),
         ("timers_and_signals", vec!["0"]),
         ("timers_and_signals", vec!["1", "-1"]),
         ("timers_and_signals", vec!["1", "1", "1"]),

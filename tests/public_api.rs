@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use tevent::{
-    AsyncFd, BackendKind, Child, Context, Fd, FdFlags, Immediate, Remote, SignalStream, Sleep,
-    Task, Timer, WeakContext,
+    AsyncFd, BackendKind, Child, Completer, Context, Fd, FdFlags, Immediate, Queue, QueueEntry,
+    QueueTurn, Remote, Request, SignalStream, Sleep, Task, Timer, WeakContext,
 };
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -78,6 +78,11 @@ fn contexts_and_handles_stay_on_their_thread() {
     <AsyncFd<std::os::fd::OwnedFd> as AmbiguousIfSend<_>>::is_not_send();
     <SignalStream as AmbiguousIfSend<_>>::is_not_send();
     <Sleep as AmbiguousIfSend<_>>::is_not_send();
+    <Request<(), ()> as AmbiguousIfSend<_>>::is_not_send();
+    <Completer<(), ()> as AmbiguousIfSend<_>>::is_not_send();
+    <Queue as AmbiguousIfSend<_>>::is_not_send();
+    <QueueEntry as AmbiguousIfSend<_>>::is_not_send();
+    <QueueTurn as AmbiguousIfSend<_>>::is_not_send();
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod handlers;
 mod kernel_set;
 mod matrix;
 mod reinitialise;
+mod requests;
 mod signals;
 mod sources;
 mod tasks;
@@ -27,6 +28,7 @@ fn main() {
         reinitialise::TESTS,
         descriptors::TESTS,
         tasks::TESTS,
+        requests::TESTS,
         matrix::TESTS,
     ])
 }
