@@ -470,8 +470,8 @@ mod tests {
         let value = || {
             let mut bytes = [0; 8];
             let fd = wakeup.fd().try_clone().expect("a descriptor");
-            match std::fs::File::from(fd).read(&mut bytes) {
-                Ok(_) => u64::from_ne_bytes(bytes),
+            match std::fs::File::from(fd).read_exact(&mut bytes) {
+                Ok(()) => u64::from_ne_bytes(bytes),
                 Err(_) => 0,
             }
         };
