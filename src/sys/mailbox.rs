@@ -16,6 +16,11 @@
 use std::marker::PhantomData;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::{self, NonNull};
+
+// `.ci/loom` runs the models below under loom, which tries every order of what the threads do.
+#[cfg(all(test, tevent_loom))]
+use loom::sync::atomic::{AtomicPtr, Ordering};
+#[cfg(not(all(test, tevent_loom)))]
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The part of a job that doesn't depend on the closure's type. `A` is what the closure is called
@@ -257,7 +262,7 @@ fn closed<A>() -> *mut Header<A> {
 }
 
 impl<A> Mailbox<A> {
-    pub(crate) const fn new() -> Mailbox<A> {
+    pub(crate) fn new() -> Mailbox<A> {
         Mailbox {
             newest: AtomicPtr::new(ptr::null_mut()),
             owned: PhantomData,
@@ -338,7 +343,122 @@ impl<A> Drop for Mailbox<A> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, tevent_loom))]
+mod models {
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+    use std::cell::RefCell;
+
+    type Said = RefCell<Vec<(usize, u32)>>;
+
+    /// Loom sees its memory: a run that doesn't happen after the making is an error.
+    struct Seen(UnsafeCell<(usize, u32)>);
+
+    // SAFETY: it goes from one thread to another with the job that owns it.
+    unsafe impl Send for Seen {}
+
+    fn job(thread: usize, number: u32) -> SendJob<Said> {
+        let seen = Seen(UnsafeCell::new((thread, number)));
+        SendJob::new(
+            move |said: &Said| {
+                let seen = &seen;
+                // SAFETY: loom checks that nobody else looks at it.
+                said.borrow_mut().push(seen.0.with(|seen| unsafe { *seen }));
+            },
+            Location::caller(),
+        )
+    }
+
+    fn run_all(jobs: Jobs<Said>, said: &Said) {
+        jobs.for_each(|job| job.run(said));
+    }
+
+    /// What the jobs of one thread have said, in their order.
+    fn of(said: &[(usize, u32)], thread: usize) -> Vec<u32> {
+        said.iter()
+            .filter(|said| said.0 == thread)
+            .map(|said| said.1)
+            .collect()
+    }
+
+    /// Posts two jobs. How many of them were the first in the mailbox.
+    fn post_two(mailbox: &Mailbox<Said>, thread: usize) -> usize {
+        [1, 2]
+            .map(|number| match mailbox.post(job(thread, number)) {
+                Posted::First => 1,
+                Posted::Another => 0,
+                Posted::Refused(_) => unreachable!("it isn't closed"),
+            })
+            .iter()
+            .sum()
+    }
+
+    #[test]
+    fn every_job_comes_once_in_its_threads_order_and_each_batch_was_announced() {
+        loom::model(|| {
+            let mailbox = Arc::new(Mailbox::new());
+            let poster = {
+                let mailbox = Arc::clone(&mailbox);
+                thread::spawn(move || post_two(&mailbox, 0))
+            };
+            let other = {
+                let mailbox = Arc::clone(&mailbox);
+                thread::spawn(move || post_two(&mailbox, 1))
+            };
+            let said = Said::default();
+            let mut batches = 0;
+            for _ in 0..2 {
+                let jobs = mailbox.take_all();
+                batches += usize::from(!jobs.is_empty());
+                run_all(jobs, &said);
+            }
+            let firsts = poster.join().unwrap() + other.join().unwrap();
+            let rest = mailbox.take_all();
+            batches += usize::from(!rest.is_empty());
+            run_all(rest, &said);
+            let said = said.take();
+            assert_eq!((of(&said, 0), of(&said, 1)), (vec![1, 2], vec![1, 2]));
+            assert_eq!(firsts, batches, "somebody is told of each batch, once");
+        });
+    }
+
+    #[test]
+    fn a_job_is_accepted_before_the_end_or_comes_back() {
+        loom::model(|| {
+            let mailbox = Arc::new(Mailbox::new());
+            let poster = {
+                let mailbox = Arc::clone(&mailbox);
+                thread::spawn(move || {
+                    [1, 2].map(|number| match mailbox.post(job(0, number)) {
+                        Posted::Refused(SendJob(refused)) => {
+                            let said = Said::default();
+                            refused.run(&said);
+                            assert_eq!(said.take(), [(0, number)], "it is the same");
+                            false
+                        }
+                        _ => true,
+                    })
+                })
+            };
+            let said = Said::default();
+            run_all(mailbox.take_all(), &said);
+            run_all(mailbox.close(), &said);
+            let accepted = poster.join().unwrap();
+            let expected: Vec<u32> = [1, 2]
+                .into_iter()
+                .zip(accepted)
+                .filter_map(|(number, accepted)| accepted.then_some(number))
+                .collect();
+            assert_eq!(of(&said.take(), 0), expected);
+            assert!(mailbox.is_closed());
+            assert!(mailbox.take_all().is_empty());
+        });
+    }
+}
+
+#[cfg(all(test, not(tevent_loom)))]
 mod tests {
     use super::*;
     use std::cell::RefCell;

@@ -87,6 +87,10 @@ pub fn main(groups: &[&[Test]]) -> ! {
 /// The same, with so much time for each test.
 pub fn main_within(guard: Duration, groups: &[&[Test]]) -> ! {
     let filter = Filter::from_arguments();
+    // What nohup, or a shell that starts it in the background, has it ignore.
+    for signum in [Signum::SIGHUP, Signum::SIGINT, Signum::SIGQUIT] {
+        sys::set_handler(signum, libc::SIG_DFL);
+    }
     let mut passed = 0;
     let mut failures = Vec::new();
     for &(path, test) in groups.iter().copied().flatten() {
