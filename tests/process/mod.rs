@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::panic;
 use std::process::exit;
 use std::time::Duration;
-use tevent::{BackendKind, Context};
+use tevent::{BackendKind, Context, Signum};
 
 /// No test takes nearly as long. One that does hangs.
 const GUARD: Duration = Duration::from_secs(60);
