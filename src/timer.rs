@@ -339,8 +339,13 @@ impl Timer {
     #[doc(alias = "tevent_update_timer")]
     #[inline]
     pub fn set_deadline(&self, deadline: Instant) -> bool {
+        // One that is armed has made the loop look at timers already.
+        self.inner.timers.borrow_mut().postpone(self.key, deadline) || self.arm_anew(deadline)
+    }
+
+    fn arm_anew(&self, deadline: Instant) -> bool {
         self.inner.state.set_busy();
-        self.inner.timers.borrow_mut().arm(self.key, deadline)
+        self.inner.timers.borrow_mut().arm_anew(self.key, deadline)
     }
 
     /// Arms the timer for when `delay` has passed. See [`set_deadline`](Timer::set_deadline).

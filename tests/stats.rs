@@ -191,7 +191,10 @@ fn times_are_measured_if_that_is_wanted(kind: BackendKind) {
     let _timer = context.add_timer(start, |_, _| dawdle(WHILE));
     context.run().unwrap();
     context.set_wait_timeout(Some(WHILE));
-    assert!(!context.run_once().unwrap(), "there is nothing but the wait");
+    assert!(
+        !context.run_once().unwrap(),
+        "there is nothing but the wait"
+    );
     let stats = context.stats();
     let (immediates, timers) = (
         stats.in_handlers[EventKind::Immediate],
