@@ -118,6 +118,10 @@ impl Core {
         self.immediate.get().is_some_and(Immediate::schedule)
     }
 
+    pub(super) fn clear_deadline(&self) {
+        drop(self.deadline.take());
+    }
+
     /// Drops `value` when the request ends.
     pub(super) fn attach(&self, value: Box<dyn Any>) -> bool {
         let is_pending = self.is_pending();
@@ -255,7 +259,7 @@ impl<T, E> Shared<T, E> {
         panics: &mut Panics,
     ) {
         let core = &self.core;
-        drop(core.deadline.take());
+        core.clear_deadline();
         if let Some(handler) = self.on_cancel.take() {
             panics.catch(|| match told {
                 Some(context) => handler(context, &Completer::new(self)),
