@@ -137,30 +137,9 @@ fn an_event_freed_in_its_own_handler_is_closed_when_that_returns(kind: BackendKi
     assert_eq!(log.take(), "later");
 }
 
-fn an_event_freed_in_its_own_handler_is_closed_before_the_loop_goes_on(kind: BackendKind) {
-    let context = context(kind);
-    let log = Log::new();
-    let _peers = [(); 2].map(|()| {
-        let (ours, peer) = readable();
-        let inner = log.clone();
-        let fd = context
-            .add_fd(ours, READ, move |_, fd: &Event, _| {
-                fd.remove();
-                inner.add("returning");
-            })
-            .unwrap();
-        log_close(&fd, &log);
-        fd.detach();
-        peer
-    });
-    context.run().unwrap();
-    assert_eq!(log.take(), "returning closed returning closed");
-}
-
-fn a_detached_event_that_removes_itself_is_closed_when_its_handler_returns(kind: BackendKind) {
-    let context = context(kind);
-    let log = Log::new();
-    let (ours, _peer) = readable();
+/// A detached event that removes itself in its handler, which writes "returning" then; its peer.
+fn removing_itself(context: &Context, log: &Log) -> UnixStream {
+    let (ours, peer) = readable();
     let inner = log.clone();
     let fd = context
         .add_fd(ours, READ, move |_, fd: &Event, _| {
@@ -168,8 +147,23 @@ fn a_detached_event_that_removes_itself_is_closed_when_its_handler_returns(kind:
             inner.add("returning");
         })
         .unwrap();
-    log_close(&fd, &log);
+    log_close(&fd, log);
     fd.detach();
+    peer
+}
+
+fn an_event_freed_in_its_own_handler_is_closed_before_the_loop_goes_on(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let _peers = [(); 2].map(|()| removing_itself(&context, &log));
+    context.run().unwrap();
+    assert_eq!(log.take(), "returning closed returning closed");
+}
+
+fn a_detached_event_that_removes_itself_is_closed_when_its_handler_returns(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let _peer = removing_itself(&context, &log);
     assert_eq!(settle(&context), 1);
     assert_eq!(log.take(), "returning closed");
     drop(context);

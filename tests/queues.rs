@@ -3,6 +3,7 @@
 mod common;
 
 use common::futures::block_on;
+use common::requests::{Fault, pair_of};
 use common::*;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -53,13 +54,6 @@ on_every_backend!(
     queues_say_what_they_are_in_debug_output,
     random_queues_do_as_a_model_says,
 );
-
-type Fault = &'static str;
-type Pair = (Request<i32, Fault>, Completer<i32, Fault>);
-
-fn pair_of(context: &Context) -> Pair {
-    context.request("test")
-}
 
 /// Adds a request whose trigger writes `name` and keeps a completer. Returns the request, the place of
 /// the completer, and the entry.
@@ -987,18 +981,5 @@ fn random_queues_do_as_a_model_says(kind: BackendKind) {
             expected.join(" "),
             "seed {seed}: who was triggered"
         );
-    }
-}
-
-/// Numbers without a pattern.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) as usize) % limit
     }
 }
