@@ -676,6 +676,7 @@ fn the_requests_of_a_context_are_its_own(kind: BackendKind) {
             .collect()
     };
     assert_eq!(names(), ["first", "second"]);
+    assert!(!ours.requests().is_empty());
     drop(first);
     let _third = pair_of(&ours, "third");
     assert_eq!(names(), ["second", "third"]);
