@@ -12,10 +12,12 @@
 //! a source that was closed. The handler goes earlier, when the event ends
 //! and isn't running.
 
-use crate::context::{Context, FdHandler, Inner, Meta};
+use crate::context::{Context, Inner};
 use crate::error::AddFdError;
+use crate::fds::FdHandler;
 use crate::flags::FdFlags;
 use crate::key::Key;
+use crate::meta::Meta;
 use crate::sys;
 use crate::sys::closure::{ClosureCell, IsRunning};
 use crate::sys::source::Source;

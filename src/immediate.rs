@@ -1,8 +1,9 @@
 //! Immediates: closures that run in the next turns, before timers and descriptors.
 
-use crate::context::{Context, Inner, Meta};
+use crate::context::{Context, Inner};
 use crate::immediate_queue::{ImmediateQueue, List, Popped};
 use crate::key::Key;
+use crate::meta::Meta;
 use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys::mailbox::{Job, Jobs};
 use std::cell::RefMut;

@@ -1,8 +1,9 @@
 //! The loop: the one place where the order of things is decided.
 
 use crate::backend::mux;
-use crate::context::{Context, FdHandler, Inner, ReadyFd, Removed, Streak};
+use crate::context::{Context, Inner, Streak};
 use crate::error::{self, OsError};
+use crate::fds::{FdHandler, ReadyFd, Removed};
 use crate::flags::FdFlags;
 use crate::key::Key;
 use crate::slow_handler::{EventKind, SlowHandler};
@@ -81,9 +82,7 @@ impl Context {
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
         let turn = self.turn_in_full(false)?;
-        if self.inner.has_ended() {
-            self.inner.drop_ended();
-        }
+        self.inner.drop_ended();
         Ok(turn == Turn::Ran)
     }
 
@@ -285,9 +284,7 @@ impl Context {
             let turn = 'turn: {
                 if inner.state.is_busy() {
                     inner.state.running_fd.set(None);
-                    if inner.has_ended() {
-                        inner.drop_ended();
-                    }
+                    inner.drop_ended();
                     if stop.is_set() || finished() {
                         return Ok(());
                     }
@@ -303,7 +300,7 @@ impl Context {
                 let ready = match fds.next() {
                     Some(ready) => ready,
                     None => {
-                        let Some(wait) = fds.settled() else {
+                        let Some(wait) = fds.mux.settled() else {
                             drop(fds);
                             break 'turn self.turn_in_full(is_run);
                         };
@@ -648,7 +645,7 @@ impl<'a> StopScope<'a> {
 
     #[inline]
     fn is_set(&self) -> bool {
-        self.inner.state.is_busy() && self.inner.state.stop.get()
+        self.inner.state.stop.get()
     }
 }
 

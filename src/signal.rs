@@ -7,9 +7,10 @@
 //! are called until their accounts are empty. So a handler that can't be called now (it is on the
 //! stack of a nested loop, or another one has panicked) keeps what is due to it.
 
-use crate::context::{Context, Inner, Meta};
+use crate::context::{Context, Inner};
 use crate::flags::SignalFlags;
 use crate::key::{Key, Slots};
+use crate::meta::Meta;
 use crate::signum::Signum;
 use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys;

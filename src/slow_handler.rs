@@ -1,6 +1,7 @@
 //! Which handler keeps the loop from the others.
 
-use crate::context::{Context, Inner, Meta};
+use crate::context::{Context, Inner};
+use crate::meta::Meta;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::Location;

@@ -1,7 +1,8 @@
 //! Timers.
 
-use crate::context::{Context, Inner, Meta};
+use crate::context::{Context, Inner};
 use crate::key::Key;
+use crate::meta::Meta;
 use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys::handler::Handler;
 use crate::timer_queue::TimerQueue;
