@@ -23,6 +23,7 @@ on_every_backend!(
     a_queue_that_is_stopped_or_not_empty_does_not_trigger_at_once,
     a_stopped_queue_lets_the_current_one_go_on,
     stopping_and_starting_do_not_add_up,
+    a_stopped_queue_leaves_nothing_to_the_loop,
     starting_does_not_trigger_the_current_one_again,
     a_blocker_holds_up_the_queue_until_its_request_ends,
     an_untriggered_entry_is_triggered_again_when_the_queue_is_started,
@@ -293,6 +294,19 @@ fn stopping_and_starting_do_not_add_up(kind: BackendKind) {
     queue.start();
     settle(&context);
     assert_eq!(log.take(), "a");
+}
+
+fn a_stopped_queue_leaves_nothing_to_the_loop(kind: BackendKind) {
+    let context = context(kind);
+    let (queue, log) = (context.queue("test"), Log::new());
+    let [a, _b, _c] = three(&context, &queue, &log);
+    queue.stop();
+    assert_eq!(settle(&context), 0, "the first one was scheduled");
+    a.entry.remove();
+    assert_eq!(settle(&context), 0, "the next one isn't");
+    queue.start();
+    settle(&context);
+    assert_eq!(log.take(), "b");
 }
 
 fn starting_does_not_trigger_the_current_one_again(kind: BackendKind) {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::futures::block_on;
-use common::requests::{Fault, Pair, pair_of, text, writes};
+use common::requests::{Fault, Outcome, Pair, pair_of, text, writes};
 use common::*;
 use std::cell::Cell;
 use std::error::Error;
@@ -40,6 +40,10 @@ on_every_backend!(
     a_deadline_ends_the_request,
     a_deadline_can_be_moved_and_taken_away,
     a_deadline_goes_with_the_request,
+    what_has_ended_takes_no_deadline,
+    a_request_leaves_the_list_before_its_callback_is_called,
+    who_awaits_a_request_is_woken_when_the_context_goes,
+    a_detached_request_forgets_who_awaited_it,
     what_is_attached_is_dropped_before_the_callback_the_last_first,
     what_is_attached_is_dropped_however_the_request_ends,
     nothing_can_be_attached_to_what_has_ended,
@@ -64,6 +68,8 @@ on_every_backend!(
     a_panic_of_a_cancel_handler_reaches_who_cancels,
     a_panic_of_a_destructor_does_not_keep_the_callback_from_being_called,
     a_second_panic_comes_through_run,
+    panics_of_an_unwanted_outcome_come_through_beside_others,
+    panics_of_several_callbacks_that_are_dropped_all_come_through,
     a_panicking_handler_abandons_the_request_it_worked_for,
     dropping_a_request_while_panicking_tells_its_handler,
     a_panic_of_a_handler_that_is_told_while_panicking_comes_through_run,
@@ -511,6 +517,36 @@ fn a_deadline_goes_with_the_request(kind: BackendKind) {
     context.run().expect("nothing to wait for");
 }
 
+fn what_has_ended_takes_no_deadline(kind: BackendKind) {
+    let context = context(kind);
+    let (request, completer) = pair_of(&context);
+    completer.done(1);
+    assert!(!request.set_timeout(2 * GUARD));
+    assert!(!completer.set_timeout(2 * GUARD));
+    context.run().expect("nothing to wait for");
+    assert_eq!(request.tree().entries()[0].time_left, None);
+}
+
+fn a_request_leaves_the_list_before_its_callback_is_called(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    for from_loop in [false, true] {
+        let (request, completer) = pair_of(&context);
+        let inner = log.clone();
+        request.on_complete(move |context, _| {
+            inner.add("called");
+            assert!(context.requests().is_empty());
+        });
+        match from_loop {
+            true => completer.finish_later(Ok::<_, Fault>(1)),
+            false => completer.done(1),
+        };
+        assert_eq!(context.requests().is_empty(), !from_loop);
+        settle(&context);
+        assert_eq!(log.take(), "called");
+    }
+}
+
 fn what_is_attached_is_dropped_before_the_callback_the_last_first(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
@@ -597,6 +633,59 @@ fn a_request_is_awaited_with_any_waker(kind: BackendKind) {
     completer.done(42);
     assert_eq!(counter.0.load(Ordering::Relaxed), 1);
     assert_eq!(Arc::strong_count(&counter), 2);
+}
+
+fn who_awaits_a_request_is_woken_when_the_context_goes(kind: BackendKind) {
+    type Prepare = fn(&Request<i32, Fault>, &Completer<i32, Fault>);
+    let abandoned = Err(RequestError::Abandoned);
+    let cases: [(Prepare, Outcome); 3] = [
+        (|_, _| (), abandoned),
+        (
+            |request, _| _ = request.on_complete(|_, _| unreachable!()),
+            abandoned,
+        ),
+        (
+            |request, completer| {
+                request.on_complete(|_, _| unreachable!());
+                completer.finish_later(Ok::<_, Fault>(1));
+            },
+            Ok(1), // which the callback doesn't get any more
+        ),
+    ];
+    let ends: [fn(Context); 2] = [drop, |context| context.reinitialise().unwrap()];
+    for ((prepare, outcome), end) in cases
+        .into_iter()
+        .flat_map(|case| ends.map(|end| (case, end)))
+    {
+        let context = context(kind);
+        let counter = Arc::new(Counter(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&counter));
+        let mut poll = std::task::Context::from_waker(&waker);
+        let (mut request, completer) = pair_of(&context);
+        prepare(&request, &completer);
+        let mut poll = || std::future::Future::poll(std::pin::Pin::new(&mut request), &mut poll);
+        assert!(poll().is_pending());
+        end(context);
+        assert_eq!(counter.0.load(Ordering::Relaxed), 1, "woken once");
+        assert_eq!(poll(), std::task::Poll::Ready(outcome));
+    }
+}
+
+fn a_detached_request_forgets_who_awaited_it(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let counter = Arc::new(Counter(AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&counter));
+    let mut poll = std::task::Context::from_waker(&waker);
+    let (mut request, completer) = pair_of(&context);
+    request.on_complete(writes(&log));
+    let polled = std::future::Future::poll(std::pin::Pin::new(&mut request), &mut poll);
+    assert!(polled.is_pending());
+    request.detach();
+    assert_eq!(Arc::strong_count(&counter), 2, "the waker isn't kept");
+    completer.done(42);
+    assert_eq!(log.take(), "42");
+    assert_eq!(counter.0.load(Ordering::Relaxed), 0, "nor woken");
 }
 
 fn who_awaits_a_request_with_a_callback_is_told_when_it_was_called(kind: BackendKind) {
@@ -940,6 +1029,35 @@ fn a_second_panic_comes_through_run(kind: BackendKind) {
     completer.attach(OnDrop(|| panic!("in the destructor")));
     assert_eq!(panic_of(|| completer.done(42)), "in the destructor");
     assert_eq!(panic_of(|| context.run()), "in the callback");
+    context.run().unwrap();
+}
+
+fn panics_of_an_unwanted_outcome_come_through_beside_others(kind: BackendKind) {
+    let context = context(kind);
+    let (request, completer) = context.request::<_, Fault>("test");
+    request.detach();
+    completer.attach(OnDrop(|| panic!("attached")));
+    let outcome = OnDrop(|| panic!("outcome"));
+    assert_eq!(panic_of(|| completer.done(outcome)), "attached");
+    assert_eq!(panic_of(|| context.run()), "outcome");
+    context.run().unwrap();
+}
+
+fn panics_of_several_callbacks_that_are_dropped_all_come_through(kind: BackendKind) {
+    let context = context(kind);
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let (request, completer) = pair_of(&context);
+        let bomb = OnDrop(|| panic!("dropped"));
+        request.on_complete(move |_, _| bomb.keep());
+        kept.push((request, completer));
+    }
+    context
+        .reinitialise()
+        .expect("the loop tells of the panics");
+    for _ in 0..3 {
+        assert_eq!(panic_of(|| context.run()), "dropped");
+    }
     context.run().unwrap();
 }
 

@@ -357,7 +357,6 @@ impl<T, E> Shared<T, E> {
 
     /// The handle is gone.
     pub(super) fn disown(self: &Rc<Self>) {
-        self.core.has_owner.set(false);
         let mut panics = Panics::default();
         panics.catch(|| self.waker.clear());
         let context = self.core.live_context();
