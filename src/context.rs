@@ -15,6 +15,7 @@
 
 use crate::backend::{AnyBackend, Backend, ReadyList, Token};
 use crate::builder::{Builder, Options};
+use crate::clock::{self, Clock};
 use crate::fds::{FdHandler, Fds, Removed};
 use crate::flags::FdFlags;
 use crate::immediate::Immediates;
@@ -23,12 +24,14 @@ use crate::key::Key;
 use crate::remote::Inbox;
 use crate::run::NestingHook;
 use crate::signal::SignalTable;
-use crate::slow_handler;
+use crate::stats::Counters;
 use crate::sys::doorbell::{Doorbell, FORK, REMOTE, SIGNAL};
 use crate::sys::timeout::Timeout;
 use crate::sys::wakeup::Wakeup;
 use crate::timer::Timers;
 use crate::timer_queue::TimerQueue;
+use crate::trace::{EventKind, Severity, TracedEvent};
+use crate::watch::Watch;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -95,7 +98,9 @@ pub(crate) struct Inner {
     pub(crate) signals: RefCell<SignalTable>,
     pub(crate) options: Options,
     pub(crate) state: RunState,
-    pub(crate) slow: slow_handler::Watch,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Counters,
+    pub(crate) watch: Watch,
     /// How many [`Context`] values there are: one, and those that [`WeakContext`] makes.
     owners: Cell<usize>,
 }
@@ -139,7 +144,7 @@ pub(crate) struct Streak {
 }
 
 impl RunState {
-    fn new() -> RunState {
+    fn new(now: Instant) -> RunState {
         RunState {
             level: Cell::default(),
             stop: Cell::default(),
@@ -151,7 +156,7 @@ impl RunState {
             sole_immediate: Cell::default(),
             sole_is_scheduled: Cell::default(),
             streak: Cell::default(),
-            latest_time: Cell::new(Instant::now()),
+            latest_time: Cell::new(now),
             starts: Cell::default(),
         }
     }
@@ -223,7 +228,8 @@ impl Context {
         &self.inner.backend_name
     }
 
-    /// The time on the clock of the timers: the system's monotonic clock, read now.
+    /// The time on the clock of the timers: the system's monotonic clock, read now, or the
+    /// [virtual](Builder::virtual_time) one.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -235,7 +241,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_timeval_current")]
     pub fn now(&self) -> Instant {
-        Instant::now()
+        self.inner.clock.now()
     }
 
     /// For how long a turn of the loop waits at most when no timer is due before. `None`: as long
@@ -296,7 +302,7 @@ impl Context {
         }
     }
 
-    pub(crate) fn open(backend: AnyBackend, options: Options) -> io::Result<Context> {
+    pub(crate) fn open(backend: AnyBackend, options: Options, clock: Clock) -> io::Result<Context> {
         crate::sys::fork::watch()?;
         let wakeup = Rc::new(Wakeup::new()?);
         let doorbell = Doorbell::claim(wakeup.write_number());
@@ -312,8 +318,10 @@ impl Context {
             immediates: RefCell::new(ImmediateQueue::new()),
             signals: RefCell::new(SignalTable::new()),
             options,
-            state: RunState::new(),
-            slow: slow_handler::Watch::default(),
+            state: RunState::new(clock.now()),
+            clock,
+            counters: Counters::default(),
+            watch: Watch::default(),
             owners: Cell::new(1),
         });
         let pollable = inner.fds.borrow().backend.pollable();
@@ -417,6 +425,9 @@ impl Inner {
         self.doorbell.attend(FORK);
         self.inbox.ring_if_not_empty();
         self.leave_if_idle();
+        self.trace_message(Severity::Trace, || {
+            "forked: the child has kernel objects of its own".to_owned()
+        });
         Ok(())
     }
 
@@ -472,6 +483,7 @@ impl Inner {
         }
         // First, so that whatever comes after the tables are wiped rings again.
         self.doorbell.attend(SIGNAL | REMOTE);
+        let traced = self.traced_events();
         let contents = self.take_contents();
         self.state.level.set(0);
         self.state
@@ -482,6 +494,7 @@ impl Inner {
         self.state.running_timer.set(None);
         self.state.streak.set(Streak::default());
         self.leave_if_idle();
+        self.trace_removed(traced);
         drop(contents);
         reopened
     }
@@ -493,13 +506,15 @@ impl Inner {
         // Closing an instance that a parent shares leaves the parent's alone, and closing one's
         // own forgets what is in it. So sources are out of the set before they are closed.
         drop(backend);
+        let traced = self.traced_events();
         let contents = self.take_contents();
         let scheduled = self.inbox.close();
-        let slow = self.slow.take();
         self.doorbell.release();
         self.fds.borrow_mut().forget_wakeup();
         *self.wakeup.borrow_mut() = None;
-        drop((contents, scheduled, slow));
+        self.trace_removed(traced);
+        let watchers = self.watch.take();
+        drop((contents, scheduled, watchers));
     }
 
     /// Ends a descriptor event, if it is there still.
@@ -513,7 +528,12 @@ impl Inner {
             };
             fds.mux.remove(backend, key)
         };
-        drop(removed.map(Removed::new));
+        let Some(handler) = removed else { return };
+        let removed = Removed::new(handler);
+        if self.watch.is_traced() {
+            self.trace_removed(removed.meta().map(|meta| meta.traced(EventKind::Fd, key)));
+        }
+        drop(removed);
     }
 
     /// Keeps an event that has ended until its handler, which is running, has returned.
@@ -533,6 +553,24 @@ impl Inner {
         if !ended.is_empty() {
             end(ended);
         }
+    }
+
+    /// What a tracer, if there is one, is told of everything that is there.
+    fn traced_events(&self) -> Vec<TracedEvent> {
+        if !self.watch.is_traced() {
+            return Vec::new();
+        }
+        let mut traced: Vec<TracedEvent> = {
+            let fds = self.fds.borrow();
+            let events = fds.mux.events();
+            events
+                .map(|(key, handler)| handler.meta().traced(EventKind::Fd, key))
+                .collect()
+        };
+        traced.extend(self.traced_timers());
+        traced.extend(self.traced_signals());
+        traced.extend(self.traced_immediates());
+        traced
     }
 
     fn unwatch_all(&self) {
@@ -639,6 +677,19 @@ impl WeakContext {
                 wakeup,
             },
         })
+    }
+}
+
+impl WeakContext {
+    /// The time on the context's clock; on the system's, if the context is gone.
+    pub(crate) fn now(&self) -> Instant {
+        let inner = self.inner.upgrade();
+        inner.map_or_else(Instant::now, |inner| inner.clock.now())
+    }
+
+    /// The deadline that is `delay` from now, or as late as can be said.
+    pub(crate) fn after(&self, delay: Duration) -> Instant {
+        clock::later(self.now(), delay)
     }
 }
 

@@ -50,6 +50,10 @@ impl Removed {
     pub(crate) fn new(handler: Rc<dyn FdHandler>) -> Removed {
         Removed(Some(handler))
     }
+
+    pub(crate) fn meta(&self) -> Option<&Meta> {
+        self.0.as_ref().map(|handler| handler.meta())
+    }
 }
 
 impl Drop for Removed {
@@ -127,6 +131,11 @@ impl Fds {
     #[inline]
     pub(crate) fn has_ready(&self) -> bool {
         self.next < self.ready.len()
+    }
+
+    /// How many descriptors of the batch haven't been served yet.
+    pub(crate) fn ready_left(&self) -> usize {
+        self.ready.len().saturating_sub(self.next)
     }
 
     pub(crate) fn discard_ready(&mut self) {

@@ -29,6 +29,11 @@ impl Key {
     }
 
     #[inline]
+    pub(crate) fn generation_bits(self) -> u32 {
+        (self.0.get() >> 32) as u32
+    }
+
+    #[inline]
     pub(crate) fn generation(self) -> NonZeroU32 {
         NonZeroU32::new((self.0.get() >> 32) as u32).unwrap_or_else(|| unreachable!())
     }

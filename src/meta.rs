@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::panic::Location;
+use std::rc::Rc;
 
 /// What every event carries for those who look at the loop.
 pub(crate) struct Meta {
@@ -13,7 +14,7 @@ pub(crate) struct Meta {
 #[derive(Default)]
 struct Label {
     tag: u64,
-    name: Option<String>,
+    name: Option<Rc<str>>,
 }
 
 impl Meta {
@@ -41,11 +42,15 @@ impl Meta {
 
     pub(crate) fn set_name(&self, name: &str) {
         let mut label = self.label.take().unwrap_or_default();
-        label.name = Some(name.to_owned());
+        label.name = Some(name.into());
         self.label.set(Some(label));
     }
 
     pub(crate) fn name(&self) -> Option<String> {
+        self.shared_name().map(|name| name.to_string())
+    }
+
+    pub(crate) fn shared_name(&self) -> Option<Rc<str>> {
         self.look_at_label(|label| label.name.clone()).flatten()
     }
 
