@@ -183,6 +183,10 @@ mod tests {
         assert_eq!(slots.get_mut(old), None);
         assert_eq!(slots.remove(old), None);
         assert_eq!(slots.get(new), Some(&"new"));
+        assert_eq!(
+            format!("{new:?}"),
+            format!("Key({}, {})", new.index(), new.generation())
+        );
     }
 
     #[test]
