@@ -93,7 +93,7 @@ impl<T> Slots<T> {
         // u32::MAX is left out: Key::to_bits() of no entry may be all ones.
         let index = self.slab.vacant_key();
         assert!(index < u32::MAX as usize, "more than 2^32 - 1 events");
-        let key = self.next_key();
+        let key = Key::new(index as u32, self.next_generation);
         let next = self.next_generation.checked_add(1);
         self.next_generation = next.unwrap_or(NonZeroU32::MIN);
         self.slab.insert(Slot { value, key });

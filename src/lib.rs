@@ -305,15 +305,18 @@ mod async_fd;
 mod backend;
 mod builder;
 mod child;
+mod clock;
 mod context;
 mod error;
 mod fd;
+mod fds;
 mod flags;
 mod fork;
 mod immediate;
 mod immediate_queue;
 mod key;
 mod listener;
+mod meta;
 mod peer_addr;
 mod queue;
 mod remote;
@@ -324,11 +327,14 @@ mod signal_stream;
 mod signum;
 mod sleep;
 mod slow_handler;
+mod stats;
 mod sys;
 mod task;
 mod timer;
 mod timer_queue;
+mod trace;
 mod wakers;
+mod watch;
 
 pub use async_fd::{AsyncFd, Ready};
 pub use backend::{
@@ -352,10 +358,12 @@ pub use signal::{Signal, SignalInfo};
 pub use signal_stream::SignalStream;
 pub use signum::Signum;
 pub use sleep::{Sleep, TimedOut, YieldNow, yield_now};
-pub use slow_handler::{EventKind, SlowHandler};
+pub use slow_handler::SlowHandler;
+pub use stats::{ByKind, Stats};
 pub use sys::siginfo::SigInfo;
 pub use task::{Cancel, Cancelled, Task};
 pub use timer::Timer;
+pub use trace::{Disarmed, EventKind, Severity, TracedEvent, Tracer};
 
 /// The code in the README compiles.
 #[cfg(doctest)]

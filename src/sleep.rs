@@ -7,7 +7,7 @@
 //! is called, and when it is dropped.
 
 use crate::context::{Context, WeakContext};
-use crate::timer::{Timer, after};
+use crate::timer::Timer;
 use crate::wakers::WakerCell;
 use std::cell::Cell;
 use std::error::Error;
@@ -98,7 +98,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_wakeup_send")]
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        self.sleep_until(after(duration))
+        self.sleep_until(self.inner.after(duration))
     }
 
     /// Gives `future` until `limit` from now, that is, from this call, to be ready. If it is ready
@@ -161,7 +161,7 @@ impl WeakContext {
     /// ```
     #[doc(alias = "tevent_wakeup_send")]
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        self.sleep_until(after(duration))
+        self.sleep_until(self.after(duration))
     }
 
     /// As [`Context::timeout`]. If the context is gone, the time is over.

@@ -141,6 +141,12 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         self.armed
     }
 
+    /// The keys of all timers, armed or not.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        let places = (0..).zip(&self.entries);
+        places.filter_map(|(index, entry)| Some(Key::new(index, entry.generation?)))
+    }
+
     /// Makes room for one more timer, with this deadline.
     ///
     /// # Panics

@@ -10,19 +10,21 @@ const CONTEXT_HOLDS: &[&str] = &[
     "remote",
     "run",
     "signal",
-    "slow_handler",
+    "stats",
     "timer",
+    "watch",
 ];
 
-/// What modules of one layer may know of each other. All handles report slow handlers, and the
-/// builder's options are the context's.
+/// What modules of one layer may know of each other: what belongs to the context, and who looks at the
+/// loop.
 const NEIGHBOURS: &[(&str, &str)] = &[
     ("builder", "context"),
     ("context", "builder"),
-    ("immediate", "slow_handler"),
-    ("run", "slow_handler"),
-    ("signal", "slow_handler"),
-    ("timer", "slow_handler"),
+    ("context", "fds"),
+    ("fds", "context"),
+    ("slow_handler", "watch"),
+    ("stats", "watch"),
+    ("watch", "slow_handler"),
 ];
 
 /// From this layer on, modules may import others of theirs, but not in a circle.

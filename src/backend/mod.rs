@@ -154,10 +154,9 @@ pub struct ReadyList {
 impl ReadyList {
     /// A wait may always report fewer than it is asked for, so the limit has a limit.
     pub(crate) fn new(limit: usize) -> ReadyList {
-        let limit = u16::try_from(limit).unwrap_or(u16::MAX);
         ReadyList {
             events: Vec::new(),
-            limit,
+            limit: u16::try_from(limit).unwrap_or(u16::MAX),
         }
     }
 
@@ -351,9 +350,6 @@ pub trait Backend {
 }
 
 /// A backend of a context. Those of the crate are called directly where it counts: at the wait.
-///
-/// (With a tag of its own, the usual one is told from the others by one comparison.)
-#[repr(u8)]
 pub(crate) enum AnyBackend {
     #[cfg(target_os = "linux")]
     Epoll(epoll::Epoll),
@@ -404,17 +400,7 @@ impl AnyBackend {
     }
 
     /// Fills the list anew.
-    #[inline(always)]
     pub(crate) fn wait_for(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
-        #[cfg(target_os = "linux")]
-        if let AnyBackend::Standard(standard) = self {
-            return standard.wait_for(timeout, ready);
-        }
-        self.wait_otherwise(timeout, ready)
-    }
-
-    #[inline(never)]
-    fn wait_otherwise(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
         match self {
             #[cfg(target_os = "linux")]
             AnyBackend::Standard(standard) => standard.wait_for(timeout, ready),

@@ -3,7 +3,6 @@
 use super::state::{self, Node, Outcome, Shared};
 use super::{Request, RequestError};
 use crate::context::Context;
-use crate::timer::after;
 use std::any::Any;
 use std::fmt;
 use std::rc::{Rc, Weak};
@@ -484,7 +483,7 @@ impl<T, E> Completer<T, E> {
     #[doc(alias = "tevent_req_set_endtime")]
     #[track_caller]
     pub fn set_timeout(&self, timeout: Duration) -> bool {
-        self.shared.set_deadline(after(timeout))
+        self.shared.set_timeout(timeout)
     }
 
     /// As [`Request::clear_deadline`].

@@ -14,7 +14,6 @@ pub(crate) use panics::Panics;
 pub use tree::{RequestInfo, RequestTree};
 
 use crate::context::{Context, WeakContext};
-use crate::timer::after;
 use state::{Node, Shared};
 use std::any::Any;
 use std::borrow::Cow;
@@ -463,7 +462,7 @@ impl<T, E> Request<T, E> {
     #[doc(alias = "tevent_req_set_endtime")]
     #[track_caller]
     pub fn set_timeout(&self, timeout: Duration) -> bool {
-        self.shared.set_deadline(after(timeout))
+        self.shared.set_timeout(timeout)
     }
 
     /// Takes the deadline away.

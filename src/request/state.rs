@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
 use std::task::{self, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) type Outcome<T, E> = Result<T, RequestError<E>>;
 type Callback<T, E> = Box<dyn FnOnce(&Context, Outcome<T, E>)>;
@@ -186,13 +186,14 @@ impl<T, E> Shared<T, E> {
         name: Cow<'static, str>,
     ) -> Rc<Shared<T, E>> {
         let is_there = context.is_some();
+        let made = weak.now();
         let shared = Rc::new(Shared {
             core: Core {
                 context: weak,
                 number: tree::next_number(),
                 name,
                 location: Location::caller(),
-                made: Instant::now(),
+                made,
                 state: Cell::new(match is_there {
                     true => RequestState::Pending,
                     false => RequestState::Abandoned,
@@ -441,6 +442,10 @@ impl<T, E> Shared<T, E> {
     }
 
     #[track_caller]
+    pub(super) fn set_timeout(self: &Rc<Self>, timeout: Duration) -> bool {
+        self.set_deadline(self.core.context.after(timeout))
+    }
+
     pub(super) fn set_deadline(self: &Rc<Self>, deadline: Instant) -> bool {
         let core = &self.core;
         if !core.is_pending() {
