@@ -99,6 +99,7 @@ impl<S: ListeningSocket + 'static> Hall<S> {
         drop(waiting);
         drop(replaced);
         self.update();
+        self.state.tell_if_left();
     }
 
     fn leave(&self, number: &mut Option<u64>) {

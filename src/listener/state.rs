@@ -133,6 +133,13 @@ impl<S: 'static> State<S> {
         self.update();
     }
 
+    /// See [`Fd::tell_if_left`].
+    pub(super) fn tell_if_left(&self) {
+        if let Some(fd) = &*self.fd.borrow() {
+            fd.tell_if_left();
+        }
+    }
+
     pub(super) fn set_paused(&self, paused: bool) {
         self.is_paused.set(paused);
         self.update();
