@@ -31,7 +31,8 @@
 //! ```
 //!
 //! The repository has whole programs in `examples/`, a table for those who come from the C library
-//! in `docs/porting.md`, futures in `docs/futures.md`, requests and queues in `docs/requests.md`, and
+//! in `docs/porting.md`, futures in `docs/futures.md`, requests and queues in `docs/requests.md`, statistics, tracers
+//! and tests without waiting in `docs/observing.md`, and
 //! how this is built in `docs/architecture.md`.
 //!
 //! # The order of things
@@ -379,6 +380,11 @@ struct FuturesPage;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/requests.md")]
 struct RequestsPage;
+
+/// And in the page about looking into a loop.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/observing.md")]
+struct ObservingPage;
 
 /// And in that for those who come from the C library.
 #[cfg(doctest)]
