@@ -4,7 +4,7 @@ mod common;
 mod embedded;
 
 use common::*;
-use embedded::EpollLoop;
+use embedded::{EpollLoop, chain};
 use rustix::event::epoll;
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Write};
@@ -29,6 +29,7 @@ on_every_backend!(
     an_epoll_loop_around_misses_nothing,
     an_epoll_loop_around_that_is_idle_sleeps,
     another_loops_descriptor_is_a_source_like_any_other,
+    an_epoll_loop_around_adds_the_descriptor_again_after_reinitialise,
 );
 
 fn is_readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
@@ -359,56 +360,6 @@ fn wakes_and_awaiting_between_turns_make_the_descriptor_readable(kind: BackendKi
     assert!(ready.as_mut().poll(&mut poll).is_ready());
 }
 
-/// The kinds of events one after the other, each begun by the one before, so that one that is missed
-/// is missed for ever. Some of it comes from another thread.
-fn chain(context: &Context, rounds: usize) -> Rc<Cell<usize>> {
-    let done = Rc::new(Cell::new(0));
-    let (sender, receiver) = async_channel::unbounded::<()>();
-    let (to_thread, in_thread) = std::sync::mpsc::channel::<()>();
-    let (ours, mut theirs) = pair();
-    let remote = context.remote();
-    std::thread::spawn(move || {
-        while in_thread.recv().is_ok() {
-            // Two ways back.
-            theirs.write_all(b"x").expect("the loop reads");
-            if in_thread.recv().is_err() {
-                return;
-            }
-            let sender = sender.clone();
-            remote.schedule(move |context| {
-                // A timer, an immediate, and a task that waits.
-                let timer =
-                    context.add_timer_after(Duration::from_micros(700), move |context, _| {
-                        let sender = sender.clone();
-                        context.defer(move |_| sender.try_send(()).expect("the task receives"));
-                    });
-                timer.detach();
-            });
-        }
-    });
-    let counter = Rc::clone(&done);
-    let begin = to_thread.clone();
-    let event = context.add_fd(ours, READ, move |_, fd, _| {
-        drain(fd.get_ref());
-        // The second way back, which the thread waits for.
-        to_thread.send(()).expect("the thread waits");
-    });
-    event.unwrap().detach();
-    let weak = context.downgrade();
-    begin.send(()).expect("the thread waits");
-    context
-        .spawn(async move {
-            for round in 1..=rounds {
-                receiver.recv().await.expect("it is there");
-                weak.sleep(Duration::from_micros(300)).await;
-                counter.set(round);
-                begin.send(()).expect("the thread waits");
-            }
-        })
-        .detach();
-    done
-}
-
 fn an_epoll_loop_around_misses_nothing(kind: BackendKind) {
     if kind == BackendKind::Poll {
         // There is no descriptor that descriptors are behind: as documented.
@@ -478,4 +429,25 @@ fn another_loops_descriptor_is_a_source_like_any_other(kind: BackendKind) {
         assert_eq!(served.take(), [0], "round {round}");
     }
     assert_no_spin(&context, "all was read");
+}
+
+/// The number is the same, and so a loop that passes it to `poll` goes on; an epoll set holds what was
+/// behind it.
+fn an_epoll_loop_around_adds_the_descriptor_again_after_reinitialise(kind: BackendKind) {
+    let context = context(kind);
+    let around = EpollLoop::around(&context, false);
+    let remote = context.remote();
+    let called = Flag::new();
+    context.reinitialise().unwrap();
+    drop(around);
+    let around = EpollLoop::around(&context, false);
+    let worker = std::thread::spawn(move || remote.schedule(|context| context.stop()));
+    let setter = called.clone();
+    let watch = context.spawn(async move {
+        let _told = OnDrop(move || setter.set());
+        tevent::yield_now().await;
+    });
+    around.run_until(&context, "it is told", || called.is_set());
+    drop(watch);
+    worker.join().unwrap();
 }

@@ -4,9 +4,12 @@
 
 use rustix::event::{Timespec, epoll};
 use std::cell::Cell;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tevent::Context;
+use tevent::{Context, FdFlags};
 
 /// After so long, something that was to happen has failed to.
 const GUARD: Duration = Duration::from_secs(20);
@@ -95,6 +98,10 @@ impl EpollLoop {
 /// Drives a context inside tokio until `done`. The driver is told of everything by the descriptor and
 /// the deadline; see docs/embedding.md.
 pub async fn drive_in_tokio(context: &Context, counts: &Counts, done: impl Fn() -> bool) {
+    #[allow(
+        deprecated,
+        reason = "what takes its place is unsafe, as it can't know that the descriptor is borrowed"
+    )]
     let descriptor =
         tokio::io::unix::AsyncFd::with_interest(context.as_fd(), tokio::io::Interest::READABLE)
             .expect("it can be watched");
@@ -133,4 +140,56 @@ pub async fn with_driver<T>(
         () = drive_in_tokio(context, counts, || false) => unreachable!("it goes on for ever"),
         output = tokio::time::timeout(GUARD, future) => output.expect("it didn't happen"),
     }
+}
+
+/// The kinds of events one after the other, each begun by the one before, so that one that is missed
+/// is missed for ever. Some of it comes from another thread. Returns how many rounds are over.
+pub fn chain(context: &Context, rounds: usize) -> Rc<Cell<usize>> {
+    let done = Rc::new(Cell::new(0));
+    let (sender, receiver) = async_channel::unbounded::<()>();
+    let (to_thread, in_thread) = std::sync::mpsc::channel::<()>();
+    let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
+    ours.set_nonblocking(true).expect("a socket");
+    let remote = context.remote();
+    std::thread::spawn(move || {
+        while in_thread.recv().is_ok() {
+            // Two ways back.
+            theirs.write_all(b"x").expect("the loop reads");
+            if in_thread.recv().is_err() {
+                return;
+            }
+            let sender = sender.clone();
+            remote.schedule(move |context| {
+                // A timer, an immediate, and a task that waits.
+                let timer =
+                    context.add_timer_after(Duration::from_micros(700), move |context, _| {
+                        let sender = sender.clone();
+                        context.defer(move |_| sender.try_send(()).expect("the task receives"));
+                    });
+                timer.detach();
+            });
+        }
+    });
+    let counter = Rc::clone(&done);
+    let begin = to_thread.clone();
+    let event = context.add_fd(ours, FdFlags::READ, move |_, fd, _| {
+        let mut socket = fd.get_ref();
+        while socket.read(&mut [0; 8]).is_ok_and(|count| count > 0) {}
+        // The second way back, which the thread waits for.
+        to_thread.send(()).expect("the thread waits");
+    });
+    event.unwrap().detach();
+    let weak = context.downgrade();
+    begin.send(()).expect("the thread waits");
+    context
+        .spawn(async move {
+            for round in 1..=rounds {
+                receiver.recv().await.expect("it is there");
+                weak.sleep(Duration::from_micros(300)).await;
+                counter.set(round);
+                begin.send(()).expect("the thread waits");
+            }
+        })
+        .detach();
+    done
 }
