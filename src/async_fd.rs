@@ -443,6 +443,7 @@ impl<S: 'static> Future for Ready<'_, S> {
                 let number = waiters.add(self.wanted, poll.waker().clone());
                 self.number = Some(number);
                 fd.set_flags(waiters.interest());
+                fd.tell_if_left();
                 Poll::Pending
             }
             Some(number) => {

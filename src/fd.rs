@@ -439,6 +439,14 @@ impl<S: 'static> Fd<S> {
         self.owns = false;
     }
 
+    /// For futures, which change the event outside of the loop's turns: see
+    /// [`Inner::tell_if_left`].
+    pub(crate) fn tell_if_left(&self) {
+        if self.is_registered() {
+            self.shared.inner.tell_if_left();
+        }
+    }
+
     /// A second handle, which doesn't remove the event when it is dropped.
     pub(crate) fn borrowed(&self) -> Fd<S> {
         Fd {

@@ -315,6 +315,16 @@ impl Immediate {
         self.inner.immediates().push(self.key)
     }
 
+    /// Schedules it for a waker. Returns as [`schedule`](Immediate::schedule).
+    #[inline]
+    pub(crate) fn schedule_and_tell(&self) -> bool {
+        let is_there = self.schedule();
+        if is_there {
+            self.inner.tell_if_left();
+        }
+        is_there
+    }
+
     /// Takes the immediate out of the queue.
     ///
     /// ```

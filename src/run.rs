@@ -86,6 +86,39 @@ impl Context {
         Ok(turn == Turn::Ran)
     }
 
+    /// Makes one turn that doesn't wait: calls the handler that is first in order if there is one to
+    /// call now, and returns whether there was. (All pending signals count as one.)
+    ///
+    /// This is the turn for a loop inside another one, which does the waiting: see
+    /// [`AsFd`](Context#impl-AsFd-for-Context) and [`next_deadline`](Context::next_deadline). It is
+    /// [`run_once`](Context::run_once) with a wait timeout of zero, but that the timeout that was set
+    /// holds for loops that handlers run.
+    ///
+    /// # Errors
+    ///
+    /// As [`run_once`](Context::run_once).
+    ///
+    /// # Panics
+    ///
+    /// As [`run_once`](Context::run_once).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// context.defer(|_| println!("first"));
+    /// assert!(context.run_ready()?);
+    /// assert!(!context.run_ready()?, "there is nothing else to do");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_loop_once")]
+    pub fn run_ready(&self) -> io::Result<bool> {
+        let _level = self.enter()?;
+        let turn = self.turn_within(false, Some(Timeout::ZERO))?;
+        self.inner.drop_ended();
+        Ok(turn == Turn::Ran)
+    }
+
     /// Runs until there is nothing left to wait for: no armed timer, no scheduled immediate, no
     /// signal handler, and no descriptor event that wants something; or until
     /// [`stop`](Context::stop) is called.
@@ -346,19 +379,25 @@ impl Context {
     /// One turn, whatever there is to do.
     #[inline(always)]
     fn turn_in_full(&self, is_run: bool) -> io::Result<Turn> {
+        self.turn_within(is_run, None)
+    }
+
+    /// The same with a limit of its own for the wait.
+    #[inline(always)]
+    fn turn_within(&self, is_run: bool, limit: Option<Timeout>) -> io::Result<Turn> {
         let inner = &*self.inner;
         inner.state.running_fd.set(None);
         inner.counters.full_turns.count();
         if inner.watch.is_traced() {
-            inner.trace_turn(|| self.turn(is_run))
+            inner.trace_turn(|| self.turn(is_run, limit))
         } else {
-            self.turn(is_run)
+            self.turn(is_run, limit)
         }
     }
 
     /// The steps of a turn are those of tevent's `tevent_loop_once`.
     #[inline(never)]
-    fn turn(&self, is_run: bool) -> io::Result<Turn> {
+    fn turn(&self, is_run: bool, limit: Option<Timeout>) -> io::Result<Turn> {
         let inner = &*self.inner;
 
         // 1. and 2. Signals; what other threads have scheduled goes to the end of the immediates.
@@ -389,7 +428,7 @@ impl Context {
         if is_run && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
         }
-        let result = inner.wait(now, is_run)?;
+        let result = inner.wait(now, is_run, limit)?;
         self.serve_after_wait(result)
     }
 
@@ -475,8 +514,14 @@ impl Context {
 
 impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
-    /// over. `now` is the time of this turn, if it was read. The inner result is the wait's.
-    fn wait(&self, now: Option<Instant>, is_run: bool) -> io::Result<io::Result<()>> {
+    /// over (or the `limit`, in place of it and of timers). `now` is the time of this turn, if it was
+    /// read. The inner result is the wait's.
+    fn wait(
+        &self,
+        now: Option<Instant>,
+        is_run: bool,
+        limit: Option<Timeout>,
+    ) -> io::Result<io::Result<()>> {
         if !self.has_wakeup() {
             // The backend fell back, and then refused it.
             self.add_wakeup()?;
@@ -487,7 +532,7 @@ impl Inner {
         let timeout = if self.immediates().has_runnable() {
             Timeout::ZERO
         } else {
-            self.time_to_wait(now, is_run)
+            limit.unwrap_or_else(|| self.time_to_wait(now, is_run))
         };
         self.counters.waits.count();
         let result = if self.clock.is_virtual() && timeout != Timeout::ZERO {

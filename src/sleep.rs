@@ -214,6 +214,9 @@ impl Sleep {
         self.alarm.has_rung.set(false);
         if let Some(timer) = &self.timer {
             timer.set_deadline(deadline);
+            if let Some(context) = self.context.upgrade() {
+                context.inner.tell_if_left();
+            }
         }
     }
 }
@@ -234,6 +237,7 @@ impl Future for Sleep {
             let bell = Bell(Rc::clone(&self.alarm));
             let timer = context.add_timer(self.deadline, move |_, _| bell.ring());
             self.timer = Some(timer);
+            context.inner.tell_if_left();
         }
         Poll::Pending
     }

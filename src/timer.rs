@@ -5,7 +5,7 @@ use crate::context::{Context, Inner};
 use crate::key::Key;
 use crate::meta::Meta;
 use crate::sys::handler::Handler;
-use crate::timer_queue::TimerQueue;
+use crate::timer_queue::{Postponed, TimerQueue};
 use crate::trace::{EventKind, TracedEvent};
 use std::fmt;
 use std::mem;
@@ -340,12 +340,16 @@ impl Timer {
     #[inline]
     pub fn set_deadline(&self, deadline: Instant) -> bool {
         // One that is armed has made the loop look at timers already.
-        self.inner.timers.borrow_mut().postpone(self.key, deadline) || self.arm_anew(deadline)
-    }
-
-    fn arm_anew(&self, deadline: Instant) -> bool {
-        self.inner.state.set_busy();
-        self.inner.timers.borrow_mut().arm_anew(self.key, deadline)
+        let mut timers = self.inner.timers.borrow_mut();
+        match timers.postpone(self.key, deadline) {
+            Postponed::Done => true,
+            Postponed::Gone => false,
+            Postponed::NotYet(index) => {
+                self.inner.state.set_busy();
+                timers.arm_anew(index, deadline);
+                true
+            }
+        }
     }
 
     /// Arms the timer for when `delay` has passed. See [`set_deadline`](Timer::set_deadline).

@@ -118,6 +118,15 @@ pub(crate) struct TimerQueue<D, H, T> {
     notes: BTreeMap<u32, T>,
 }
 
+/// What [`TimerQueue::postpone`] has come to.
+pub(crate) enum Postponed {
+    Done,
+    /// There is no such timer.
+    Gone,
+    /// The timer at this index has to be [armed anew](TimerQueue::arm_anew).
+    NotYet(u32),
+}
+
 impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     pub(crate) const fn new() -> Self {
         TimerQueue {
@@ -281,39 +290,45 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     /// Arms a timer, or moves an armed one, behind those with an earlier or the same deadline.
     /// Returns whether there is such a timer.
     pub(crate) fn arm(&mut self, key: Key, deadline: D) -> bool {
-        self.postpone(key, deadline) || self.arm_anew(key, deadline)
+        match self.postpone(key, deadline) {
+            Postponed::Done => true,
+            Postponed::Gone => false,
+            Postponed::NotYet(index) => {
+                self.arm_anew(index, deadline);
+                true
+            }
+        }
     }
 
-    /// The same, if all that it takes is to note the deadline. Returns whether that was so.
+    /// The same, if all that it takes is to note the deadline.
     #[inline(always)]
-    pub(crate) fn postpone(&mut self, key: Key, deadline: D) -> bool {
+    pub(crate) fn postpone(&mut self, key: Key, deadline: D) -> Postponed {
         let sequence = self.next_sequence;
         let Some(entry) = self.entry_mut(key) else {
-            return false;
+            return Postponed::Gone;
         };
         // The node of an armed timer is not after its present deadline, so not after a later one.
         if !entry.armed || entry.deadline > deadline || sequence >= u32::MAX - 1 {
-            return false;
+            return Postponed::NotYet(key.index());
         }
         entry.deadline = deadline;
         entry.sequence = sequence;
         self.next_sequence = sequence + 1;
-        true
+        Postponed::Done
     }
 
-    /// The same in all cases.
-    #[inline]
-    pub(crate) fn arm_anew(&mut self, key: Key, deadline: D) -> bool {
+    /// Arms the timer at an index, whatever it takes.
+    pub(crate) fn arm_anew(&mut self, index: u32, deadline: D) {
         let sequence = self.next_sequence;
         let settled = self.settled;
-        let Some(entry) = self.entry_mut(key) else {
-            return false;
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
         };
         let newly = !mem::replace(&mut entry.armed, true);
         entry.deadline = deadline;
         entry.sequence = sequence;
         if !entry.suspended {
-            let (place, node) = (entry.place, entry.node(key.index()));
+            let (place, node) = (entry.place, entry.node(index));
             self.armed += usize::from(newly);
             self.place(place, node, settled);
         }
@@ -321,10 +336,10 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         if sequence >= u32::MAX - 1 {
             self.renumber();
         }
-        true
     }
 
     /// Puts the node of a timer, whose former one is at `place` if anywhere, where it belongs.
+    #[inline(always)]
     fn place(&mut self, place: u32, node: Node<D>, settled: usize) {
         if let Some(known) = in_run(place).and_then(|place| self.run.get(place)) {
             if known.deadline > node.deadline {

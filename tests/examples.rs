@@ -83,6 +83,11 @@ impl Example {
         line_with(&self.output, text)
     }
 
+    #[track_caller]
+    fn next_line(&self) -> String {
+        self.line_with("")
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -376,19 +381,78 @@ fn survives_a_full_descriptor_table(name: &str) {
     let start = Instant::now();
     let mut clients: Vec<_> = (0..20).map(|_| connect(address)).collect();
     exchange(&clients[0]);
-    for _ in 0..4 {
-        line_with(&errors, "can't accept for now");
+    for pause in [10, 20, 40, 80] {
+        let line = line_with(&errors, "can't accept for now: accept4: ");
+        assert!(
+            line.ends_with(&format!("next attempt in {pause}ms")),
+            "{line}"
+        );
         exchange(&clients[0]);
     }
-    // Four attempts, so three pauses of 100 ms.
+    // Four attempts, so three of these pauses.
     assert!(
-        start.elapsed() >= Duration::from_millis(300),
+        start.elapsed() >= Duration::from_millis(70),
         "it tries again at once"
     );
     let last = clients.pop().expect("there are 20");
     drop(clients);
     exchange(&last);
     example.ends_cleanly_by(Signal::TERM);
+}
+
+/// The line that the example called `listener` greets with.
+#[track_caller]
+fn greeting(mut stream: &TcpStream) -> String {
+    let mut line = String::new();
+    while !line.ends_with('\n') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a greeting");
+        line.push(byte[0].into());
+    }
+    line
+}
+
+#[test]
+fn listener_serves_so_many_at_a_time_and_pauses() {
+    let example = Example::start("listener", &["127.0.0.1:0", "2"]);
+    let address = example.address();
+    let mut clients: Vec<_> = (0..3).map(|_| connect(address)).collect();
+    assert_eq!(greeting(&clients[0]), "you are one of 1\n");
+    assert_eq!(greeting(&clients[1]), "you are one of 2\n");
+    // The third one waits for a place.
+    drop(clients.remove(0));
+    assert_eq!(greeting(&clients[1]), "you are one of 2\n");
+    example.signal(Signal::USR1);
+    example.line_with("paused: true");
+    drop(clients);
+    example.line_with("goodbye");
+    example.line_with("goodbye");
+    let late = connect(address);
+    example.signal(Signal::USR2);
+    // Nobody was welcome before.
+    assert_eq!(example.next_line(), "paused: false");
+    assert_eq!(greeting(&late), "you are one of 1\n");
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+#[test]
+fn listener_says_that_there_are_no_descriptors() {
+    let command = examples().join("listener");
+    let limited = format!("ulimit -n 16; exec {} 127.0.0.1:0 100", command.display());
+    let child = Command::new("sh")
+        .args(["-c", &limited])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let example = Example::started(child);
+    let address = example.address();
+    let mut clients: Vec<_> = (0..20).map(|_| connect(address)).collect();
+    example.line_with("nobody is accepted: accept4: Too many open files");
+    // When some go, others come.
+    let last = clients.pop().expect("there are 20");
+    drop(clients);
+    assert!(greeting(&last).starts_with("you are one of "));
+    example.ends_cleanly_by(Signal::INT);
 }
 
 #[test]
@@ -524,6 +588,9 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
         ("async_echo", vec!["127.0.0.1:0", "1", "more"]),
         ("forking_echo", vec!["127.0.0.1"]),
         ("forking_echo", vec!["127.0.0.1:0", "more"]),
+        ("listener", vec!["nonsense"]),
+        ("listener", vec!["127.0.0.1:0", "few"]),
+        ("listener", vec!["127.0.0.1:0", "1", "more"]),
         ("request", vec!["many"]),
         ("request", vec!["1", "soon"]),
         ("request", vec!["1", "1", "1"]),
@@ -548,7 +615,7 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
 #[test]
 fn an_address_that_is_taken_is_reported() {
     let (example, address) = Example::serve("echo");
-    for name in ["echo", "async_echo", "forking_echo"] {
+    for name in ["echo", "async_echo", "forking_echo", "listener"] {
         let mut second = Example::start(name, &[&address.to_string()]);
         assert_eq!(second.ends().code(), Some(1), "{name}");
     }
