@@ -2,16 +2,15 @@
 
 mod common;
 
-use common::futures::block_on;
+use common::futures::{Wakes, block_on};
 use common::requests::{Fault, Outcome, Pair, pair_of, text, writes};
 use common::*;
 use std::cell::Cell;
 use std::error::Error;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
+use std::task::Poll;
 use std::time::Duration;
 use tevent::{BackendKind, Completer, Context, Request, RequestError, RequestState};
 
@@ -601,38 +600,25 @@ fn a_request_is_awaited_by_a_task(kind: BackendKind) {
     assert_eq!(block_on(&context, "the task", task), Ok(Ok(42)));
 }
 
-struct Counter(AtomicUsize);
-
-impl Wake for Counter {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 fn a_request_is_awaited_with_any_waker(kind: BackendKind) {
     let context = context(kind);
-    let counter = Arc::new(Counter(AtomicUsize::new(0)));
-    let waker = Waker::from(Arc::clone(&counter));
-    let mut poll = std::task::Context::from_waker(&waker);
+    let wakes = Wakes::new();
     let (mut request, completer) = pair_of(&context);
-    let mut poll = || std::future::Future::poll(std::pin::Pin::new(&mut request), &mut poll);
-    assert!(poll().is_pending());
-    assert!(poll().is_pending());
+    assert!(wakes.poll(Pin::new(&mut request)).is_pending());
+    assert!(wakes.poll(Pin::new(&mut request)).is_pending());
     completer.done(42);
-    assert_eq!(counter.0.load(Ordering::Relaxed), 1, "woken once");
-    assert_eq!(poll(), std::task::Poll::Ready(Ok(42)));
+    assert_eq!(wakes.count(), 1, "woken once");
+    assert_eq!(wakes.poll(Pin::new(&mut request)), Poll::Ready(Ok(42)));
     drop(request);
-    assert_eq!(Arc::strong_count(&counter), 2, "the waker isn't kept");
+    assert!(!wakes.is_kept());
 
     // A dropped one doesn't keep it either, nor wakes it.
-    let mut context_of_poll = std::task::Context::from_waker(&waker);
     let (mut request, completer) = pair_of(&context);
-    let polled = std::future::Future::poll(std::pin::Pin::new(&mut request), &mut context_of_poll);
-    assert!(polled.is_pending());
+    assert!(wakes.poll(Pin::new(&mut request)).is_pending());
     drop(request);
     completer.done(42);
-    assert_eq!(counter.0.load(Ordering::Relaxed), 1);
-    assert_eq!(Arc::strong_count(&counter), 2);
+    assert_eq!(wakes.count(), 1);
+    assert!(!wakes.is_kept());
 }
 
 fn who_awaits_a_request_is_woken_when_the_context_goes(kind: BackendKind) {
@@ -658,34 +644,28 @@ fn who_awaits_a_request_is_woken_when_the_context_goes(kind: BackendKind) {
         .flat_map(|case| ends.map(|end| (case, end)))
     {
         let context = context(kind);
-        let counter = Arc::new(Counter(AtomicUsize::new(0)));
-        let waker = Waker::from(Arc::clone(&counter));
-        let mut poll = std::task::Context::from_waker(&waker);
+        let wakes = Wakes::new();
         let (mut request, completer) = pair_of(&context);
         prepare(&request, &completer);
-        let mut poll = || std::future::Future::poll(std::pin::Pin::new(&mut request), &mut poll);
-        assert!(poll().is_pending());
+        assert!(wakes.poll(Pin::new(&mut request)).is_pending());
         end(context);
-        assert_eq!(counter.0.load(Ordering::Relaxed), 1, "woken once");
-        assert_eq!(poll(), std::task::Poll::Ready(outcome));
+        assert_eq!(wakes.count(), 1, "woken once");
+        assert_eq!(wakes.poll(Pin::new(&mut request)), Poll::Ready(outcome));
     }
 }
 
 fn a_detached_request_forgets_who_awaited_it(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
-    let counter = Arc::new(Counter(AtomicUsize::new(0)));
-    let waker = Waker::from(Arc::clone(&counter));
-    let mut poll = std::task::Context::from_waker(&waker);
+    let wakes = Wakes::new();
     let (mut request, completer) = pair_of(&context);
     request.on_complete(writes(&log));
-    let polled = std::future::Future::poll(std::pin::Pin::new(&mut request), &mut poll);
-    assert!(polled.is_pending());
+    assert!(wakes.poll(Pin::new(&mut request)).is_pending());
     request.detach();
-    assert_eq!(Arc::strong_count(&counter), 2, "the waker isn't kept");
+    assert!(!wakes.is_kept());
     completer.done(42);
     assert_eq!(log.take(), "42");
-    assert_eq!(counter.0.load(Ordering::Relaxed), 0, "nor woken");
+    assert_eq!(wakes.count(), 0);
 }
 
 fn who_awaits_a_request_with_a_callback_is_told_when_it_was_called(kind: BackendKind) {
