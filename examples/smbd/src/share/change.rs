@@ -8,10 +8,10 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::metadata::{Kind, Metadata, attribute};
+use super::metadata::{FileKey, Kind, Metadata, attribute};
 use super::stored::{Stored, by_path};
 use super::{DataMode, Node, Share, split};
 use crate::wire::status::Status;
@@ -52,21 +52,18 @@ impl Share {
         Ok(Node { path, metadata, fd })
     }
 
-    /// Removes the name by which `node` is open, a directory only if it is empty.
+    /// Removes the name `path` (on disk) of `file`, a directory only if it is empty.
     ///
     /// # Errors
     ///
     /// `STATUS_OBJECT_NAME_NOT_FOUND` if the name has passed to something else,
     /// `STATUS_DIRECTORY_NOT_EMPTY`, and what else the file system refuses.
-    pub fn remove(&self, node: &Node) -> Result<(), Status> {
-        if node.path.is_empty() {
+    pub fn remove(&self, path: &[u8], file: FileKey) -> Result<(), Status> {
+        if path.is_empty() {
             return Err(Status::ACCESS_DENIED); // the share itself
         }
-        let (parent, name) = self.directory_of_node(node)?;
-        unlink(&parent, name).map_err(|errno| match errno {
-            Errno::NOTEMPTY | Errno::EXIST => Status::DIRECTORY_NOT_EMPTY,
-            other => Status::from_errno(other),
-        })
+        let (parent, name) = self.directory_of_file(path, file)?;
+        unlink(&parent, name).map_err(Status::from_errno)
     }
 
     /// Gives `node` the path `target` on disk. With `replace` a file of that name goes away.
@@ -80,7 +77,7 @@ impl Share {
         if node.path.is_empty() {
             return Err(Status::ACCESS_DENIED);
         }
-        let (from, old) = self.directory_of_node(node)?;
+        let (from, old) = self.directory_of_file(&node.path, node.metadata.key())?;
         let (to, new) = self.directory_of(&target).map_err(path_status)?;
         if replace {
             match Metadata::at(&to, &c_name(new)?) {
@@ -118,7 +115,7 @@ impl Share {
     ///
     /// As for [`Share::rename`].
     pub fn change_case(&self, node: &mut Node, target: Vec<u8>) -> Result<(), Status> {
-        let (parent, old) = self.directory_of_node(node)?;
+        let (parent, old) = self.directory_of_file(&node.path, node.metadata.key())?;
         let (_, new) = split(&target);
         rustix::fs::renameat(&parent, old, &parent, OsStr::from_bytes(new)).map_err(rename_status)?;
         node.path = target;
@@ -151,6 +148,28 @@ impl Share {
         linked.map_err(rename_status)
     }
 
+    /// Whether this process may remove the name of `node`.
+    pub fn may_remove(&self, node: &Node) -> bool {
+        let Ok((parent, _)) = self.directory_of(&node.path) else {
+            return false;
+        };
+        let flags = AtFlags::EMPTY_PATH | AtFlags::EACCESS;
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        match rustix::fs::accessat(&parent, c"", access, flags) {
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return false,
+            _ => {}
+        }
+        let user = rustix::process::geteuid();
+        if user.is_root() || user.as_raw() == node.metadata.uid {
+            return true;
+        }
+        // In a directory like /tmp only the owners of file and directory may.
+        match rustix::fs::fstat(&parent) {
+            Ok(stat) => stat.st_mode & 0o1000 == 0 || stat.st_uid == user.as_raw(),
+            Err(_) => false,
+        }
+    }
+
     /// The directory that `path` on disk is in, and its last component.
     fn directory_of<'a>(&self, path: &'a [u8]) -> Result<(OwnedFd, &'a OsStr), Errno> {
         let (parent, name) = split(path);
@@ -158,14 +177,38 @@ impl Share {
         Ok((fd, OsStr::from_bytes(name)))
     }
 
-    /// The same of an open node, if its name still leads to it.
-    fn directory_of_node<'a>(&self, node: &'a Node) -> Result<(OwnedFd, &'a OsStr), Status> {
-        match self.metadata(&node.path) {
-            Ok(there) if there.same_file(&node.metadata) => {}
+    /// The same, if the path still leads to `file`.
+    fn directory_of_file<'a>(
+        &self,
+        path: &'a [u8],
+        file: FileKey,
+    ) -> Result<(OwnedFd, &'a OsStr), Status> {
+        match self.metadata(path) {
+            Ok(there) if there.key() == file => {}
             Ok(_) => return Err(Status::OBJECT_NAME_NOT_FOUND),
             Err(errno) => return Err(Status::from_errno(errno)),
         }
-        self.directory_of(&node.path).map_err(path_status)
+        self.directory_of(path).map_err(path_status)
+    }
+
+    /// Waits until everything written to `node` is on the disk, with what is known of it.
+    ///
+    /// # Errors
+    ///
+    /// What the file system refuses, of which data may have been lost.
+    pub fn sync(&self, node: &Node) -> Result<(), Status> {
+        match rustix::fs::fsync(&node.fd) {
+            // Open by `O_PATH`, as for a directory that is not to be enumerated.
+            Err(Errno::BADF) => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+                let fd = self.open_beneath(&node.path, flags);
+                rustix::fs::fsync(fd.map_err(Status::from_errno)?)
+            }
+            // A file system that can't have its directories synced keeps them in order itself.
+            Err(Errno::INVAL) => Ok(()),
+            other => other,
+        }
+        .map_err(Status::from_errno)
     }
 
     /// Whether there is nothing in the directory `node`.

@@ -34,6 +34,15 @@ pub fn write_at(fd: impl AsFd, mut data: &[u8], mut offset: u64, durable: bool) 
     Ok(())
 }
 
+/// The length of a file.
+///
+/// # Errors
+///
+/// What `fstat` fails with.
+pub fn size(fd: impl AsFd) -> Result<u64, Errno> {
+    Ok(u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0))
+}
+
 /// Reserves room for the first `size` bytes, the length of the file staying as it is.
 ///
 /// # Errors
@@ -109,12 +118,13 @@ pub fn next_data(fd: impl AsFd, from: u64, to: u64) -> Result<Option<(u64, u64)>
 ///
 /// What the file system refuses; a part may have been copied.
 pub fn copy(
-    source: BorrowedFd<'_>,
+    source: impl AsFd,
     mut from: u64,
-    target: BorrowedFd<'_>,
+    target: impl AsFd,
     mut to: u64,
     length: u64,
 ) -> Result<u64, Errno> {
+    let (source, target) = (source.as_fd(), target.as_fd());
     let mut left = length;
     while left > 0 {
         let (mut source_at, mut target_at) = (from, to);
@@ -153,8 +163,7 @@ fn copy_through_memory(
     to: u64,
     length: u64,
 ) -> Result<u64, Errno> {
-    let size = u64::try_from(rustix::fs::fstat(source)?.st_size).unwrap_or(0);
-    let length = length.min(size.saturating_sub(from));
+    let length = length.min(size(source)?.saturating_sub(from));
     let mut buffer = vec![0; STEP];
     let mut done = 0;
     while done < length {
