@@ -230,8 +230,8 @@ impl Port {
                 }
             }
             (About::Open { open, .. }, _) => _ = self.keys.borrow_mut().remove(&open),
-            (About::Lock { open, ranges }, Notice::Done { .. }) if is_abandoned => {
-                if self.with_open(open, |_| ()).is_some() {
+            (About::Lock { open, ranges }, Notice::Done { .. }) if is_abandoned
+                && self.with_open(open, |_| ()).is_some() => {
                     for Range { offset, length, .. } in ranges {
                         self.link.send(&Ask::Unlock {
                             open,
@@ -240,7 +240,6 @@ impl Port {
                         });
                     }
                 }
-            }
             (About::Lock { open, ranges }, Notice::Done { .. }) => {
                 self.with_file(open, |file| file.locks.lock(open, &ranges));
             }
@@ -275,6 +274,11 @@ impl Port {
                 files.remove(&key);
             }
         }
+    }
+
+    /// Whether an open is there.
+    pub fn knows(&self, open: OpenId) -> bool {
+        self.with_open(open, |_| ()).is_some()
     }
 
     /// Ends an open without an answer.
@@ -515,6 +519,8 @@ impl Held {
     /// Has the file deleted when its last open ends, or not.
     pub fn set_delete(&self, delete: bool) -> Asked<()> {
         let open = self.open;
+        self.port
+            .with_open(open, |mine| mine.delete_on_close &= delete);
         let about = About::Nothing;
         self.port.ask(
             open,
