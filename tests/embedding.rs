@@ -371,6 +371,8 @@ fn wakes_and_awaiting_between_turns_make_the_descriptor_readable(kind: BackendKi
     assert!(ready.as_mut().poll(&mut poll).is_ready());
 }
 
+/// The need: to run inside a loop that a program has already, which another library or a toolkit
+/// brought along.
 fn an_epoll_loop_around_misses_nothing(kind: BackendKind) {
     if kind == BackendKind::Poll {
         // There is no descriptor that descriptors are behind: as documented.
