@@ -443,12 +443,13 @@ impl File {
             return;
         };
         if let Some(&(expected, said)) = view.unacknowledged.front()
-            && expected == number {
-                view.unacknowledged.pop_front();
-                view.in_force = said;
-                let file = self.key;
-                effects.stop_timer(client, Timed::Restrict { file, number });
-            }
+            && expected == number
+        {
+            view.unacknowledged.pop_front();
+            view.in_force = said;
+            let file = self.key;
+            effects.stop_timer(client, Timed::Restrict { file, number });
+        }
     }
 
     /// Whether locks keep an open from reading or writing.
@@ -508,12 +509,13 @@ impl File {
         }
         let client = owner.client;
         if !self.opens.iter().any(|open| open.owner.client == client)
-            && let Some(view) = self.views.remove(&client) {
-                let file = self.key;
-                for (number, _) in view.unacknowledged {
-                    effects.stop_timer(client, Timed::Restrict { file, number });
-                }
+            && let Some(view) = self.views.remove(&client)
+        {
+            let file = self.key;
+            for (number, _) in view.unacknowledged {
+                effects.stop_timer(client, Timed::Restrict { file, number });
             }
+        }
         if self.opens.is_empty() {
             // Whoever waits to open it opens what there will be.
             self.delete_pending = false;

@@ -230,16 +230,17 @@ impl Port {
                 }
             }
             (About::Open { open, .. }, _) => _ = self.keys.borrow_mut().remove(&open),
-            (About::Lock { open, ranges }, Notice::Done { .. }) if is_abandoned
-                && self.with_open(open, |_| ()).is_some() => {
-                    for Range { offset, length, .. } in ranges {
-                        self.link.send(&Ask::Unlock {
-                            open,
-                            offset,
-                            length,
-                        });
-                    }
+            (About::Lock { open, ranges }, Notice::Done { .. })
+                if is_abandoned && self.with_open(open, |_| ()).is_some() =>
+            {
+                for Range { offset, length, .. } in ranges {
+                    self.link.send(&Ask::Unlock {
+                        open,
+                        offset,
+                        length,
+                    });
                 }
+            }
             (About::Lock { open, ranges }, Notice::Done { .. }) => {
                 self.with_file(open, |file| file.locks.lock(open, &ranges));
             }
