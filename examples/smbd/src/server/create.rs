@@ -188,10 +188,11 @@ impl Connection {
         if wish.desired & access::MAXIMUM_ALLOWED != 0 {
             granted |= maximal;
         }
-        if granted & !maximal != 0 {
+        let deletes = create.options & options::FILE_DELETE_ON_CLOSE != 0;
+        if granted & !maximal != 0 || deletes && granted & access::DELETE == 0 {
             return Err(Status::ACCESS_DENIED);
         }
-        if create.options & options::FILE_DELETE_ON_CLOSE != 0 && node.metadata.is_read_only() {
+        if deletes && node.metadata.is_read_only() {
             return Err(Status::CANNOT_DELETE);
         }
         let reading = granted & READING != 0;

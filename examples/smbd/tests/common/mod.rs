@@ -21,9 +21,20 @@ pub use server::Server;
 /// A configuration for a connection without a process around it.
 #[track_caller]
 pub fn config(shares: &[(&str, &Path)]) -> Arc<Config> {
+    config_with(shares, false)
+}
+
+/// The same with shares that nothing can be changed in.
+#[track_caller]
+pub fn read_only_config(shares: &[(&str, &Path)]) -> Arc<Config> {
+    config_with(shares, true)
+}
+
+#[track_caller]
+fn config_with(shares: &[(&str, &Path)], read_only: bool) -> Arc<Config> {
     let shares = shares
         .iter()
-        .map(|(name, path)| Share::open(name, path, false).expect("share cannot be opened"))
+        .map(|(name, path)| Share::open(name, path, read_only).expect("share cannot be opened"))
         .collect();
     Arc::new(Config::new("testserver", shares).unwrap())
 }
