@@ -74,7 +74,13 @@ fn creates_are_answered_by_what_is_there() {
         ),
         ("file.bin", READ_ACCESS, 1, 0x41, Status::INVALID_PARAMETER),
         ("file.bin", READ_ACCESS, 2, 0, Status::OBJECT_NAME_COLLISION),
-        ("file.bin", READ_ACCESS, 5, DIRECTORY, Status::INVALID_PARAMETER),
+        (
+            "file.bin",
+            READ_ACCESS,
+            5,
+            DIRECTORY,
+            Status::INVALID_PARAMETER,
+        ),
         (
             "file.bin",
             READ_ACCESS | 0x0100_0000,
@@ -198,11 +204,27 @@ fn requests_take_the_access_that_was_granted() {
     for (command, body, status) in [
         (WRITE, write(file, b"x"), Status::ACCESS_DENIED),
         (FLUSH, flush(file), Status::ACCESS_DENIED),
-        (SET_INFO, set_info(file, 1, 20, &[0; 8]), Status::ACCESS_DENIED),
+        (
+            SET_INFO,
+            set_info(file, 1, 20, &[0; 8]),
+            Status::ACCESS_DENIED,
+        ),
         (SET_INFO, set_info(file, 1, 13, &[1]), Status::ACCESS_DENIED),
-        (SET_INFO, set_security(file, 4, &[0; 20]), Status::ACCESS_DENIED),
-        (SET_INFO, set_security(file, 1, &[0; 20]), Status::ACCESS_DENIED),
-        (SET_INFO, set_info(file, 1, 99, &[0; 8]), Status::INVALID_INFO_CLASS),
+        (
+            SET_INFO,
+            set_security(file, 4, &[0; 20]),
+            Status::ACCESS_DENIED,
+        ),
+        (
+            SET_INFO,
+            set_security(file, 1, &[0; 20]),
+            Status::ACCESS_DENIED,
+        ),
+        (
+            SET_INFO,
+            set_info(file, 1, 99, &[0; 8]),
+            Status::INVALID_INFO_CLASS,
+        ),
         (
             SET_INFO,
             set_info(file, 1, 14, &[5, 0, 0, 0, 0, 0, 0, 0]),

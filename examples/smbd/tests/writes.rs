@@ -40,7 +40,10 @@ fn what_is_written_can_be_read() {
         let response = client.expect(request(WRITE, write), Status::SUCCESS);
         assert_eq!(response.u32(4) as usize, part.len());
     }
-    let read = client.expect(request(READ, read(file, 100_000, 60_000, 0)), Status::SUCCESS);
+    let read = client.expect(
+        request(READ, read(file, 100_000, 60_000, 0)),
+        Status::SUCCESS,
+    );
     assert!(read.body[16..] == data[100_000..160_000]);
     assert!(contents(&dir, "new") == data);
     client.expect(request(FLUSH, flush(file)), Status::SUCCESS);
@@ -55,8 +58,14 @@ fn eight_mebibytes_are_one_write_and_one_read() {
     while client.message_id < 200 {
         client.expect(request(ECHO, empty()), Status::SUCCESS);
     }
-    client.expect(request(WRITE, write(file, &data)), Status::INVALID_PARAMETER);
-    client.expect(request(WRITE, write(file, &data)).charge(128), Status::SUCCESS);
+    client.expect(
+        request(WRITE, write(file, &data)),
+        Status::INVALID_PARAMETER,
+    );
+    client.expect(
+        request(WRITE, write(file, &data)).charge(128),
+        Status::SUCCESS,
+    );
     assert!(contents(&dir, "new") == data);
     let read = request(READ, read(file, 0, 8 << 20, 0)).charge(128);
     assert!(client.expect(read, Status::SUCCESS).body[16..] == data);
@@ -94,7 +103,12 @@ fn offsets_that_no_file_can_have_are_refused() {
         client.ioctl(file, SET_ZERO_DATA, &input, Status::INVALID_PARAMETER);
     }
     let input = [u64::MAX.to_le_bytes(), 2u64.to_le_bytes()].concat();
-    client.ioctl(file, QUERY_ALLOCATED_RANGES, &input, Status::INVALID_PARAMETER);
+    client.ioctl(
+        file,
+        QUERY_ALLOCATED_RANGES,
+        &input,
+        Status::INVALID_PARAMETER,
+    );
     assert_eq!(contents(&dir, "new"), b"");
 }
 
@@ -103,8 +117,13 @@ fn who_may_only_append_does_not_overwrite() {
     let (dir, mut client) = setup();
     dir.write("log", b"first");
     let create = create("log", 0x4, OPEN, 0);
-    let file = client.expect(request(CREATE, create), Status::SUCCESS).file_id();
-    client.expect(request(WRITE, write_at(file, 0, b"x")), Status::ACCESS_DENIED);
+    let file = client
+        .expect(request(CREATE, create), Status::SUCCESS)
+        .file_id();
+    client.expect(
+        request(WRITE, write_at(file, 0, b"x")),
+        Status::ACCESS_DENIED,
+    );
     client.expect(request(WRITE, write_at(file, 5, b"+")), Status::SUCCESS);
     client.set(file, END_OF_FILE, &[0; 8], Status::ACCESS_DENIED);
     assert_eq!(contents(&dir, "log"), b"first+");
@@ -114,7 +133,10 @@ fn who_may_only_append_does_not_overwrite() {
 fn directories_have_no_data() {
     let (_dir, mut client) = setup();
     let file = client.open_if("sub", DIRECTORY_FILE);
-    client.expect(request(WRITE, write(file, b"x")), Status::INVALID_DEVICE_REQUEST);
+    client.expect(
+        request(WRITE, write(file, b"x")),
+        Status::INVALID_DEVICE_REQUEST,
+    );
     client.set(file, END_OF_FILE, &[0; 8], Status::INVALID_PARAMETER);
     client.set(file, ALLOCATION, &[0; 8], Status::INVALID_PARAMETER);
     client.ioctl(file, SET_SPARSE, &[], Status::INVALID_PARAMETER);
@@ -130,7 +152,12 @@ fn sizes_are_set() {
     assert_eq!(contents(&dir, "new"), b"123");
     client.set(file, END_OF_FILE, &5u64.to_le_bytes(), Status::SUCCESS);
     assert_eq!(contents(&dir, "new"), b"123\0\0");
-    client.set(file, ALLOCATION, &(1u64 << 20).to_le_bytes(), Status::SUCCESS);
+    client.set(
+        file,
+        ALLOCATION,
+        &(1u64 << 20).to_le_bytes(),
+        Status::SUCCESS,
+    );
     assert_eq!(contents(&dir, "new"), b"123\0\0", "reserving is not seen");
     let standard = client.query(file, 5);
     let allocated = u64::from_le_bytes(standard[..8].try_into().unwrap());
@@ -156,19 +183,36 @@ fn holes_are_told_of_sparse_files() {
     let (dir, mut client) = setup();
     let file = client.open_if("new", 0);
     let block = 1u64 << 20;
-    client.set(file, END_OF_FILE, &(4 * block).to_le_bytes(), Status::SUCCESS);
-    client.expect(request(WRITE, write_at(file, block, &noise(4096))), Status::SUCCESS);
+    client.set(
+        file,
+        END_OF_FILE,
+        &(4 * block).to_le_bytes(),
+        Status::SUCCESS,
+    );
+    client.expect(
+        request(WRITE, write_at(file, block, &noise(4096))),
+        Status::SUCCESS,
+    );
     let all = [0u64.to_le_bytes(), (8 * block).to_le_bytes()].concat();
     let ranges = |client: &mut Client| -> Vec<u64> {
         let output = client.ioctl(file, QUERY_ALLOCATED_RANGES, &all, Status::SUCCESS);
         let numbers = output.chunks(8);
-        numbers.map(|n| u64::from_le_bytes(n.try_into().unwrap())).collect()
+        numbers
+            .map(|n| u64::from_le_bytes(n.try_into().unwrap()))
+            .collect()
     };
     assert_eq!(ranges(&mut client), [0, 4 * block], "not sparse yet");
     client.ioctl(file, SET_SPARSE, &[], Status::SUCCESS);
-    assert_eq!(client.query(file, 35)[1] & 2, 2, "FILE_ATTRIBUTE_SPARSE_FILE");
+    assert_eq!(
+        client.query(file, 35)[1] & 2,
+        2,
+        "FILE_ATTRIBUTE_SPARSE_FILE"
+    );
     assert_eq!(ranges(&mut client), [block, 4096]);
-    client.expect(request(WRITE, write_at(file, 3 * block, &noise(4096))), Status::SUCCESS);
+    client.expect(
+        request(WRITE, write_at(file, 3 * block, &noise(4096))),
+        Status::SUCCESS,
+    );
     let two = request(IOCTL, ioctl(QUERY_ALLOCATED_RANGES, file, &all, 16));
     let cut = client.expect(two, Status::BUFFER_OVERFLOW);
     assert_eq!(cut.body.len() - 48, 16);
@@ -240,7 +284,12 @@ fn chunks_are_copied_on_the_server() {
     let output = client.ioctl(target, COPYCHUNK, &input, Status::INVALID_VIEW_SIZE);
     assert_eq!(numbers(&output), [1, 0, 10]);
     // More than the limits: these are told.
-    for chunks in [vec![(0, 0, (1 << 20) + 1)], vec![(0, 0, 1 << 20); 17], vec![(0, 0, 1); 257], vec![(0, 0, 0)]] {
+    for chunks in [
+        vec![(0, 0, (1 << 20) + 1)],
+        vec![(0, 0, 1 << 20); 17],
+        vec![(0, 0, 1); 257],
+        vec![(0, 0, 0)],
+    ] {
         let input = copy(&key, &chunks);
         let output = client.ioctl(target, COPYCHUNK, &input, Status::INVALID_PARAMETER);
         assert_eq!(numbers(&output), [256, 1 << 20, 16 << 20]);
@@ -251,7 +300,9 @@ fn chunks_are_copied_on_the_server() {
     let input = copy(&key, &[(0, 0, 1)]);
     client.ioctl(source, COPYCHUNK, &input, Status::ACCESS_DENIED);
     let write_only = create("to", 0x2, OPEN, 0);
-    let write_only = client.expect(request(CREATE, write_only), Status::SUCCESS).file_id();
+    let write_only = client
+        .expect(request(CREATE, write_only), Status::SUCCESS)
+        .file_id();
     client.ioctl(write_only, COPYCHUNK, &input, Status::ACCESS_DENIED);
     client.ioctl(write_only, COPYCHUNK_WRITE, &input, Status::SUCCESS);
     let unreadable = client.ioctl(write_only, REQUEST_RESUME_KEY, &[], Status::SUCCESS);

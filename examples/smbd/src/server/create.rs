@@ -416,9 +416,8 @@ fn maximal_access(share: &Share, node: &Node) -> u32 {
         }
         if may(&node.fd, Access::WRITE_OK) {
             // FILE_DELETE_CHILD has a meaning for directories only, but belongs to FILE_ALL_ACCESS.
-            maximal |= access::FILE_WRITE_EA
-                | access::FILE_WRITE_ATTRIBUTES
-                | access::FILE_DELETE_CHILD;
+            maximal |=
+                access::FILE_WRITE_EA | access::FILE_WRITE_ATTRIBUTES | access::FILE_DELETE_CHILD;
             if !node.metadata.is_read_only() {
                 maximal |= WRITING;
             }
@@ -428,7 +427,8 @@ fn maximal_access(share: &Share, node: &Node) -> u32 {
     if user.is_root() || user.as_raw() == node.metadata.uid {
         maximal |= access::WRITE_DAC | access::WRITE_OWNER | access::FILE_WRITE_ATTRIBUTES;
     }
-    if !is_root && share.may_remove(node) {
+    // That the share itself is not removed is told when somebody tries; many ask for all access.
+    if is_root || share.may_remove(node) {
         maximal |= access::DELETE;
     }
     maximal & maximal_disk_access(share)

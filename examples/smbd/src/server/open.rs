@@ -107,12 +107,15 @@ impl DiskOpen {
         change: impl FnOnce(&mut Self) -> Result<T, Status>,
     ) -> Result<T, Status> {
         if !self.keeps_write_time && !self.keeps_change_time {
-            return change(self);
+            let result = change(self)?;
+            self.note_written();
+            return Ok(result);
         }
         self.refresh()?;
         let write_time = self.node.metadata.last_write_time();
         let change_time = self.node.metadata.shown_change_time();
         let result = change(self)?;
+        self.note_written();
         if self.keeps_write_time {
             self.node.set_times(None, Some(write_time))?;
         }
@@ -135,7 +138,11 @@ impl DiskOpen {
             self.link.delay.set(Some(delay));
             return self.changing_data(write);
         }
-        let written_at = |disk: &mut Self| disk.node.refresh().map(|()| disk.node.metadata.last_write_time());
+        let written_at = |disk: &mut Self| {
+            disk.node
+                .refresh()
+                .map(|()| disk.node.metadata.last_write_time())
+        };
         let before = written_at(self)?;
         let result = self.changing_data(write)?;
         let first_write = written_at(self)?;
@@ -167,7 +174,9 @@ impl DiskOpen {
             self.has_written = true;
             let attributes = self.node.metadata.file_attributes();
             if attributes & attribute::ARCHIVE == 0 && !self.is_directory() {
-                let archived = self.node.set_attributes(Some(attributes | attribute::ARCHIVE), None);
+                let archived = self
+                    .node
+                    .set_attributes(Some(attributes | attribute::ARCHIVE), None);
                 if let Err(status) = archived {
                     log::debug!("ARCHIVE can't be set: {status}");
                 }
@@ -236,7 +245,10 @@ impl Drop for Link {
         if self.delete_pending.get()
             && let Err(status) = self.share.remove(self.path.get_mut(), self.file)
         {
-            log::info!("{}: a file to be deleted on close stays: {status}", self.share.name());
+            log::info!(
+                "{}: a file to be deleted on close stays: {status}",
+                self.share.name()
+            );
         }
     }
 }
@@ -291,9 +303,7 @@ impl Links {
     /// Whether something below the directory `path` is open.
     pub(super) fn any_below(&self, share: &Arc<Share>, path: &[u8]) -> bool {
         let mut links = self.by_file.values().flatten().filter_map(Weak::upgrade);
-        links.any(|link| {
-            Arc::ptr_eq(&link.share, share) && is_below(&link.path.borrow(), path)
-        })
+        links.any(|link| Arc::ptr_eq(&link.share, share) && is_below(&link.path.borrow(), path))
     }
 }
 

@@ -160,7 +160,8 @@ fn set_basic(disk: &mut DiskOpen, basic: &BasicInformation) -> Result<(), Status
     let given = |time: u64| (time != 0 && time < FOLLOW).then_some(time);
     let birth = given(basic.creation_time);
     if asked != 0 || birth.is_some() {
-        disk.node.set_attributes((asked != 0).then_some(asked), birth)?;
+        disk.node
+            .set_attributes((asked != 0).then_some(asked), birth)?;
     }
     let access_time = given(basic.last_access_time);
     let write_time = given(basic.last_write_time);
@@ -173,6 +174,8 @@ fn set_basic(disk: &mut DiskOpen, basic: &BasicInformation) -> Result<(), Status
         disk.node.set_change_time(time)?;
     } else if disk.keeps_change_time && basic.change_time == 0 {
         disk.node.set_change_time(change_time)?;
+    } else if basic.change_time == FOLLOW {
+        disk.node.set_attributes(None, None)?; // which ends a change time that was set
     }
     for (time, keeps) in [
         (basic.change_time, &mut disk.keeps_change_time),
@@ -216,7 +219,6 @@ fn set_end_of_file(disk: &mut DiskOpen, size: u64) -> Result<(), Status> {
         rustix::fs::ftruncate(&disk.node.fd, size).map_err(Status::from_errno)
     })?;
     disk.link.end_delay();
-    disk.note_written();
     Ok(())
 }
 

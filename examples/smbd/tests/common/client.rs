@@ -301,7 +301,8 @@ impl<T: Transport> Client<T> {
     #[track_caller]
     pub fn open_if(&mut self, name: &str, options: u32) -> [u8; 16] {
         let create = create(name, ALL_ACCESS, OPEN_IF, options);
-        self.expect(request(CREATE, create), Status::SUCCESS).file_id()
+        self.expect(request(CREATE, create), Status::SUCCESS)
+            .file_id()
     }
 
     #[track_caller]
