@@ -214,9 +214,10 @@ impl Hub {
         if let Some(child) = child {
             log::error!("{}: killed: {why}", child.peer);
             if let Some(pid) = child.pid.get()
-                && let Err(e) = kill_process(pid, Signal::KILL) {
-                    log::warn!("{}: {e}", child.peer);
-                }
+                && let Err(e) = kill_process(pid, Signal::KILL)
+            {
+                log::warn!("{}: {e}", child.peer);
+            }
         }
         self.remove(context, id);
     }

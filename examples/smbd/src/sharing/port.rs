@@ -230,16 +230,17 @@ impl Port {
                 }
             }
             (About::Open { open, .. }, _) => _ = self.keys.borrow_mut().remove(&open),
-            (About::Lock { open, ranges }, Notice::Done { .. }) if is_abandoned
-                && self.with_open(open, |_| ()).is_some() => {
-                    for Range { offset, length, .. } in ranges {
-                        self.link.send(&Ask::Unlock {
-                            open,
-                            offset,
-                            length,
-                        });
-                    }
+            (About::Lock { open, ranges }, Notice::Done { .. })
+                if is_abandoned && self.with_open(open, |_| ()).is_some() =>
+            {
+                for Range { offset, length, .. } in ranges {
+                    self.link.send(&Ask::Unlock {
+                        open,
+                        offset,
+                        length,
+                    });
                 }
+            }
             (About::Lock { open, ranges }, Notice::Done { .. }) => {
                 self.with_file(open, |file| file.locks.lock(open, &ranges));
             }
@@ -500,7 +501,8 @@ impl Held {
         }
     }
 
-    /// To be called when the data is changed: ends what others have cached.
+    /// To be called when the data is changed: ends all level II oplocks, this
+    /// open's too.
     /// Costs nothing unless somebody has.
     pub fn changes_data(&self) {
         let open = self.open;
@@ -508,8 +510,8 @@ impl Held {
             file.restrictions & CACHED != 0
                 || file
                     .opens
-                    .iter()
-                    .any(|(&other, mine)| other != open && mine.oplock == Oplock::LevelII)
+                    .values()
+                    .any(|mine| mine.oplock == Oplock::LevelII)
         });
         if is_cached == Some(true) {
             self.port.link.send(&Ask::Announce { open });

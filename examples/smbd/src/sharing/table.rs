@@ -330,9 +330,10 @@ impl Table {
                 let key = self.file_of(id, open)?;
                 let owner = Owner { client: id, open };
                 if let Some(file) = self.files.get_mut(&key)
-                    && !file.locks.unlock(owner, offset, length) {
-                        return Err(Misbehaviour("no such lock"));
-                    }
+                    && !file.locks.unlock(owner, offset, length)
+                {
+                    return Err(Misbehaviour("no such lock"));
+                }
                 self.changed(key);
                 Ok(())
             }
