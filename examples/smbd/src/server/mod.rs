@@ -31,15 +31,14 @@ mod credits;
 mod error;
 mod io;
 mod ioctl;
+mod lock;
 mod negotiate;
 mod open;
-#[allow(dead_code)] // until a handler waits
+mod oplock;
 mod pending;
 mod protection;
 mod query;
-#[allow(dead_code)]
 mod reply;
-#[allow(dead_code)]
 mod request;
 mod session;
 mod set_info;
@@ -51,6 +50,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::sharing::{Break, Link, Notice, Port};
 use crate::transport::Message;
 use crate::wire::file::FileId;
 use crate::wire::header::{self, Command, HEADER_LEN, Header, ResponseHeader};
@@ -84,8 +84,12 @@ pub struct Connection {
     sessions: RefCell<HashMap<u64, Rc<Session>>>,
     /// The names by which the client has something open.
     links: RefCell<Links>,
+    /// The way to what all clients share.
+    port: Rc<Port>,
     /// Requests that wait for other clients.
     pending: Pending,
+    /// Of files whose CREATE has been granted but not been answered.
+    early_breaks: RefCell<Vec<Break>>,
     /// A message is being processed that others must not overtake.
     is_busy: Cell<bool>,
     /// Frames to be sent.
@@ -104,8 +108,14 @@ struct Chain {
 }
 
 impl Connection {
-    /// A connection just accepted from `peer`, a name for log lines.
-    pub fn new(config: Arc<Config>, peer: impl std::fmt::Display) -> Rc<Connection> {
+    /// A connection just accepted from `peer`, a name for log lines. What it
+    /// asks the parent goes over `link`, and what that answers is to be
+    /// [delivered](Connection::deliver).
+    pub fn new(
+        config: Arc<Config>,
+        peer: impl std::fmt::Display,
+        link: Rc<dyn Link>,
+    ) -> Rc<Connection> {
         Rc::new(Connection {
             config,
             peer: peer.to_string(),
@@ -113,7 +123,9 @@ impl Connection {
             window: RefCell::new(CreditWindow::new()),
             sessions: RefCell::default(),
             links: RefCell::default(),
+            port: Port::new(link),
             pending: Pending::default(),
+            early_breaks: RefCell::default(),
             is_busy: Cell::new(false),
             replies: RefCell::default(),
         })
@@ -132,6 +144,24 @@ impl Connection {
     /// Takes the next frame to be sent, framing header included.
     pub fn next_reply(&self) -> Option<Vec<u8>> {
         self.replies.borrow_mut().pop_front()
+    }
+
+    /// Takes what the parent has sent. Futures that wait for it are woken, and
+    /// there may be [replies](Connection::next_reply).
+    pub fn deliver(&self, notice: Notice) {
+        if let Some(broken) = self.port.deliver(notice) {
+            self.send_break(broken);
+        }
+    }
+
+    /// Ends all sessions, and with them all opens, in order. Nothing more is to
+    /// be processed.
+    pub async fn shut_down(self: Rc<Self>) {
+        loop {
+            let id = self.sessions.borrow().keys().next().copied();
+            let Some(id) = id else { return };
+            self.end_session(id).await;
+        }
     }
 
     fn send(&self, frame: Option<Vec<u8>>) {
@@ -181,6 +211,9 @@ impl Connection {
                 .await?;
             if next == 0 {
                 self.send(exchange.finish());
+                for broken in self.early_breaks.take() {
+                    self.send_break(broken);
+                }
                 return Ok(());
             }
             rest = &rest[next..];
@@ -304,9 +337,9 @@ impl Connection {
         match command {
             Command::Negotiate => self.negotiate(request, reply),
             Command::SessionSetup => self.session_setup(request, reply).await,
-            Command::Logoff => self.logoff(request, reply),
+            Command::Logoff => self.logoff(request, reply).await,
             Command::TreeConnect => self.tree_connect(request, reply),
-            Command::TreeDisconnect => self.tree_disconnect(request, reply),
+            Command::TreeDisconnect => self.tree_disconnect(request, reply).await,
             Command::Create => self.create(request, reply).await,
             Command::Close => self.close(request, reply).await,
             Command::Flush => self.flush(request, reply),

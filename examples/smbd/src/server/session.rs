@@ -123,17 +123,21 @@ impl Connection {
             Err(refusal) => {
                 // A failed renewal ends the session as well: its user has
                 // just proved to be somebody else.
-                self.end_session(id);
+                self.end_session(id).await;
                 Err(refusal)
             }
         }
     }
 
     /// Ends a session with its tree connects and opens.
-    fn end_session(&self, id: u64) {
+    pub(super) async fn end_session(&self, id: u64) {
         let session = self.sessions.borrow_mut().remove(&id);
-        drop(session);
         self.pending.log_off(id);
+        if let Some(session) = session {
+            for (_, open) in session.opens.take() {
+                self.end_open(&open).await;
+            }
+        }
     }
 
     fn new_session(&self) -> Result<u64, Status> {
@@ -174,10 +178,10 @@ impl Connection {
     }
 
     /// LOGOFF
-    pub(super) fn logoff(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn logoff(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         session::parse_empty(request.message)?;
         self.session(request.session_id)?;
-        self.end_session(request.session_id);
+        self.end_session(request.session_id).await;
         session::put_empty(reply.out);
         Ok(Status::SUCCESS)
     }
