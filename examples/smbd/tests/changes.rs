@@ -527,7 +527,7 @@ fn delete_on_close_is_the_opens_that_asked_for_it() {
     );
     client.close(second);
     assert!(names(&dir).is_empty());
-    // However the open ends: with its tree connect, its session, or its connection.
+    // However the open ends: with its tree connect or its session.
     client.expect(request(CREATE, create(ALL_ACCESS)), Status::SUCCESS);
     client.expect(request(TREE_DISCONNECT, empty()), Status::SUCCESS);
     assert!(names(&dir).is_empty());
@@ -535,7 +535,7 @@ fn delete_on_close_is_the_opens_that_asked_for_it() {
     client.tree_id = client.expect(connect, Status::SUCCESS).tree_id;
     client.expect(request(CREATE, create(ALL_ACCESS)), Status::SUCCESS);
     assert_eq!(names(&dir), ["file"]);
-    drop(client);
+    client.expect(request(LOGOFF, empty()), Status::SUCCESS);
     assert!(names(&dir).is_empty());
 }
 
