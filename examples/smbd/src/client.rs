@@ -1,22 +1,31 @@
 //! One client's connection as events: what the child process does.
 //!
-//! The connection is a descriptor event whose handler owns everything that belongs to the client.
-//! It reads what is there, has complete messages processed, and sends the replies; it never
-//! blocks. The writable flag is on only while replies wait. While more of them wait than
-//! [`HIGH_WATER`], nothing is read: a client that doesn't read its replies can't make them pile up.
+//! The connection is a descriptor event. Its handler reads what is there, has complete messages
+//! processed, and sends the replies; it never blocks. The writable flag is on only while replies
+//! wait. While more of them wait than [`HIGH_WATER`], nothing is read: a client that doesn't read
+//! its replies can't make them pile up.
+//!
+//! A message is processed by a future. It is polled at once, in a place that is used again for the
+//! next one; most are ready then. One that has to wait becomes a task. While
+//! [the connection is busy](Connection::is_busy) with it, the messages behind it wait too.
 //!
 //! When the transport has failed both flags go off first, so that nothing is tried on it again;
 //! then the connection is torn down.
 
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
 use smbd::config::Config;
-use smbd::server::Connection;
-use smbd::transport::FrameReader;
-use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer};
+use smbd::server::{Connection, ProtocolError};
+use smbd::transport::{FrameReader, Message};
+use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer, WeakContext};
 
 use crate::send_queue::SendQueue;
 
@@ -34,16 +43,27 @@ enum End {
     Failed(String),
 }
 
-/// What belongs to the client; it lives in the handler of its descriptor event.
-struct Client {
+/// What belongs to the client; it lives in the handler of its descriptor event, and in the tasks of
+/// requests that wait.
+struct Client<F> {
+    context: WeakContext,
     peer: String,
-    frames: FrameReader,
-    connection: Connection,
-    replies: SendQueue,
+    event: OnceCell<Fd<TcpStream>>,
+    frames: RefCell<FrameReader>,
+    connection: Rc<Connection>,
+    /// Makes the future that processes a message.
+    process: fn(Rc<Connection>, Message) -> F,
+    /// Where futures are polled first; elsewhere while that is done.
+    place: RefCell<Option<Place<F>>>,
+    /// The bytes of messages whose requests wait.
+    held: Cell<usize>,
+    replies: RefCell<SendQueue>,
     /// The client sends nothing more.
-    at_end: bool,
+    at_end: Cell<bool>,
     idle: Option<(Timer, Duration)>,
 }
+
+type Place<F> = Pin<Box<Option<F>>>;
 
 /// Serves `stream` in this process until the client is gone or silent for `idle_timeout`; then
 /// stops the loop. So does SIGTERM.
@@ -58,11 +78,16 @@ pub(crate) fn serve(
     config: Arc<Config>,
     idle_timeout: Option<Duration>,
 ) -> std::io::Result<()> {
-    let mut client = Client {
-        frames: FrameReader::new(),
+    let client = Rc::new(Client {
+        context: context.downgrade(),
+        event: OnceCell::new(),
+        frames: RefCell::new(FrameReader::new()),
         connection: Connection::new(config, &peer),
-        replies: SendQueue::default(),
-        at_end: false,
+        process: Connection::process,
+        place: RefCell::new(Some(Box::pin(None))),
+        held: Cell::new(0),
+        replies: RefCell::default(),
+        at_end: Cell::new(false),
         idle: idle_timeout.map(|timeout| {
             let peer = peer.clone();
             let timer = context.add_timer_after(timeout, move |context, _| {
@@ -72,20 +97,21 @@ pub(crate) fn serve(
             (timer, timeout)
         }),
         peer: peer.clone(),
-    };
+    });
+    let handler = Rc::clone(&client);
     // ERROR, so that a broken connection is told also while reading is off.
     let event = context.add_fd(
         stream,
         FdFlags::READ | FdFlags::ERROR,
         move |context, event, flags| {
-            if let Err(end) = client.handle(event, flags) {
-                client.tear_down(context, event, end);
-            }
+            let result = handler.handle(context, event, flags);
+            handler.settle(context, event, result);
         },
     )?;
     event.set_name("client");
     event.on_close(move |_stream| log::info!("{peer}: disconnected"));
-    event.detach();
+    // It was empty.
+    let _ = client.event.set(event);
     for signum in [Signum::SIGTERM, Signum::SIGINT] {
         context
             .add_signal(signum, SignalFlags::empty(), |context, _, _| context.stop())?
@@ -98,9 +124,17 @@ pub(crate) fn serve(
     Ok(())
 }
 
-impl Client {
+impl<F> Client<F>
+where
+    F: Future<Output = Result<(), ProtocolError>> + 'static,
+{
     /// The descriptor is ready.
-    fn handle(&mut self, event: &Fd<TcpStream>, flags: FdFlags) -> Result<(), End> {
+    fn handle(
+        self: &Rc<Self>,
+        context: &Context,
+        event: &Fd<TcpStream>,
+        flags: FdFlags,
+    ) -> Result<(), End> {
         if flags.contains(FdFlags::ERROR) {
             return Err(match event.get_ref().take_error() {
                 Ok(Some(e)) => End::Failed(e.to_string()),
@@ -108,28 +142,29 @@ impl Client {
             });
         }
         if flags.contains(FdFlags::READ) {
-            self.read(event.get_ref())?;
+            if self.connection.is_busy() {
+                // Switched on again when it isn't.
+                event.set_readable(false);
+            } else {
+                self.read(event.get_ref())?;
+            }
         }
-        self.process(event.get_ref())?;
-        self.update_flags(event);
-        if self.at_end && self.replies.is_empty() {
-            return Err(End::Closed);
-        }
-        Ok(())
+        self.process(context, event)
     }
 
     /// Reads once; the event comes again if there is more.
-    fn read(&mut self, mut stream: &TcpStream) -> Result<(), End> {
-        match stream.read(self.frames.spare()) {
-            Ok(0) if self.frames.is_mid_message() => {
+    fn read(&self, mut stream: &TcpStream) -> Result<(), End> {
+        let mut frames = self.frames.borrow_mut();
+        match stream.read(frames.spare()) {
+            Ok(0) if frames.is_mid_message() => {
                 Err(End::Failed("closed in the middle of a message".into()))
             }
             Ok(0) => {
-                self.at_end = true;
+                self.at_end.set(true);
                 Ok(())
             }
             Ok(count) => {
-                self.frames.filled(count);
+                frames.filled(count);
                 self.note_progress();
                 Ok(())
             }
@@ -140,40 +175,108 @@ impl Client {
 
     /// Processes the messages that are there and sends the replies, until one of the two has to
     /// wait.
-    fn process(&mut self, stream: &TcpStream) -> Result<(), End> {
+    fn process(self: &Rc<Self>, context: &Context, event: &Fd<TcpStream>) -> Result<(), End> {
         loop {
-            let answered = self.answer();
+            let answered = self.answer(context);
             // Also before a message that can't be understood: what came before it was answered.
-            let sent = self.send(stream)?;
-            let out_of_messages = answered?;
-            if sent == 0 || out_of_messages {
-                return Ok(());
+            let sent = self.send(event.get_ref())?;
+            let has_to_wait = answered?;
+            if sent == 0 || has_to_wait {
+                break;
             }
         }
+        self.update_flags(event);
+        let is_done = !self.connection.is_busy() && self.replies.borrow().is_empty();
+        if self.at_end.get() && is_done {
+            return Err(End::Closed);
+        }
+        Ok(())
     }
 
-    /// Processes messages until there are none, which is `true`, or too many replies wait.
-    fn answer(&mut self) -> Result<bool, End> {
-        while self.replies.len() < HIGH_WATER {
+    /// Processes messages until there are none or they have to wait, which is `true`, or too many
+    /// replies wait.
+    fn answer(self: &Rc<Self>, context: &Context) -> Result<bool, End> {
+        self.collect();
+        while self.replies.borrow().len() < HIGH_WATER {
+            if self.connection.is_busy() || self.held.get() >= HIGH_WATER {
+                return Ok(true);
+            }
             let message = self
                 .frames
+                .borrow_mut()
                 .next_message()
                 .map_err(|e| End::Failed(e.to_string()))?;
             let Some(message) = message else {
                 return Ok(true);
             };
-            let reply = self
-                .connection
-                .process(message)
-                .map_err(|e| End::Failed(e.to_string()))?;
-            self.replies.extend(reply);
+            let result = self.start(context, message);
+            self.collect();
+            result.map_err(|e| End::Failed(e.to_string()))?;
         }
         Ok(false)
     }
 
-    fn send(&mut self, stream: &TcpStream) -> Result<usize, End> {
+    /// Processes a message, now or in a task.
+    fn start(self: &Rc<Self>, context: &Context, message: Message) -> Result<(), ProtocolError> {
+        let length = message.len();
+        let future = (self.process)(Rc::clone(&self.connection), message);
+        let mut place = self.place.take().unwrap_or_else(|| Box::pin(None));
+        place.as_mut().set(Some(future));
+        let mut noop = task::Context::from_waker(Waker::noop());
+        if let Some(result) = poll(&mut place, &mut noop) {
+            self.place.replace(Some(place));
+            return result;
+        }
+        self.held.set(self.held.get() + length);
+        let client = Rc::clone(self);
+        let work = poll_fn(move |context| {
+            let result = poll(&mut place, context);
+            if result.is_some() {
+                client.held.set(client.held.get() - length);
+            }
+            client.go_on(result.unwrap_or(Ok(())));
+            match result {
+                Some(_) => Poll::Ready(()),
+                None => Poll::Pending,
+            }
+        });
+        let task = context.spawn(work);
+        task.set_name("request");
+        task.detach();
+        Ok(())
+    }
+
+    /// A task has done something.
+    fn go_on(self: &Rc<Self>, result: Result<(), ProtocolError>) {
+        let (Some(context), Some(event)) = (self.context.upgrade(), self.event.get()) else {
+            return;
+        };
+        if !event.is_registered() {
+            return; // torn down
+        }
+        let mut result = result.map_err(|e| End::Failed(e.to_string()));
+        if result.is_ok() {
+            result = self.process(&context, event);
+        } else {
+            self.collect();
+            // What was answered before it goes out; that this fails as well changes nothing.
+            let _ = self.send(event.get_ref());
+        }
+        self.settle(&context, event, result);
+    }
+
+    /// Takes over what the connection has to send.
+    fn collect(&self) {
+        let mut replies = self.replies.borrow_mut();
+        while let Some(frame) = self.connection.next_reply() {
+            replies.push(frame);
+        }
+    }
+
+    fn send(&self, stream: &TcpStream) -> Result<usize, End> {
         let sent = self
             .replies
+            .borrow_mut()
             .send(stream)
             .map_err(|e| End::Failed(e.to_string()))?;
         if sent > 0 {
@@ -182,11 +285,12 @@ impl Client {
         Ok(sent)
     }
 
-    fn update_flags(&mut self, event: &Fd<TcpStream>) {
-        event.set_writable(!self.replies.is_empty());
-        if self.at_end || self.replies.len() >= HIGH_WATER {
+    fn update_flags(&self, event: &Fd<TcpStream>) {
+        let waiting = self.replies.borrow().len();
+        event.set_writable(waiting > 0);
+        if self.at_end.get() || waiting >= HIGH_WATER || self.held.get() >= HIGH_WATER {
             event.set_readable(false);
-        } else if self.replies.len() <= LOW_WATER {
+        } else if waiting <= LOW_WATER && !self.connection.is_busy() {
             event.set_readable(true);
         }
     }
@@ -197,7 +301,9 @@ impl Client {
         }
     }
 
-    fn tear_down(&mut self, context: &Context, event: &Fd<TcpStream>, end: End) {
+    /// Tears the connection down if it has ended.
+    fn settle(&self, context: &Context, event: &Fd<TcpStream>, result: Result<(), End>) {
+        let Err(end) = result else { return };
         event.set_flags(FdFlags::empty());
         match end {
             End::Closed => {}
@@ -205,5 +311,17 @@ impl Client {
         }
         event.remove();
         context.stop();
+    }
+}
+
+/// Polls what is in `place`, and empties it when that is ready.
+fn poll<F: Future>(place: &mut Place<F>, context: &mut task::Context<'_>) -> Option<F::Output> {
+    let future = place.as_mut().as_pin_mut()?;
+    match future.poll(context) {
+        Poll::Ready(output) => {
+            place.as_mut().set(None);
+            Some(output)
+        }
+        Poll::Pending => None,
     }
 }

@@ -1,5 +1,7 @@
 //! CREATE ([MS-SMB2] 3.3.5.9, [MS-FSA] 2.1.5.1), of files that exist.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags};
@@ -38,34 +40,32 @@ type Contexts = Vec<(&'static [u8; 4], Vec<u8>)>;
 
 impl Connection {
     /// CREATE
-    pub(super) fn create(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn create(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let create = Create::parse(request.message)?;
         let session = self.session(request.session_id)?;
-        let tree = session.tree(request.tree_id)?.clone();
-        if session.opens.len() >= MAX_OPENS {
+        let tree = session.tree(request.tree_id)?;
+        if session.opens.borrow().len() >= MAX_OPENS {
             return Err(Status::TOO_MANY_OPENED_FILES.into());
         }
         let name =
             text::from_utf16le(create.name).map_err(|Malformed| Status::OBJECT_NAME_INVALID)?;
         let (object, attributes, contexts) = match tree {
             Tree::Ipc => {
-                let pipes = session.opens.values().filter(|open| open.is_pipe());
-                if pipes.count() >= MAX_PIPES {
+                let opens = session.opens.borrow();
+                if opens.values().filter(|open| open.is_pipe()).count() >= MAX_PIPES {
                     return Err(Status::TOO_MANY_OPENED_FILES.into());
                 }
                 open_pipe(&create, &name)?
             }
             Tree::Disk(share) => open_disk(&create, &name, share)?,
         };
-        session.last_file_id += 1;
-        let id = session.last_file_id;
-        session.opens.insert(
-            id,
-            Open {
-                tree_id: request.tree_id,
-                object,
-            },
-        );
+        let id = session.last_file_id.get() + 1;
+        session.last_file_id.set(id);
+        let open = Open {
+            tree_id: request.tree_id,
+            object,
+        };
+        session.opens.borrow_mut().insert(id, Rc::new(open));
         let file_id = FileId {
             persistent: id,
             volatile: id,
@@ -90,7 +90,11 @@ fn open_pipe(create: &Create<'_>, name: &str) -> Result<(Object, Attributes, Con
         file_attributes: attribute::NORMAL,
         ..Attributes::default()
     };
-    Ok((Object::Pipe(rpc::Pipe::new()), attributes, Vec::new()))
+    Ok((
+        Object::Pipe(RefCell::new(rpc::Pipe::new())),
+        attributes,
+        Vec::new(),
+    ))
 }
 
 fn open_disk(
@@ -150,7 +154,7 @@ fn open_disk(
         },
         enumeration: None,
     };
-    Ok((Object::Disk(disk), attributes, contexts))
+    Ok((Object::Disk(RefCell::new(disk)), attributes, contexts))
 }
 
 fn check_options(chosen: u32) -> Result<(), Status> {

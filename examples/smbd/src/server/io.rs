@@ -2,7 +2,6 @@
 //! OPLOCK_BREAK ([MS-SMB2] 3.3.5.10–3.3.5.14, 3.3.5.22).
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
@@ -82,7 +81,7 @@ impl<'a> ReadPlan<'a> {
 
 impl Connection {
     /// READ
-    pub(super) fn read(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn read(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let read = Read::parse(request.message)?;
         request.check_payload(read.length as usize)?;
         let id = request.file(read.file_id);
@@ -95,14 +94,15 @@ impl Connection {
         file::put_read(reply.out);
         let data = reply.out.len();
         let mut status = Status::SUCCESS;
-        match &mut open.object {
+        match &open.object {
             Object::Disk(disk) => {
-                ReadPlan::new(disk, &read)?.copy_to(reply.out)?;
+                ReadPlan::new(&mut disk.borrow_mut(), &read)?.copy_to(reply.out)?;
             }
             Object::Pipe(pipe) => {
                 // A pipe here never has an answer still to come: what was
                 // asked has been answered at once.
                 let more = pipe
+                    .borrow_mut()
                     .read(read.length as usize, reply.out)
                     .ok_or(Status::PIPE_EMPTY)?;
                 if more {
@@ -116,18 +116,18 @@ impl Connection {
     }
 
     /// WRITE
-    pub(super) fn write(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn write(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let write = Write::parse(request.message)?;
         request.check_payload(write.data.len())?;
         let id = request.file(write.file_id);
         reply.file_id = Some(id);
-        let config = Arc::clone(&self.config);
         let session = self.session(request.session_id)?;
-        match &mut session.open(request.tree_id, id)?.object {
+        match &session.open(request.tree_id, id)?.object {
             // No open has been granted FILE_WRITE_DATA.
             Object::Disk(_) => Err(Status::ACCESS_DENIED.into()),
             Object::Pipe(pipe) => {
-                pipe.write(write.data, &config.rpc_server())
+                pipe.borrow_mut()
+                    .write(write.data, &self.config.rpc_server())
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
                 file::put_write(reply.out, write.data.len() as u32);
                 Ok(Status::SUCCESS)
@@ -136,27 +136,31 @@ impl Connection {
     }
 
     /// CLOSE
-    pub(super) fn close(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn close(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let close = Close::parse(request.message)?;
         let id = request.file(close.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
         let open = session.open(request.tree_id, id)?;
-        let attributes = match &mut open.object {
-            // The file is closed all the same if they cannot be had.
-            Object::Disk(disk) if close.query_attributes => disk
-                .refresh()
-                .ok()
-                .map(|()| disk.node.metadata.attributes(disk.node.name())),
+        let attributes = match &open.object {
+            Object::Disk(disk) if close.query_attributes => {
+                let mut disk = disk.borrow_mut();
+                // The file is closed all the same if they cannot be had.
+                let refreshed = disk.refresh();
+                refreshed
+                    .ok()
+                    .map(|()| disk.node.metadata.attributes(disk.node.name()))
+            }
             _ => None,
         };
-        session.opens.remove(&id.volatile);
+        session.opens.borrow_mut().remove(&id.volatile);
+        self.pending.close(request.session_id, id);
         file::put_close(reply.out, attributes.as_ref());
         Ok(Status::SUCCESS)
     }
 
     /// FLUSH
-    pub(super) fn flush(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) fn flush(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let id = request.file(file::parse_flush(request.message)?);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
@@ -171,7 +175,7 @@ impl Connection {
     }
 
     /// LOCK: there are no byte-range locks.
-    pub(super) fn lock(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn lock(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let (id, elements) = file::parse_lock(request.message)?;
         let id = request.file(id);
         reply.file_id = Some(id);
@@ -192,7 +196,7 @@ impl Connection {
     }
 
     /// OPLOCK_BREAK: an acknowledgment, but no oplock or lease is ever granted.
-    pub(super) fn oplock_break(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) fn oplock_break(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let acknowledgment = OplockBreak::parse(request.message)?;
         let session = self.session(request.session_id)?;
         match acknowledgment {

@@ -1,7 +1,5 @@
 //! IOCTL ([MS-SMB2] 3.3.5.15).
 
-use std::sync::Arc;
-
 use super::Connection;
 use super::error::Outcome;
 use super::open::Object;
@@ -13,7 +11,7 @@ use crate::wire::status::Status;
 
 impl Connection {
     /// IOCTL
-    pub(super) fn ioctl(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn ioctl(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let ioctl = Ioctl::parse(request.message)?;
         let max_output = ioctl.max_output as usize;
         if ioctl.input.len().max(max_output) > request.max_size() {
@@ -52,21 +50,21 @@ impl Connection {
 
     /// Codes that concern an open: the output, and whether it has been cut.
     fn file_ioctl(
-        &mut self,
+        &self,
         request: &Request<'_>,
         ioctl: &Ioctl<'_>,
         reply: &mut Reply<'_>,
     ) -> Result<(Vec<u8>, bool), Status> {
         let id = request.file(ioctl.file_id);
         reply.file_id = Some(id);
-        let config = Arc::clone(&self.config);
         let session = self.session(request.session_id)?;
         let open = session.open(request.tree_id, id)?;
         let max_output = ioctl.max_output as usize;
         let mut output = Vec::new();
-        match (&mut open.object, ioctl.code) {
+        match (&open.object, ioctl.code) {
             (Object::Pipe(pipe), fsctl::PIPE_TRANSCEIVE) => {
-                pipe.write(ioctl.input, &config.rpc_server())
+                let mut pipe = pipe.borrow_mut();
+                pipe.write(ioctl.input, &self.config.rpc_server())
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
                 let more = pipe
                     .read(max_output, &mut output)
@@ -79,7 +77,7 @@ impl Connection {
                 if max_output < 16 {
                     return Err(Status::BUFFER_TOO_SMALL);
                 }
-                let (all, first) = pipe.waiting();
+                let (all, first) = pipe.borrow().waiting();
                 output.put_u32(FILE_PIPE_CONNECTED_STATE);
                 output.put_u32(all as u32);
                 output.put_u32(u32::from(first > 0));

@@ -1,5 +1,6 @@
 //! Opens: what a FileId stands for.
 
+use std::cell::{RefCell, RefMut};
 use std::sync::Arc;
 
 use crate::rpc::Pipe;
@@ -21,9 +22,9 @@ pub(super) struct Open {
 #[derive(Debug)]
 pub(super) enum Object {
     /// The `srvsvc` pipe.
-    Pipe(Pipe),
+    Pipe(RefCell<Pipe>),
     /// A file or directory.
-    Disk(DiskOpen),
+    Disk(RefCell<DiskOpen>),
 }
 
 /// An open file or directory.
@@ -59,14 +60,14 @@ impl Open {
         matches!(self.object, Object::Pipe(_))
     }
 
-    /// The file or directory.
+    /// The file or directory. Not to be held over an `.await`.
     ///
     /// # Errors
     ///
     /// `STATUS_INVALID_DEVICE_REQUEST` for a pipe.
-    pub(super) fn disk(&mut self) -> Result<&mut DiskOpen, Status> {
-        match &mut self.object {
-            Object::Disk(disk) => Ok(disk),
+    pub(super) fn disk(&self) -> Result<RefMut<'_, DiskOpen>, Status> {
+        match &self.object {
+            Object::Disk(disk) => Ok(disk.borrow_mut()),
             Object::Pipe(_) => Err(Status::INVALID_DEVICE_REQUEST),
         }
     }

@@ -22,21 +22,15 @@ const MAX_DIRECTORY_OUTPUT: usize = 1024 * 1024;
 
 impl Connection {
     /// QUERY_DIRECTORY
-    pub(super) fn query_directory(
-        &mut self,
-        request: &Request<'_>,
-        reply: &mut Reply<'_>,
-    ) -> Outcome {
+    pub(super) fn query_directory(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let query = QueryDirectory::parse(request.message)?;
         let room = query.output_length as usize;
         request.check_payload(room)?;
         let id = request.file(query.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let disk = session
-            .open(request.tree_id, id)?
-            .disk()
-            .map_err(|_| Status::INVALID_PARAMETER)?;
+        let open = session.open(request.tree_id, id)?;
+        let mut disk = open.disk().map_err(|_| Status::INVALID_PARAMETER)?;
         if disk.node.metadata.kind != Kind::Directory {
             return Err(Status::INVALID_PARAMETER.into());
         }
@@ -50,7 +44,7 @@ impl Connection {
             node,
             enumeration,
             ..
-        } = disk;
+        } = &mut *disk;
         let pattern = || {
             let pattern = text::from_utf16le(query.pattern)
                 .map_err(|Malformed| Status::OBJECT_NAME_INVALID)?;
@@ -77,8 +71,8 @@ impl Connection {
 
     /// CHANGE_NOTIFY: not supported, which 3.3.5.19 provides for. Clients ask
     /// again for the directory instead of waiting.
-    pub(super) fn change_notify(
-        &mut self,
+    pub(super) async fn change_notify(
+        &self,
         request: &Request<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
@@ -87,7 +81,8 @@ impl Connection {
         let id = request.file(id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let disk = session.open(request.tree_id, id)?.disk()?;
+        let open = session.open(request.tree_id, id)?;
+        let disk = open.disk()?;
         if disk.node.metadata.kind != Kind::Directory {
             return Err(Status::INVALID_PARAMETER.into());
         }
@@ -96,7 +91,7 @@ impl Connection {
     }
 
     /// QUERY_INFO
-    pub(super) fn query_info(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) fn query_info(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let query = QueryInfo::parse(request.message)?;
         let room = query.output_length as usize;
         request.check_payload(room.max(query.input_length as usize))?;
@@ -106,12 +101,12 @@ impl Connection {
         let open = session.open(request.tree_id, id)?;
 
         let mark = query::start_output(reply.out);
-        match &mut open.object {
+        match &open.object {
             Object::Pipe(_) if query.info_type == query::INFO_FILE => {
                 put_pipe_info(query.class, room, reply.out)?;
             }
             Object::Pipe(_) => return Err(Status::NOT_SUPPORTED.into()),
-            Object::Disk(disk) => put_disk_info(disk, &query, room, reply.out)?,
+            Object::Disk(disk) => put_disk_info(&mut disk.borrow_mut(), &query, room, reply.out)?,
         }
         // What is longer than its fixed part may be cut ([MS-FSA] 2.1.5.12).
         let status = if reply.out.len() - mark > room {
@@ -125,14 +120,14 @@ impl Connection {
     }
 
     /// SET_INFO
-    pub(super) fn set_info(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn set_info(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let set = SetInfo::parse(request.message)?;
         request.check_payload(set.data.len())?;
         let id = request.file(set.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
         let open = session.open(request.tree_id, id)?;
-        match (&mut open.object, set.info_type, set.class) {
+        match (&open.object, set.info_type, set.class) {
             // FilePipeInformation: this is a message pipe and does not block.
             (Object::Pipe(_), query::INFO_FILE, 23) => {
                 const FILE_PIPE_MESSAGE_MODE: u32 = 1;
@@ -152,7 +147,7 @@ impl Connection {
                 if i64::try_from(position).is_err() {
                     return Err(Status::INVALID_PARAMETER.into());
                 }
-                disk.state.position = position;
+                disk.borrow_mut().state.position = position;
             }
             // So is FileModeInformation.
             (Object::Disk(disk), query::INFO_FILE, 16) => {
@@ -162,7 +157,7 @@ impl Connection {
                 if mode & !options::FILE_MODE != 0 {
                     return Err(Status::INVALID_PARAMETER.into());
                 }
-                disk.state.mode = mode;
+                disk.borrow_mut().state.mode = mode;
             }
             (Object::Disk(_), query::INFO_QUOTA, _) => return Err(Status::NOT_SUPPORTED.into()),
             (Object::Disk(_), info_type, class) if changes_something(info_type, class) => {

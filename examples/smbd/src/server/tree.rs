@@ -23,7 +23,7 @@ pub(super) const MAXIMAL_PIPE_ACCESS: u32 = access::FILE_GENERIC_READ | access::
 
 impl Connection {
     /// TREE_CONNECT
-    pub(super) fn tree_connect(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) fn tree_connect(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let path = session::parse_tree_connect(request.message)?;
         let config = Arc::clone(&self.config);
         let session = self.session(request.session_id)?;
@@ -39,7 +39,8 @@ impl Connection {
             let share = config.share(name).ok_or(Status::BAD_NETWORK_NAME)?;
             Tree::Disk(Arc::clone(share))
         };
-        if session.trees.len() >= MAX_TREES {
+        let mut trees = session.trees.borrow_mut();
+        if trees.len() >= MAX_TREES {
             return Err(Status::INSUFFICIENT_RESOURCES.into());
         }
         let (share_type, maximal_access) = match tree {
@@ -48,33 +49,32 @@ impl Connection {
         };
         // Four thousand million tree connects later the ids begin again.
         let id = loop {
-            session.last_tree_id = session.last_tree_id.wrapping_add(1);
-            let id = session.last_tree_id;
-            if id != 0 && id != u32::MAX && !session.trees.contains_key(&id) {
+            let id = session.last_tree_id.get().wrapping_add(1);
+            session.last_tree_id.set(id);
+            if id != 0 && id != u32::MAX && !trees.contains_key(&id) {
                 break id;
             }
         };
-        session.trees.insert(id, tree);
+        trees.insert(id, tree);
         reply.tree_id = id;
         session::put_tree_connect(reply.out, share_type, maximal_access);
         Ok(Status::SUCCESS)
     }
 
     /// TREE_DISCONNECT
-    pub(super) fn tree_disconnect(
-        &mut self,
-        request: &Request<'_>,
-        reply: &mut Reply<'_>,
-    ) -> Outcome {
+    pub(super) fn tree_disconnect(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         session::parse_empty(request.message)?;
         let session = self.session(request.session_id)?;
         session
             .trees
+            .borrow_mut()
             .remove(&request.tree_id)
             .ok_or(Status::NETWORK_NAME_DELETED)?;
         session
             .opens
+            .borrow_mut()
             .retain(|_, open| open.tree_id != request.tree_id);
+        self.pending.disconnect(request.session_id, request.tree_id);
         session::put_empty(reply.out);
         Ok(Status::SUCCESS)
     }
