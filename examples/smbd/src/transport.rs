@@ -21,7 +21,7 @@
 //! per message.
 
 use std::cell::RefCell;
-use std::ops::{Deref, Range};
+use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 
 use crate::wire::header::{HEADER_LEN, PROTOCOL_SMB1};
@@ -128,6 +128,12 @@ impl Deref for Message {
 
     fn deref(&self) -> &[u8] {
         &self.buffer[self.range.clone()]
+    }
+}
+
+impl DerefMut for Message {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.range.clone()]
     }
 }
 

@@ -101,6 +101,16 @@ impl AuthError {
     }
 }
 
+impl AuthError {
+    /// Whether it may be one of many attempts to guess a password.
+    pub fn is_guess(&self) -> bool {
+        matches!(
+            self,
+            AuthError::UnknownUser(_) | AuthError::WrongPassword(_) | AuthError::NotNtlmv2(_)
+        )
+    }
+}
+
 impl std::fmt::Display for AuthError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -30,6 +30,11 @@ impl CipherId {
         CipherId::Aes256Ccm,
     ];
 
+    /// Its number.
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+
     /// Whether its keys have 256 bits, and not 128.
     pub fn is_256(self) -> bool {
         matches!(self, CipherId::Aes256Ccm | CipherId::Aes256Gcm)

@@ -14,15 +14,29 @@ use crate::wire::header::{Command, FLAG_RESPONSE, HEADER_LEN};
 /// Where the signature is in the SMB2 header.
 const SIGNATURE: std::ops::Range<usize> = 48..64;
 
-/// How messages are signed.
+/// How messages are signed, by the numbers on the wire ([MS-SMB2] 2.2.3.1.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     /// HMAC-SHA256, cut to 16 bytes: before 3.0.
-    HmacSha256,
+    HmacSha256 = 0,
     /// AES-128-CMAC: from 3.0 on.
-    AesCmac,
+    AesCmac = 1,
     /// AES-128-GMAC: 3.1.1, if both sides say so. The fastest.
-    AesGmac,
+    AesGmac = 2,
+}
+
+impl Algorithm {
+    /// What the server prefers: what takes the least time.
+    pub const PREFERENCE: [Algorithm; 3] = [
+        Algorithm::AesGmac,
+        Algorithm::HmacSha256,
+        Algorithm::AesCmac,
+    ];
+
+    /// Its number.
+    pub fn number(self) -> u16 {
+        self as u16
+    }
 }
 
 /// What signs the messages of a session, and checks the signatures of its client.
