@@ -60,6 +60,20 @@ impl std::fmt::Display for UsersError {
 
 impl std::error::Error for UsersError {}
 
+/// The file that is used where none is named: for root `/etc/smbd/users`, for others
+/// `smbd/users` in `$XDG_CONFIG_HOME` or `~/.config`. `None` without a home.
+pub fn default_file() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from("/etc/smbd/users"));
+    }
+    let absolute = |name| {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    let base = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+    Some(base.join("smbd/users"))
+}
+
 /// What is wrong with a name.
 fn name_fault(name: &str) -> Option<&'static str> {
     if name.is_empty() {

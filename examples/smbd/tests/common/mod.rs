@@ -13,19 +13,28 @@ pub mod wire;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use smbd::config::Config;
-use smbd::share::Share;
+use smbd::config::{Access, Config, Security, SharePoint, ShareRules};
 
 pub use server::Server;
 
-/// A configuration for a connection without a process around it.
+/// A configuration for a connection without a process around it, whose guests may do everything.
 #[track_caller]
 pub fn config(shares: &[(&str, &Path)]) -> Arc<Config> {
     let shares = shares
         .iter()
-        .map(|(name, path)| Share::open(name, path, false).expect("share cannot be opened"))
+        .map(|(name, path)| share(name, path, ShareRules::default()))
         .collect();
-    Arc::new(Config::new("testserver", shares).unwrap())
+    let security = Security {
+        guest: Some(Access::ReadWrite),
+        ..Security::default()
+    };
+    let config = Config::new("testserver", shares).unwrap();
+    Arc::new(config.with_security(security))
+}
+
+#[track_caller]
+pub fn share(name: &str, path: &Path, rules: ShareRules) -> SharePoint {
+    SharePoint::open(name, path, rules).expect("share cannot be opened")
 }
 
 /// A directory that is removed at the end of the test.
