@@ -11,8 +11,9 @@ use super::error::Outcome;
 use super::open::{DiskOpen, Object};
 use super::reply::Reply;
 use super::request::Request;
+use crate::share::data;
 use crate::share::metadata::Kind;
-use crate::wire::create::access;
+use crate::wire::create::{access, options};
 use crate::wire::file::{self, Close, LOCKFLAG_UNLOCK, OplockBreak, Read, Write};
 use crate::wire::status::Status;
 
@@ -37,7 +38,7 @@ impl<'a> ReadPlan<'a> {
             return Err(Status::INVALID_DEVICE_REQUEST);
         }
         let wanted = u64::from(read.length);
-        if i64::try_from(read.offset).is_err() || i64::try_from(read.offset + wanted).is_err() {
+        if !is_range(read.offset, wanted) {
             return Err(Status::INVALID_PARAMETER);
         }
         disk.refresh()?;
@@ -77,6 +78,36 @@ impl<'a> ReadPlan<'a> {
         }
         Ok(count)
     }
+}
+
+/// Whether `offset..offset + length` is a range that a file can have.
+pub(super) fn is_range(offset: u64, length: u64) -> bool {
+    let end = offset.checked_add(length);
+    end.is_some_and(|end| i64::try_from(end).is_ok())
+}
+
+fn write_file(disk: &mut DiskOpen, write: &Write<'_>) -> Result<(), Status> {
+    disk.check_access(access::FILE_WRITE_DATA | access::FILE_APPEND_DATA)?;
+    if disk.node.metadata.kind != Kind::File {
+        return Err(Status::INVALID_DEVICE_REQUEST);
+    }
+    if !is_range(write.offset, write.data.len() as u64) {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    if disk.check_access(access::FILE_WRITE_DATA).is_err() {
+        // What may be appended to only keeps what it has ([MS-SMB2] 3.3.5.13).
+        disk.refresh()?;
+        if write.offset < disk.node.metadata.end_of_file() {
+            return Err(Status::ACCESS_DENIED);
+        }
+    }
+    let durable = write.flags & file::WRITE_THROUGH != 0
+        || disk.state.mode & options::FILE_WRITE_THROUGH != 0;
+    disk.changing_data(|disk| {
+        data::write_at(&disk.node.fd, write.data, write.offset, durable).map_err(Status::from_errno)
+    })?;
+    disk.note_written();
+    Ok(())
 }
 
 impl Connection {
@@ -123,16 +154,15 @@ impl Connection {
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
         match &session.open(request.tree_id, id)?.object {
-            // No open has been granted FILE_WRITE_DATA.
-            Object::Disk(_) => Err(Status::ACCESS_DENIED.into()),
+            Object::Disk(disk) => write_file(&mut disk.borrow_mut(), &write)?,
             Object::Pipe(pipe) => {
                 pipe.borrow_mut()
                     .write(write.data, &self.config.rpc_server())
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
-                file::put_write(reply.out, write.data.len() as u32);
-                Ok(Status::SUCCESS)
             }
         }
+        file::put_write(reply.out, write.data.len() as u32);
+        Ok(Status::SUCCESS)
     }
 
     /// CLOSE
@@ -164,14 +194,13 @@ impl Connection {
         let id = request.file(file::parse_flush(request.message)?);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        match &session.open(request.tree_id, id)?.object {
-            // Takes FILE_WRITE_DATA or FILE_APPEND_DATA (3.3.5.11).
-            Object::Disk(_) => Err(Status::ACCESS_DENIED.into()),
-            Object::Pipe(_) => {
-                crate::wire::session::put_empty(reply.out);
-                Ok(Status::SUCCESS)
-            }
+        if let Object::Disk(disk) = &session.open(request.tree_id, id)?.object {
+            let disk = disk.borrow();
+            disk.check_access(access::FILE_WRITE_DATA | access::FILE_APPEND_DATA)?;
+            disk.share.sync(&disk.node)?;
         }
+        crate::wire::session::put_empty(reply.out);
+        Ok(Status::SUCCESS)
     }
 
     /// LOCK: there are no byte-range locks.

@@ -25,6 +25,7 @@
 //! and may close the open or end the session that this one is about. Signatures
 //! and encryption are the matter of [`protection`].
 
+mod copy;
 mod create;
 mod credits;
 mod error;
@@ -42,6 +43,7 @@ mod reply;
 #[allow(dead_code)]
 mod request;
 mod session;
+mod set_info;
 mod tree;
 
 use std::cell::{Cell, RefCell};
@@ -60,6 +62,7 @@ pub use error::ProtocolError;
 use error::{Outcome, Refusal};
 pub use host::{Host, NoHost};
 use negotiate::Negotiation;
+use open::Links;
 use pending::{Exchange, Pending, Turn};
 use reply::Reply;
 use request::Request;
@@ -82,6 +85,8 @@ pub struct Connection {
     negotiation: RefCell<Negotiation>,
     window: RefCell<CreditWindow>,
     sessions: RefCell<HashMap<u64, Rc<Session>>>,
+    /// The names by which the client has something open.
+    links: RefCell<Links>,
     /// Requests that wait for other clients.
     pending: Pending,
     /// A message is being processed that others must not overtake.
@@ -121,6 +126,7 @@ impl Connection {
             negotiation: RefCell::new(Negotiation::Open),
             window: RefCell::new(CreditWindow::new()),
             sessions: RefCell::default(),
+            links: RefCell::default(),
             pending: Pending::default(),
             is_busy: Cell::new(false),
             replies: RefCell::default(),

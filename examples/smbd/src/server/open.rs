@@ -1,12 +1,14 @@
 //! Opens: what a FileId stands for.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::rpc::Pipe;
 use crate::share::directory::Enumeration;
 use crate::share::info::OpenState;
-use crate::share::metadata::Metadata;
+use crate::share::metadata::{FileKey, Kind, attribute};
 use crate::share::{Node, Share};
 use crate::wire::status::Status;
 
@@ -31,18 +33,40 @@ pub(super) enum Object {
 #[derive(Debug)]
 pub(super) struct DiskOpen {
     pub(super) share: Arc<Share>,
-    /// Its descriptor can be read from if `state.granted_access` says so.
+    /// Its descriptor can be read from and written to as far as `state.granted_access` says so.
     pub(super) node: Node,
+    /// The name it was opened by, shared with the other opens of that name.
+    pub(super) link: Rc<Link>,
     pub(super) state: OpenState,
     /// For directories, from the first QUERY_DIRECTORY on.
     pub(super) enumeration: Option<Enumeration>,
+    /// It was opened to be deleted when it is closed.
+    pub(super) delete_on_close: bool,
+    /// Times that writing and reading through this open leave alone, as a client has set them
+    /// ([MS-FSA] 2.1.5.15.2).
+    pub(super) keeps_write_time: bool,
+    pub(super) keeps_access_time: bool,
+    /// Data has been written; ARCHIVE is set.
+    pub(super) has_written: bool,
 }
 
 impl DiskOpen {
-    /// Brings the metadata up to date.
+    /// Brings the metadata and the path up to date.
     pub(super) fn refresh(&mut self) -> Result<(), Status> {
-        self.node.metadata = Metadata::of(&self.node.fd).map_err(Status::from_errno)?;
-        Ok(())
+        self.sync_path();
+        self.node.refresh()
+    }
+
+    /// Brings the path up to date, which a rename through another open may have changed.
+    pub(super) fn sync_path(&mut self) {
+        let path = self.link.path.borrow();
+        if *path != self.node.path {
+            self.node.path.clone_from(&path);
+        }
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        self.node.metadata.kind == Kind::Directory
     }
 
     /// Makes sure that one of the bits of `access` has been granted.
@@ -52,6 +76,139 @@ impl DiskOpen {
         } else {
             Err(Status::ACCESS_DENIED)
         }
+    }
+
+    /// Whether the file may be deleted as far as its attributes and content go.
+    pub(super) fn check_deletable(&self) -> Result<(), Status> {
+        if self.node.path.is_empty() || self.node.metadata.is_read_only() {
+            return Err(Status::CANNOT_DELETE);
+        }
+        if self.is_directory() && !self.share.is_empty(&self.node)? {
+            return Err(Status::DIRECTORY_NOT_EMPTY);
+        }
+        Ok(())
+    }
+
+    /// Runs what changes the data, keeping the time of the last write if a client has set it.
+    pub(super) fn changing_data<T>(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        if self.keeps_write_time {
+            self.refresh()?;
+            let before = self.node.metadata.last_write_time();
+            let result = change(self)?;
+            self.node.set_times(None, Some(before))?;
+            return Ok(result);
+        }
+        change(self)
+    }
+
+    /// Sets ARCHIVE, as the data differs from what a backup has.
+    pub(super) fn note_written(&mut self) {
+        if !self.has_written {
+            self.has_written = true;
+            let attributes = self.node.metadata.file_attributes();
+            if attributes & attribute::ARCHIVE == 0 && !self.is_directory() {
+                let archived = self.node.set_attributes(Some(attributes | attribute::ARCHIVE), None);
+                if let Err(status) = archived {
+                    log::debug!("ARCHIVE can't be set: {status}");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for DiskOpen {
+    fn drop(&mut self) {
+        if self.delete_on_close {
+            self.link.delete_pending.set(true);
+        }
+    }
+}
+
+/// A name by which the client has something open, once for all opens of that name. When the last
+/// of them goes, a name marked for it is removed.
+#[derive(Debug)]
+pub(super) struct Link {
+    share: Arc<Share>,
+    file: FileKey,
+    /// The path on disk.
+    pub(super) path: RefCell<Vec<u8>>,
+    /// To be removed with the last open; meanwhile nobody else can open it.
+    pub(super) delete_pending: Cell<bool>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.delete_pending.get()
+            && let Err(status) = self.share.remove(self.path.get_mut(), self.file)
+        {
+            log::info!("{}: a file to be deleted on close stays: {status}", self.share.name());
+        }
+    }
+}
+
+/// The names by which a client has something open.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    by_file: HashMap<FileKey, Vec<Weak<Link>>>,
+    /// With more files than this, those that nobody has open any more are forgotten.
+    limit: usize,
+}
+
+impl Links {
+    /// The link of `node`, if that name of it is open.
+    pub(super) fn find(&self, share: &Arc<Share>, node: &Node) -> Option<Rc<Link>> {
+        self.of_file(node.metadata.key())
+            .find(|link| Arc::ptr_eq(&link.share, share) && *link.path.borrow() == node.path)
+    }
+
+    /// The link of `node`, made if that name of it is not open.
+    pub(super) fn get(&mut self, share: &Arc<Share>, node: &Node) -> Rc<Link> {
+        if let Some(link) = self.find(share, node) {
+            return link;
+        }
+        if self.by_file.len() >= self.limit {
+            self.by_file.retain(|_, links| {
+                links.retain(|link| link.strong_count() > 0);
+                !links.is_empty()
+            });
+            self.limit = (self.by_file.len() * 2).max(64);
+        }
+        let file = node.metadata.key();
+        let link = Rc::new(Link {
+            share: Arc::clone(share),
+            file,
+            path: RefCell::new(node.path.clone()),
+            delete_pending: Cell::new(false),
+        });
+        let links = self.by_file.entry(file).or_default();
+        links.retain(|link| link.strong_count() > 0);
+        links.push(Rc::downgrade(&link));
+        link
+    }
+
+    /// The names by which a file is open.
+    pub(super) fn of_file(&self, file: FileKey) -> impl Iterator<Item = Rc<Link>> {
+        let links = self.by_file.get(&file).into_iter().flatten();
+        links.filter_map(Weak::upgrade)
+    }
+
+    /// Whether something below the directory `path` is open.
+    pub(super) fn any_below(&self, share: &Arc<Share>, path: &[u8]) -> bool {
+        let mut links = self.by_file.values().flatten().filter_map(Weak::upgrade);
+        links.any(|link| {
+            Arc::ptr_eq(&link.share, share) && is_below(&link.path.borrow(), path)
+        })
+    }
+}
+
+/// Whether `path` leads to something in the directory `parent` or deeper.
+fn is_below(path: &[u8], parent: &[u8]) -> bool {
+    match path.strip_prefix(parent) {
+        Some(rest) => parent.is_empty() && !rest.is_empty() || rest.first() == Some(&b'/'),
+        None => false,
     }
 }
 

@@ -1,5 +1,4 @@
-//! QUERY_DIRECTORY, QUERY_INFO, SET_INFO, CHANGE_NOTIFY
-//! ([MS-SMB2] 3.3.5.18–3.3.5.21).
+//! QUERY_DIRECTORY, QUERY_INFO, CHANGE_NOTIFY ([MS-SMB2] 3.3.5.18–3.3.5.20).
 
 use super::Connection;
 use super::error::{Outcome, Refusal};
@@ -11,10 +10,10 @@ use crate::share::directory::{EntryClass, Enumeration};
 use crate::share::metadata::Kind;
 use crate::share::wildcard::Pattern;
 use crate::share::{info, security, volume};
-use crate::wire::create::{access, options};
-use crate::wire::query::{self, QueryDirectory, QueryInfo, SetInfo};
+use crate::wire::create::access;
+use crate::wire::query::{self, QueryDirectory, QueryInfo};
 use crate::wire::status::Status;
-use crate::wire::{Malformed, Put, Reader, text};
+use crate::wire::{Malformed, Put, text};
 
 /// Output is bounded by the largest information there is, not by what a client
 /// offers to take.
@@ -118,59 +117,6 @@ impl Connection {
         query::finish_output(reply.out, mark);
         Ok(status)
     }
-
-    /// SET_INFO
-    pub(super) async fn set_info(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
-        let set = SetInfo::parse(request.message)?;
-        request.check_payload(set.data.len())?;
-        let id = request.file(set.file_id);
-        reply.file_id = Some(id);
-        let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
-        match (&open.object, set.info_type, set.class) {
-            // FilePipeInformation: this is a message pipe and does not block.
-            (Object::Pipe(_), query::INFO_FILE, 23) => {
-                const FILE_PIPE_MESSAGE_MODE: u32 = 1;
-                let mut r = Reader::new(set.data);
-                let read_mode = r.u32()?;
-                let completion_mode = r.u32()?;
-                if read_mode != FILE_PIPE_MESSAGE_MODE || completion_mode > 1 {
-                    return Err(Status::INVALID_READ_MODE.into());
-                }
-            }
-            (Object::Pipe(_), ..) => return Err(Status::NOT_SUPPORTED.into()),
-            // FilePositionInformation is of the open, not of the file.
-            (Object::Disk(disk), query::INFO_FILE, 14) => {
-                let position = Reader::new(set.data)
-                    .u64()
-                    .map_err(|Malformed| Status::INFO_LENGTH_MISMATCH)?;
-                if i64::try_from(position).is_err() {
-                    return Err(Status::INVALID_PARAMETER.into());
-                }
-                disk.borrow_mut().state.position = position;
-            }
-            // So is FileModeInformation.
-            (Object::Disk(disk), query::INFO_FILE, 16) => {
-                let mode = Reader::new(set.data)
-                    .u32()
-                    .map_err(|Malformed| Status::INFO_LENGTH_MISMATCH)?;
-                if mode & !options::FILE_MODE != 0 {
-                    return Err(Status::INVALID_PARAMETER.into());
-                }
-                disk.borrow_mut().state.mode = mode;
-            }
-            (Object::Disk(_), query::INFO_QUOTA, _) => return Err(Status::NOT_SUPPORTED.into()),
-            (Object::Disk(_), info_type, class) if changes_something(info_type, class) => {
-                return Err(Status::ACCESS_DENIED.into());
-            }
-            (Object::Disk(_), query::INFO_FILE | query::INFO_FILESYSTEM, _) => {
-                return Err(Status::INVALID_INFO_CLASS.into());
-            }
-            (Object::Disk(_), ..) => return Err(Status::INVALID_PARAMETER.into()),
-        }
-        query::put_set_info(reply.out);
-        Ok(Status::SUCCESS)
-    }
 }
 
 fn put_disk_info(
@@ -186,7 +132,8 @@ fn put_disk_info(
             if matches!(query.class, 4 | 18 | 34 | 35) {
                 disk.check_access(access::FILE_READ_ATTRIBUTES)?;
             }
-            info::put(query.class, &disk.node, &disk.state, room, out)?;
+            let pending = disk.link.delete_pending.get();
+            info::put(query.class, &disk.node, &disk.state, pending, room, out)?;
             Ok(())
         }
         query::INFO_FILESYSTEM => Ok(volume::put(query.class, &disk.share, room, out)?),
@@ -227,20 +174,4 @@ fn put_pipe_info(class: u8, room: usize, out: &mut Vec<u8>) -> Result<(), Status
         out.put_u32(0);
     }
     Ok(())
-}
-
-/// Whether a class of SET_INFO exists and would change a file or file system.
-fn changes_something(info_type: u8, class: u8) -> bool {
-    match info_type {
-        // Basic, Rename, Link, Disposition, Allocation, EndOfFile,
-        // FullEa, ValidDataLength, ShortName, DispositionEx, RenameEx, LinkEx
-        query::INFO_FILE => matches!(
-            class,
-            4 | 10 | 11 | 13 | 15 | 19 | 20 | 39 | 40 | 64 | 65 | 72
-        ),
-        // Label, Control, ObjectId
-        query::INFO_FILESYSTEM => matches!(class, 2 | 6 | 8),
-        query::INFO_SECURITY => true,
-        _ => false,
-    }
 }

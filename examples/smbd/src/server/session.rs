@@ -75,6 +75,13 @@ impl Session {
             .ok_or(Status::NETWORK_NAME_DELETED)
     }
 
+    /// An open, whatever tree connect it was made through.
+    pub(super) fn open_of_any_tree(&self, id: FileId) -> Option<Rc<Open>> {
+        let opens = self.opens.borrow();
+        let open = opens.get(&id.volatile)?;
+        (id.persistent == id.volatile).then(|| Rc::clone(open))
+    }
+
     /// The open of a request, which has to belong to the request's tree.
     pub(super) fn open(&self, tree_id: u32, id: FileId) -> Result<Rc<Open>, Status> {
         self.tree(tree_id)?;

@@ -9,6 +9,7 @@ use super::reply::Reply;
 use super::request::Request;
 use super::session::Tree;
 use crate::config::IPC_SHARE;
+use crate::share::Share;
 use crate::wire::create::access;
 use crate::wire::header::{FLAG_SIGNED, FLAGS_OFFSET};
 use crate::wire::negotiate::Dialect;
@@ -18,9 +19,14 @@ use crate::wire::text;
 
 const MAX_TREES: usize = 1024;
 
-/// The most access a share gives. Reading is all there is.
-pub(super) const MAXIMAL_DISK_ACCESS: u32 =
-    access::FILE_GENERIC_READ | access::FILE_GENERIC_EXECUTE;
+/// The most access a share gives.
+pub(super) fn maximal_disk_access(share: &Share) -> u32 {
+    if share.is_read_only() {
+        access::FILE_GENERIC_READ | access::FILE_GENERIC_EXECUTE
+    } else {
+        access::FILE_ALL_ACCESS
+    }
+}
 /// A pipe is written to and read from.
 pub(super) const MAXIMAL_PIPE_ACCESS: u32 = access::FILE_GENERIC_READ | access::FILE_GENERIC_WRITE;
 
@@ -69,9 +75,9 @@ impl Connection {
         if trees.len() >= MAX_TREES {
             return Err(Status::INSUFFICIENT_RESOURCES.into());
         }
-        let (share_type, maximal_access) = match tree {
+        let (share_type, maximal_access) = match &tree {
             Tree::Ipc => (ShareType::Pipe, MAXIMAL_PIPE_ACCESS),
-            Tree::Disk(_) => (ShareType::Disk, MAXIMAL_DISK_ACCESS),
+            Tree::Disk(share) => (ShareType::Disk, maximal_disk_access(share)),
         };
         // Four thousand million tree connects later the ids begin again.
         let id = loop {

@@ -87,6 +87,32 @@ pub fn to_disk(name: &str) -> Result<Vec<u8>, Status> {
     }
 }
 
+/// Names that stand for devices on Windows, with and without an extension.
+const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
+
+/// Whether `name` (on disk) is one that a new file may get: not the name of a device, not ended by
+/// a space or a period, which Windows clients strip from what their users write.
+pub fn may_be_made(name: &[u8]) -> bool {
+    if name.ends_with(b" ") || name.ends_with(b".") {
+        return false;
+    }
+    let stem = name.split(|&byte| byte == b'.').next().unwrap_or(name);
+    let Ok(stem) = std::str::from_utf8(stem) else {
+        return true;
+    };
+    let stem = stem.trim_end_matches(' ');
+    let is_numbered = |device: &str| {
+        let number = stem
+            .get(..device.len())
+            .filter(|start| start.eq_ignore_ascii_case(device))
+            .and_then(|_| stem.get(device.len()..));
+        let mut digits = number.unwrap_or("").chars();
+        matches!(digits.next(), Some('1'..='9' | '¹' | '²' | '³')) && digits.next().is_none()
+    };
+    let is_device = DEVICES.iter().any(|device| stem.eq_ignore_ascii_case(device));
+    !is_device && !is_numbered("COM") && !is_numbered("LPT")
+}
+
 /// The components on disk of a path in a request: relative to the share, with
 /// backslashes. The share itself is the empty path.
 ///
@@ -143,6 +169,20 @@ mod tests {
             Ok(vec![b"a".to_vec(), b"b.c".to_vec()])
         );
         assert_eq!(parse_path("a::$data"), Ok(vec![b"a".to_vec()]));
+    }
+
+    #[test]
+    fn names_of_devices_are_not_for_files() {
+        for name in ["con", "AUX.c", "nul.tar.gz", "Com1", "LPT9.txt", "com²", "CONOUT$", "PRN ."] {
+            assert!(!may_be_made(name.as_bytes()), "{name}");
+        }
+        for name in ["a.", "a ", "..."] {
+            assert!(!may_be_made(name.as_bytes()), "{name}");
+        }
+        for name in ["console", "COM", "com0", "COM10", "lpt", "a.con", ".aux", "auxiliary.c", "ÄCON"] {
+            assert!(may_be_made(name.as_bytes()), "{name}");
+        }
+        assert!(may_be_made(b"\xFF\xFE"));
     }
 
     proptest! {

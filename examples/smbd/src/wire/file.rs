@@ -139,9 +139,14 @@ pub fn set_read_length(body: &mut [u8], length: u32) {
     body[4..8].copy_from_slice(&length.to_le_bytes());
 }
 
+/// `SMB2_WRITEFLAG_WRITE_THROUGH`
+pub const WRITE_THROUGH: u32 = 1;
+
 /// A WRITE request.
 #[derive(Debug, Clone, Copy)]
 pub struct Write<'a> {
+    /// [`WRITE_THROUGH`] and the like.
+    pub flags: u32,
     /// The bytes.
     pub data: &'a [u8],
     /// Where to.
@@ -159,8 +164,10 @@ impl<'a> Write<'a> {
         let length = r.u32()?;
         let offset = r.u64()?;
         let file_id = FileId::parse(&mut r)?;
-        r.skip(4 + 4 + 2 + 2 + 4)?; // Channel, RemainingBytes, WriteChannelInfo, Flags
+        r.skip(4 + 4 + 2 + 2)?; // Channel, RemainingBytes, WriteChannelInfo
+        let flags = r.u32()?;
         Ok(Write {
+            flags,
             data: slice_at(message, data_offset.into(), length as usize)?,
             offset,
             file_id,
