@@ -1,5 +1,6 @@
 //! What all connections share.
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,6 +64,11 @@ impl SharePoint {
     /// The name clients connect to.
     pub fn name(&self) -> &str {
         self.share.name()
+    }
+
+    /// The directory, as often as it is open.
+    pub fn roots(&self) -> [BorrowedFd<'_>; 2] {
+        [self.share.root(), self.read_only.root()]
     }
 
     /// The share as it is for those who have this access.

@@ -204,7 +204,8 @@ impl Daemon {
     fn serve(&self, context: &Context, stream: TcpStream, peer: String) {
         let config = Arc::clone(&self.config.borrow());
         let idle_timeout = self.options.idle_timeout;
-        if let Err(e) = client::serve(context, stream, peer, config, idle_timeout) {
+        let run_as = self.options.run_as.clone();
+        if let Err(e) = client::serve(context, stream, peer, config, idle_timeout, run_as) {
             log::error!("can't serve: {e}");
             context.stop();
         }

@@ -9,6 +9,7 @@
 
 mod client;
 mod daemon;
+mod isolation;
 mod passwd;
 mod send_queue;
 mod sockets;
@@ -59,6 +60,10 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         true => Some(Rc::new(demo_share()?)),
         false => None,
     };
+    isolation::check(options.run_as.as_deref()).map_err(|e| format!("--run-as: {e}"))?;
+    if let Some(demo) = &demo {
+        isolation::give_to_guests(demo, options.run_as.as_deref())?;
+    }
     let context = Context::new()?;
     let config = configure(&options, demo.as_deref())?;
     let guid = config.server_guid();
@@ -71,6 +76,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         };
         Ok(configure(&options, demo.as_deref())?.with_guid(guid))
     };
+    isolation::report();
     let daemon = Daemon::new(options, config, Box::new(reload));
     daemon.handle_signals(&context)?;
     let addresses = daemon

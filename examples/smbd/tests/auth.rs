@@ -4,6 +4,8 @@ mod common;
 
 use common::client::*;
 use common::config;
+use common::logon::Credentials;
+use smbd::auth::ntlmv2::{self, NtHash, Side};
 use smbd::auth::users::Users;
 use smbd::auth::{Acceptor, AuthError, Identity, Server, Step, der, spnego};
 use smbd::wire::status::Status;
@@ -90,6 +92,71 @@ fn a_client_that_prefers_kerberos_is_led_to_ntlmssp() {
         &mut acceptor,
         &spnego::incomplete(&ntlm_authenticate("bob")),
     );
+}
+
+/// A negTokenResp with a token and a mechListMIC.
+fn response(token: &[u8], mic: &[u8]) -> Vec<u8> {
+    let field = |n, value: &[u8]| {
+        der::element(
+            der::context(n),
+            &[&der::element(der::OCTET_STRING, &[value])],
+        )
+    };
+    let fields = [field(2, token), field(3, mic)].concat();
+    der::element(der::context(1), &[&der::element(der::SEQUENCE, &[&fields])])
+}
+
+#[test]
+fn both_sides_sign_the_list_of_mechanisms() {
+    let mut users = Users::new();
+    users.set("bob", NtHash::of_password("secret")).unwrap();
+    let server = Server {
+        name: "server",
+        users: &users,
+        guests: false,
+    };
+    let oids = [KERBEROS, NTLMSSP].map(|oid| der::element(der::OID, &[oid]));
+    let list = der::element(der::SEQUENCE, &[&oids.concat()]);
+    for (tampered, mechanisms) in [
+        (false, [KERBEROS, NTLMSSP]),
+        // Somebody has changed the order.
+        (true, [NTLMSSP, KERBEROS]),
+    ] {
+        let mut acceptor = Acceptor::new();
+        let mut step = |token: &[u8]| acceptor.step(token, server, [1; 8]);
+        let first = init(&mechanisms, &ntlm_negotiate());
+        let challenge = match step(&first).unwrap() {
+            Step::Continue(token) if tampered => token,
+            Step::Continue(_) => match step(&spnego::incomplete(&ntlm_negotiate())).unwrap() {
+                Step::Continue(token) => token,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let Ok(spnego::Token::Response(token)) = spnego::parse(&challenge) else {
+            panic!("no response");
+        };
+        let bob = Credentials::new("bob", "secret");
+        let (token, key) = bob.authenticate(&ntlm_negotiate(), token.mech_token.unwrap());
+        let flags = u32::from_le_bytes(token[60..64].try_into().unwrap());
+        let mic = ntlmv2::signature(&key, flags, Side::Client, &list);
+        let result = step(&response(&token, &mic));
+        if tampered {
+            let error = AuthError::Tampered(String::from("bob"));
+            assert_eq!(result.unwrap_err(), error);
+            continue;
+        }
+        let Ok(Step::Done(last, logon)) = result else {
+            panic!("{result:?}");
+        };
+        assert_eq!(logon.identity, Identity::User(String::from("bob")));
+        assert_eq!(logon.session_key, Some(key));
+        let mic = ntlmv2::signature(&key, flags, Side::Server, &list);
+        assert!(matches!(
+            spnego::parse(&last),
+            Ok(spnego::Token::Response(response)) if response.mech_list_mic == Some(&mic)
+        ));
+    }
 }
 
 #[test]

@@ -79,6 +79,8 @@ pub enum AuthError {
     OutOfSequence,
     /// The user, named so by the client, is not known, and guests are not let in.
     UnknownUser(String),
+    /// There is no proof of the password.
+    NoPassword(String),
     /// The proof of the password is wrong.
     WrongPassword(String),
     /// The response is not NTLMv2's.
@@ -95,6 +97,7 @@ impl AuthError {
             AuthError::Tampered(_) => Status::ACCESS_DENIED,
             AuthError::NoCommonMechanism
             | AuthError::UnknownUser(_)
+            | AuthError::NoPassword(_)
             | AuthError::WrongPassword(_)
             | AuthError::NotNtlmv2(_) => Status::LOGON_FAILURE,
         }
@@ -121,6 +124,7 @@ impl std::fmt::Display for AuthError {
             AuthError::OutOfSequence => f.write_str("authentication token out of sequence"),
             // Quoted: the name is the client's choice and goes into logs.
             AuthError::UnknownUser(user) => write!(f, "no user {user:?}"),
+            AuthError::NoPassword(user) => write!(f, "no password for user {user:?}"),
             AuthError::WrongPassword(user) => write!(f, "wrong password for user {user:?}"),
             AuthError::NotNtlmv2(user) => {
                 write!(
@@ -331,6 +335,10 @@ impl Challenged {
                 identity: Identity::Guest(name()),
                 session_key: None,
             });
+        }
+        // Samba's client sends a zero.
+        if authenticate.nt_response.len() <= 1 {
+            return Err(AuthError::NoPassword(name()));
         }
         let response = authenticate
             .ntlmv2()

@@ -87,7 +87,10 @@ pub(super) fn copy_chunks(
     for (done, chunk) in chunks.iter().enumerate() {
         let length = u64::from(chunk.length);
         let size = data::size(&from).map_err(Status::from_errno)?;
-        let beyond = chunk.source_offset.checked_add(length).is_none_or(|end| end > size);
+        let beyond = chunk
+            .source_offset
+            .checked_add(length)
+            .is_none_or(|end| end > size);
         let status = if beyond {
             Err(Status::INVALID_VIEW_SIZE)
         } else if !is_range(chunk.target_offset, length) {
@@ -130,8 +133,14 @@ pub(super) fn duplicate_extents(
     if !ends(request.source_offset, from_size) || !ends(request.target_offset, to_size) {
         return Err(Status::NOT_SUPPORTED);
     }
-    data::copy(&from, request.source_offset, &to, request.target_offset, length)
-        .map_err(Status::from_errno)?;
+    data::copy(
+        &from,
+        request.source_offset,
+        &to,
+        request.target_offset,
+        length,
+    )
+    .map_err(Status::from_errno)?;
     target.borrow_mut().note_written();
     Ok((Status::SUCCESS, Vec::new()))
 }
@@ -150,7 +159,12 @@ fn descriptors(
     if from.node.metadata.kind != Kind::File || to.node.metadata.kind != Kind::File {
         return Err(Status::INVALID_DEVICE_REQUEST);
     }
-    let copy = |disk: &DiskOpen| disk.node.fd.try_clone().map_err(|_| Status::TOO_MANY_OPENED_FILES);
+    let copy = |disk: &DiskOpen| {
+        disk.node
+            .fd
+            .try_clone()
+            .map_err(|_| Status::TOO_MANY_OPENED_FILES)
+    };
     Ok((copy(&from)?, copy(&to)?))
 }
 

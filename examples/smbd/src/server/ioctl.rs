@@ -11,9 +11,9 @@ use super::request::Request;
 use super::session::Session;
 use crate::wire::create::access;
 use crate::wire::file::FileId;
-use crate::wire::{Put, Reader};
 use crate::wire::ioctl::{self, Ioctl, fsctl};
 use crate::wire::status::Status;
+use crate::wire::{Put, Reader};
 
 impl Connection {
     /// IOCTL

@@ -89,6 +89,8 @@ pub struct Connection {
     links: RefCell<Links>,
     /// Requests that wait for other clients.
     pending: Pending,
+    /// Somebody has logged on.
+    is_authenticated: Cell<bool>,
     /// A message is being processed that others must not overtake.
     is_busy: Cell<bool>,
     /// Frames to be sent.
@@ -128,6 +130,7 @@ impl Connection {
             sessions: RefCell::default(),
             links: RefCell::default(),
             pending: Pending::default(),
+            is_authenticated: Cell::new(false),
             is_busy: Cell::new(false),
             replies: RefCell::default(),
         })
@@ -136,6 +139,11 @@ impl Connection {
     /// Whether the next message has to wait, as the one at hand would be overtaken.
     pub fn is_busy(&self) -> bool {
         self.is_busy.get()
+    }
+
+    /// Whether somebody has logged on, be it as a guest.
+    pub fn is_authenticated(&self) -> bool {
+        self.is_authenticated.get()
     }
 
     /// How many requests wait for other clients.

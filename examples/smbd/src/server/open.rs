@@ -110,7 +110,9 @@ impl DiskOpen {
             self.has_written = true;
             let attributes = self.node.metadata.file_attributes();
             if attributes & attribute::ARCHIVE == 0 && !self.is_directory() {
-                let archived = self.node.set_attributes(Some(attributes | attribute::ARCHIVE), None);
+                let archived = self
+                    .node
+                    .set_attributes(Some(attributes | attribute::ARCHIVE), None);
                 if let Err(status) = archived {
                     log::debug!("ARCHIVE can't be set: {status}");
                 }
@@ -144,7 +146,10 @@ impl Drop for Link {
         if self.delete_pending.get()
             && let Err(status) = self.share.remove(self.path.get_mut(), self.file)
         {
-            log::info!("{}: a file to be deleted on close stays: {status}", self.share.name());
+            log::info!(
+                "{}: a file to be deleted on close stays: {status}",
+                self.share.name()
+            );
         }
     }
 }
@@ -198,9 +203,7 @@ impl Links {
     /// Whether something below the directory `path` is open.
     pub(super) fn any_below(&self, share: &Arc<Share>, path: &[u8]) -> bool {
         let mut links = self.by_file.values().flatten().filter_map(Weak::upgrade);
-        links.any(|link| {
-            Arc::ptr_eq(&link.share, share) && is_below(&link.path.borrow(), path)
-        })
+        links.any(|link| Arc::ptr_eq(&link.share, share) && is_below(&link.path.borrow(), path))
     }
 }
 

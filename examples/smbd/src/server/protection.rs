@@ -196,7 +196,13 @@ impl Connection {
         let Some(keys) = session.keys.get() else {
             return (Protection::default(), Ok(()));
         };
-        let is_setup = header.command == Command::SessionSetup as u16;
+        let command = Command::from_code(header.command);
+        let is_setup = command == Some(Command::SessionSetup);
+        // These are about no tree connect, whatever the header says.
+        let is_about_tree = !matches!(
+            command,
+            Some(Command::TreeConnect | Command::Logoff | Command::Echo)
+        );
         let is_signed = header.flags & header::FLAG_SIGNED != 0;
         let denied = || Err(Status::ACCESS_DENIED.into());
         let protection = match is_signed || session.signing_required.get() {
@@ -220,8 +226,8 @@ impl Connection {
             );
             return (protection, denied());
         }
-        let is_for_encryption =
-            session.encrypt.get() || session.encrypted_trees.borrow().contains(&tree_id);
+        let is_for_encryption = session.encrypt.get()
+            || is_about_tree && session.encrypted_trees.borrow().contains(&tree_id);
         if !is_setup && is_for_encryption {
             log::warn!(
                 "{}: message {} of session {session_id:#x} should have been encrypted",

@@ -213,6 +213,7 @@ impl Connection {
         log::info!("{}: session {id:#x} of {}", self.peer, logon.identity);
         self.end_previous(setup.previous_session_id, id, &logon.identity);
         session.logon.replace(Some(logon));
+        self.is_authenticated.set(true);
         Ok(flags)
     }
 

@@ -158,7 +158,8 @@ fn set_basic(disk: &mut DiskOpen, basic: &BasicInformation) -> Result<(), Status
     let given = |time: u64| (time != 0 && time < FOLLOW).then_some(time);
     let birth = given(basic.creation_time);
     if asked != 0 || birth.is_some() {
-        disk.node.set_attributes((asked != 0).then_some(asked), birth)?;
+        disk.node
+            .set_attributes((asked != 0).then_some(asked), birth)?;
     }
     let access_time = given(basic.last_access_time);
     let write_time = given(basic.last_write_time);

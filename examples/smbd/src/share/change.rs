@@ -8,7 +8,9 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{
+    Access, AtFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 
 use super::metadata::{FileKey, Kind, Metadata, attribute};
@@ -117,7 +119,8 @@ impl Share {
     pub fn change_case(&self, node: &mut Node, target: Vec<u8>) -> Result<(), Status> {
         let (parent, old) = self.directory_of_file(&node.path, node.metadata.key())?;
         let (_, new) = split(&target);
-        rustix::fs::renameat(&parent, old, &parent, OsStr::from_bytes(new)).map_err(rename_status)?;
+        rustix::fs::renameat(&parent, old, &parent, OsStr::from_bytes(new))
+            .map_err(rename_status)?;
         node.path = target;
         Ok(())
     }

@@ -13,7 +13,12 @@ const STEP: usize = 64 * 1024;
 /// # Errors
 ///
 /// What the file system refuses; a part may have been written.
-pub fn write_at(fd: impl AsFd, mut data: &[u8], mut offset: u64, durable: bool) -> Result<(), Errno> {
+pub fn write_at(
+    fd: impl AsFd,
+    mut data: &[u8],
+    mut offset: u64,
+    durable: bool,
+) -> Result<(), Errno> {
     while !data.is_empty() {
         let result = if durable {
             let slices = [std::io::IoSlice::new(data)];
@@ -168,7 +173,11 @@ fn copy_through_memory(
     let mut done = 0;
     while done < length {
         let count = (length - done).min(STEP as u64);
-        let at = if to > from { length - done - count } else { done };
+        let at = if to > from {
+            length - done - count
+        } else {
+            done
+        };
         let part = &mut buffer[..count as usize];
         let mut filled = 0;
         while filled < part.len() {

@@ -109,7 +109,9 @@ pub fn may_be_made(name: &[u8]) -> bool {
         let mut digits = number.unwrap_or("").chars();
         matches!(digits.next(), Some('1'..='9' | '¹' | '²' | '³')) && digits.next().is_none()
     };
-    let is_device = DEVICES.iter().any(|device| stem.eq_ignore_ascii_case(device));
+    let is_device = DEVICES
+        .iter()
+        .any(|device| stem.eq_ignore_ascii_case(device));
     !is_device && !is_numbered("COM") && !is_numbered("LPT")
 }
 
@@ -173,13 +175,32 @@ mod tests {
 
     #[test]
     fn names_of_devices_are_not_for_files() {
-        for name in ["con", "AUX.c", "nul.tar.gz", "Com1", "LPT9.txt", "com²", "CONOUT$", "PRN ."] {
+        for name in [
+            "con",
+            "AUX.c",
+            "nul.tar.gz",
+            "Com1",
+            "LPT9.txt",
+            "com²",
+            "CONOUT$",
+            "PRN .",
+        ] {
             assert!(!may_be_made(name.as_bytes()), "{name}");
         }
         for name in ["a.", "a ", "..."] {
             assert!(!may_be_made(name.as_bytes()), "{name}");
         }
-        for name in ["console", "COM", "com0", "COM10", "lpt", "a.con", ".aux", "auxiliary.c", "ÄCON"] {
+        for name in [
+            "console",
+            "COM",
+            "com0",
+            "COM10",
+            "lpt",
+            "a.con",
+            ".aux",
+            "auxiliary.c",
+            "ÄCON",
+        ] {
             assert!(may_be_made(name.as_bytes()), "{name}");
         }
         assert!(may_be_made(b"\xFF\xFE"));

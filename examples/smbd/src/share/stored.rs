@@ -34,7 +34,11 @@ pub struct Stored {
 type PathBuffer = [u8; 32 + 256];
 
 /// The path of a descriptor, or of a name in the directory it stands for.
-fn proc_path<'a>(buffer: &'a mut PathBuffer, fd: impl AsFd, name: Option<&CStr>) -> Option<&'a CStr> {
+fn proc_path<'a>(
+    buffer: &'a mut PathBuffer,
+    fd: impl AsFd,
+    name: Option<&CStr>,
+) -> Option<&'a CStr> {
     let mut rest = &mut buffer[..];
     write!(rest, "/proc/self/fd/{}", fd.as_fd().as_raw_fd()).ok()?;
     if let Some(name) = name {

@@ -108,7 +108,9 @@ impl<'a> CopyChunks<'a> {
     /// The chunks; [`Malformed`] if there are fewer than announced.
     pub fn chunks(&self) -> Result<Vec<Chunk>, Malformed> {
         const CHUNK_LEN: usize = 24;
-        let length = (self.count as usize).checked_mul(CHUNK_LEN).ok_or(Malformed)?;
+        let length = (self.count as usize)
+            .checked_mul(CHUNK_LEN)
+            .ok_or(Malformed)?;
         let mut r = Reader::new(self.chunks.get(..length).ok_or(Malformed)?);
         let mut chunks = Vec::with_capacity(self.count as usize);
         for _ in 0..self.count {

@@ -201,7 +201,11 @@ impl<'a> NewName<'a> {
         let root_directory = r.u64()?;
         let length = r.u32()?;
         Ok(NewName {
-            flags: if extended { flags } else { u32::from(flags & 0xFF != 0) },
+            flags: if extended {
+                flags
+            } else {
+                u32::from(flags & 0xFF != 0)
+            },
             root_directory,
             name: r.bytes(length as usize)?,
         })

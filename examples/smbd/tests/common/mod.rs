@@ -5,6 +5,7 @@
 
 pub mod bodies;
 pub mod client;
+pub mod logon;
 pub mod process;
 pub mod server;
 pub mod smbclient;
