@@ -77,7 +77,7 @@ pub(super) fn copy_chunks(
         .ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
     let (from, to) = descriptors(&source, target, |from, to| {
         to.check_access(access::FILE_WRITE_DATA)?;
-        from.check_access(access::FILE_READ_DATA)?;
+        from.check_access(access::FILE_READ_DATA | access::FILE_EXECUTE)?;
         if readable {
             to.check_access(access::FILE_READ_DATA)?;
         }

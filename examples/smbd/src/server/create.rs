@@ -4,8 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rustix::fs::{Access, AtFlags};
-use rustix::io::Errno;
+use rustix::fs::Access;
 
 use super::Connection;
 use super::error::Outcome;
@@ -15,6 +14,7 @@ use super::request::Request;
 use super::session::Tree;
 use super::tree::{MAXIMAL_PIPE_ACCESS, maximal_disk_access};
 use crate::rpc;
+use crate::share::change::may;
 use crate::share::info::OpenState;
 use crate::share::metadata::{Kind, attribute};
 use crate::share::{DataMode, Found, Node, Share, data, names, security, split};
@@ -65,6 +65,14 @@ impl Connection {
         }
         let name =
             text::from_utf16le(create.name).map_err(|Malformed| Status::OBJECT_NAME_INVALID)?;
+        log::trace!(
+            "{}: {:?} {name:?}, access {:#x}, options {:#x}, attributes {:#x}",
+            self.peer,
+            create.disposition,
+            create.desired_access,
+            create.options,
+            create.file_attributes,
+        );
         let opened = match tree {
             Tree::Ipc => {
                 let opens = session.opens.borrow();
@@ -138,6 +146,7 @@ impl Connection {
             delete_on_close: false,
             keeps_write_time: false,
             keeps_access_time: false,
+            keeps_change_time: false,
             has_written: false,
         };
         if create.options & options::FILE_DELETE_ON_CLOSE != 0 {
@@ -150,6 +159,7 @@ impl Connection {
             }
             disk.refresh()?;
         }
+        disk.delay_write_time();
         let attributes = disk.node.metadata.attributes(disk.node.name());
         let contexts = answer_contexts(&contexts, &disk.node, maximal);
         Ok(Opened {
@@ -400,14 +410,15 @@ fn maximal_access(share: &Share, node: &Node) -> u32 {
     let mut maximal = METADATA_ACCESS;
     let is_root = node.path.is_empty();
     if node.metadata.kind != Kind::Special {
-        if may(node, Access::READ_OK) {
+        if may(&node.fd, Access::READ_OK) {
             maximal |= READING;
         }
-        if may(node, Access::WRITE_OK) {
-            maximal |= access::FILE_WRITE_EA | access::FILE_WRITE_ATTRIBUTES;
-            if node.metadata.kind == Kind::Directory {
-                maximal |= WRITING | access::FILE_DELETE_CHILD;
-            } else if !node.metadata.is_read_only() {
+        if may(&node.fd, Access::WRITE_OK) {
+            // FILE_DELETE_CHILD has a meaning for directories only, but belongs to FILE_ALL_ACCESS.
+            maximal |= access::FILE_WRITE_EA
+                | access::FILE_WRITE_ATTRIBUTES
+                | access::FILE_DELETE_CHILD;
+            if !node.metadata.is_read_only() {
                 maximal |= WRITING;
             }
         }
@@ -420,17 +431,6 @@ fn maximal_access(share: &Share, node: &Node) -> u32 {
         maximal |= access::DELETE;
     }
     maximal & maximal_disk_access(share)
-}
-
-/// Whether this process may do this to `node`.
-fn may(node: &Node, access: Access) -> bool {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::EACCESS;
-    match rustix::fs::accessat(&node.fd, c"", access, flags) {
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => false,
-        // If the question is not understood (kernels before 5.8), opening the
-        // file will answer it.
-        _ => true,
-    }
 }
 
 /// Answers the create contexts that are known here; unknown ones are to be ignored.

@@ -103,9 +103,10 @@ fn write_file(disk: &mut DiskOpen, write: &Write<'_>) -> Result<(), Status> {
     }
     let durable = write.flags & file::WRITE_THROUGH != 0
         || disk.state.mode & options::FILE_WRITE_THROUGH != 0;
-    disk.changing_data(|disk| {
+    disk.writing(|disk| {
         data::write_at(&disk.node.fd, write.data, write.offset, durable).map_err(Status::from_errno)
     })?;
+    disk.state.position = write.offset + write.data.len() as u64;
     disk.note_written();
     Ok(())
 }
@@ -127,7 +128,9 @@ impl Connection {
         let mut status = Status::SUCCESS;
         match &open.object {
             Object::Disk(disk) => {
-                ReadPlan::new(&mut disk.borrow_mut(), &read)?.copy_to(reply.out)?;
+                let disk = &mut disk.borrow_mut();
+                let count = ReadPlan::new(disk, &read)?.copy_to(reply.out)?;
+                disk.state.position = read.offset + count as u64;
             }
             Object::Pipe(pipe) => {
                 // A pipe here never has an answer still to come: what was
@@ -175,6 +178,7 @@ impl Connection {
         let attributes = match &open.object {
             Object::Disk(disk) if close.query_attributes => {
                 let mut disk = disk.borrow_mut();
+                disk.finish_writing();
                 // The file is closed all the same if they cannot be had.
                 let refreshed = disk.refresh();
                 refreshed
@@ -198,6 +202,7 @@ impl Connection {
             let disk = disk.borrow();
             disk.check_access(access::FILE_WRITE_DATA | access::FILE_APPEND_DATA)?;
             disk.share.sync(&disk.node)?;
+            disk.link.end_delay();
         }
         crate::wire::session::put_empty(reply.out);
         Ok(Status::SUCCESS)

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::rpc::Pipe;
 use crate::share::directory::Enumeration;
@@ -11,6 +12,7 @@ use crate::share::info::OpenState;
 use crate::share::metadata::{FileKey, Kind, attribute};
 use crate::share::{Node, Share};
 use crate::wire::status::Status;
+use crate::wire::time;
 
 /// One open file, directory or pipe.
 #[derive(Debug)]
@@ -46,6 +48,7 @@ pub(super) struct DiskOpen {
     /// ([MS-FSA] 2.1.5.15.2).
     pub(super) keeps_write_time: bool,
     pub(super) keeps_access_time: bool,
+    pub(super) keeps_change_time: bool,
     /// Data has been written; ARCHIVE is set.
     pub(super) has_written: bool,
 }
@@ -54,7 +57,16 @@ impl DiskOpen {
     /// Brings the metadata and the path up to date.
     pub(super) fn refresh(&mut self) -> Result<(), Status> {
         self.sync_path();
-        self.node.refresh()
+        self.node.refresh()?;
+        self.delay_write_time();
+        Ok(())
+    }
+
+    /// Replaces the time of the last write by the one to be told now.
+    pub(super) fn delay_write_time(&mut self) {
+        if let Some(time) = self.link.delayed_write_time() {
+            self.node.metadata.show_last_write_time(time);
+        }
     }
 
     /// Brings the path up to date, which a rename through another open may have changed.
@@ -89,19 +101,64 @@ impl DiskOpen {
         Ok(())
     }
 
-    /// Runs what changes the data, keeping the time of the last write if a client has set it.
+    /// Runs what changes the data, keeping the times that a client has set.
     pub(super) fn changing_data<T>(
         &mut self,
         change: impl FnOnce(&mut Self) -> Result<T, Status>,
     ) -> Result<T, Status> {
-        if self.keeps_write_time {
-            self.refresh()?;
-            let before = self.node.metadata.last_write_time();
-            let result = change(self)?;
-            self.node.set_times(None, Some(before))?;
-            return Ok(result);
+        if !self.keeps_write_time && !self.keeps_change_time {
+            return change(self);
         }
-        change(self)
+        self.refresh()?;
+        let write_time = self.node.metadata.last_write_time();
+        let change_time = self.node.metadata.shown_change_time();
+        let result = change(self)?;
+        if self.keeps_write_time {
+            self.node.set_times(None, Some(write_time))?;
+        }
+        if self.keeps_change_time {
+            self.node.set_change_time(change_time)?;
+        }
+        Ok(result)
+    }
+
+    /// Runs a write, which is not told as the last one at once.
+    pub(super) fn writing<T>(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        if self.keeps_write_time {
+            return self.changing_data(write);
+        }
+        if let Some(mut delay) = self.link.delay.get() {
+            delay.is_late |= delay.since.elapsed() >= DELAY;
+            self.link.delay.set(Some(delay));
+            return self.changing_data(write);
+        }
+        let written_at = |disk: &mut Self| disk.node.refresh().map(|()| disk.node.metadata.last_write_time());
+        let before = written_at(self)?;
+        let result = self.changing_data(write)?;
+        let first_write = written_at(self)?;
+        self.link.delay.set(Some(Delay {
+            before,
+            first_write,
+            since: Instant::now(),
+            is_late: false,
+        }));
+        Ok(result)
+    }
+
+    /// Settles the time of the last write, as the open is about to be closed.
+    pub(super) fn finish_writing(&mut self) {
+        if !std::mem::take(&mut self.has_written) {
+            return;
+        }
+        if let Some(delay) = self.link.delay.take()
+            && delay.is_late
+            && let Err(status) = self.node.set_times(None, Some(time::now()))
+        {
+            log::debug!("the time of the last write can't be set: {status}");
+        }
     }
 
     /// Sets ARCHIVE, as the data differs from what a backup has.
@@ -123,6 +180,7 @@ impl DiskOpen {
 
 impl Drop for DiskOpen {
     fn drop(&mut self) {
+        self.finish_writing();
         if self.delete_on_close {
             self.link.delete_pending.set(true);
         }
@@ -139,6 +197,40 @@ pub(super) struct Link {
     pub(super) path: RefCell<Vec<u8>>,
     /// To be removed with the last open; meanwhile nobody else can open it.
     pub(super) delete_pending: Cell<bool>,
+    /// Set from the first write on.
+    delay: Cell<Option<Delay>>,
+}
+
+/// How long a write is not seen in the time of the last write.
+const DELAY: Duration = Duration::from_secs(2);
+
+/// What is told as the time of the last write after a write, as Windows does: for two seconds what
+/// was before, then the time of the first write, whatever is written meanwhile, until the file is
+/// closed or flushed or its size or times are set. On disk the time is the true one; if that has
+/// been held back, closing counts as the last write.
+#[derive(Debug, Clone, Copy)]
+struct Delay {
+    before: u64,
+    first_write: u64,
+    since: Instant,
+    /// A later write has been held back.
+    is_late: bool,
+}
+
+impl Link {
+    fn delayed_write_time(&self) -> Option<u64> {
+        let delay = self.delay.get()?;
+        Some(if delay.since.elapsed() < DELAY {
+            delay.before
+        } else {
+            delay.first_write
+        })
+    }
+
+    /// Tells the true time of the last write from now on.
+    pub(super) fn end_delay(&self) {
+        self.delay.set(None);
+    }
 }
 
 impl Drop for Link {
@@ -187,6 +279,7 @@ impl Links {
             file,
             path: RefCell::new(node.path.clone()),
             delete_pending: Cell::new(false),
+            delay: Cell::new(None),
         });
         let links = self.by_file.entry(file).or_default();
         links.retain(|link| link.strong_count() > 0);

@@ -166,8 +166,12 @@ fn set_basic(disk: &mut DiskOpen, basic: &BasicInformation) -> Result<(), Status
     if access_time.is_some() || write_time.is_some() {
         disk.node.set_times(access_time, write_time)?;
     }
-    // The time of the last change is the file system's to tell.
+    disk.link.end_delay();
+    if let Some(time) = given(basic.change_time) {
+        disk.node.set_change_time(time)?; // last, as all of this is a change
+    }
     for (time, keeps) in [
+        (basic.change_time, &mut disk.keeps_change_time),
         (basic.last_access_time, &mut disk.keeps_access_time),
         (basic.last_write_time, &mut disk.keeps_write_time),
     ] {
@@ -207,6 +211,7 @@ fn set_end_of_file(disk: &mut DiskOpen, size: u64) -> Result<(), Status> {
     disk.changing_data(|disk| {
         rustix::fs::ftruncate(&disk.node.fd, size).map_err(Status::from_errno)
     })?;
+    disk.link.end_delay();
     disk.note_written();
     Ok(())
 }

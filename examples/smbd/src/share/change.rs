@@ -156,11 +156,8 @@ impl Share {
         let Ok((parent, _)) = self.directory_of(&node.path) else {
             return false;
         };
-        let flags = AtFlags::EMPTY_PATH | AtFlags::EACCESS;
-        let access = Access::WRITE_OK | Access::EXEC_OK;
-        match rustix::fs::accessat(&parent, c"", access, flags) {
-            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return false,
-            _ => {}
+        if !may(&parent, Access::WRITE_OK | Access::EXEC_OK) {
+            return false;
         }
         let user = rustix::process::geteuid();
         if user.is_root() || user.as_raw() == node.metadata.uid {
@@ -273,8 +270,23 @@ impl Node {
         let stored = Stored {
             attributes: Some(wanted),
             creation_time: creation_time.or(self.metadata.stored.creation_time),
+            change_time: None,
         };
         self.store(stored)
+    }
+
+    /// Sets the time of the last change, to hold until the next one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Node::set_attributes`].
+    pub fn set_change_time(&mut self, change_time: u64) -> Result<(), Status> {
+        let attributes = self.metadata.file_attributes();
+        self.store(Stored {
+            attributes: Some(attributes & (attribute::KEPT | attribute::SPARSE_FILE)),
+            creation_time: self.metadata.stored.creation_time,
+            change_time: Some((change_time, time::now())),
+        })
     }
 
     /// Sets or clears `FILE_ATTRIBUTE_SPARSE_FILE`.
@@ -288,13 +300,17 @@ impl Node {
         self.store(Stored {
             attributes: Some(others | sparse),
             creation_time: self.metadata.stored.creation_time,
+            change_time: None,
         })
     }
 
     fn store(&mut self, stored: Stored) -> Result<(), Status> {
         let attributes = stored.attributes.unwrap_or(0);
         let before = self.metadata.file_attributes() & !attribute::DIRECTORY;
-        if attributes == before && stored.creation_time == self.metadata.stored.creation_time {
+        if attributes == before
+            && stored.creation_time == self.metadata.stored.creation_time
+            && stored.change_time.is_none()
+        {
             return Ok(()); // what it would have without being stored need not be
         }
         match stored.store(&self.fd) {
@@ -362,6 +378,15 @@ impl Node {
         }
         .map_err(Status::from_errno)
     }
+}
+
+/// Whether this process may do this to the file behind `fd`. Where that can't be told, doing it will
+/// tell.
+pub fn may(fd: impl AsFd, access: Access) -> bool {
+    let allowed = by_path(fd, |path| {
+        rustix::fs::accessat(rustix::fs::CWD, path, access, AtFlags::EACCESS)
+    });
+    !matches!(allowed, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS))
 }
 
 fn c_name(name: &OsStr) -> Result<std::ffi::CString, Status> {

@@ -213,6 +213,16 @@ impl Metadata {
         self.last_write_time
     }
 
+    /// Tells another time of the last write.
+    pub fn show_last_write_time(&mut self, time: u64) {
+        self.last_write_time = time;
+    }
+
+    /// When it was changed last, as clients are told.
+    pub fn shown_change_time(&self) -> u64 {
+        self.stored.change_time(self.change_time)
+    }
+
     /// When it was read last, as the file system tells it.
     pub fn last_access_time(&self) -> u64 {
         self.last_access_time
@@ -234,7 +244,7 @@ impl Metadata {
             creation_time: self.stored.creation_time.unwrap_or(self.creation_time),
             last_access_time: self.last_access_time,
             last_write_time: self.last_write_time,
-            change_time: self.change_time,
+            change_time: self.stored.change_time(self.change_time),
             // What a directory occupies is no business of clients.
             allocation_size: if is_file { self.allocated } else { 0 },
             end_of_file: self.end_of_file(),

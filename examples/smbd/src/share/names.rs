@@ -64,8 +64,8 @@ pub fn to_wire(name: &[u8]) -> String {
 ///
 /// # Errors
 ///
-/// `STATUS_OBJECT_NAME_INVALID` for names that cannot be: empty, `.`, `..`, or
-/// with reserved characters.
+/// `STATUS_OBJECT_NAME_INVALID` for names that cannot be: empty, `.`, or with
+/// reserved characters; `STATUS_OBJECT_PATH_SYNTAX_BAD` for `..`.
 pub fn to_disk(name: &str) -> Result<Vec<u8>, Status> {
     let mut out = Vec::with_capacity(name.len());
     for c in name.chars() {
@@ -82,7 +82,8 @@ pub fn to_disk(name: &str) -> Result<Vec<u8>, Status> {
     }
     // Asked of the result: the dots may have come in disguise.
     match out.as_slice() {
-        b"" | b"." | b".." => Err(Status::OBJECT_NAME_INVALID),
+        b".." => Err(Status::OBJECT_PATH_SYNTAX_BAD),
+        b"" | b"." => Err(Status::OBJECT_NAME_INVALID),
         _ => Ok(out),
     }
 }
@@ -115,6 +116,10 @@ pub fn may_be_made(name: &[u8]) -> bool {
     !is_device && !is_numbered("COM") && !is_numbered("LPT")
 }
 
+/// What stands between the components of a path. The second is
+/// none by the specification, but some clients send it.
+const SEPARATORS: [char; 2] = ['\\', '/'];
+
 /// The components on disk of a path in a request: relative to the share, with
 /// backslashes. The share itself is the empty path.
 ///
@@ -124,7 +129,7 @@ pub fn may_be_made(name: &[u8]) -> bool {
 /// `STATUS_OBJECT_NAME_INVALID` for an impossible name. Named streams count
 /// as impossible: there are none but the default one, `::$DATA`.
 pub fn parse_path(path: &str) -> Result<Vec<Vec<u8>>, Status> {
-    if path.starts_with('\\') {
+    if path.starts_with(SEPARATORS) {
         return Err(Status::INVALID_PARAMETER);
     }
     let path = match path.len().checked_sub("::$DATA".len()) {
@@ -133,11 +138,11 @@ pub fn parse_path(path: &str) -> Result<Vec<Vec<u8>>, Status> {
         }
         _ => path,
     };
-    let path = path.strip_suffix('\\').unwrap_or(path);
+    let path = path.strip_suffix(SEPARATORS).unwrap_or(path);
     if path.is_empty() {
         return Ok(Vec::new());
     }
-    path.split('\\').map(to_disk).collect()
+    path.split(SEPARATORS).map(to_disk).collect()
 }
 
 #[cfg(test)]
@@ -148,15 +153,13 @@ mod tests {
     #[test]
     fn impossible_paths_are_refused() {
         for path in [
-            "a/b",
-            "a\\..\\b",
-            "..",
+            "a//b",
             ".",
             "a\\\\b",
             "a\0",
             "a:stream",
             "a*",
-            "\u{F029}\u{F029}",
+            "\u{F029}",
         ] {
             assert_eq!(
                 parse_path(path),
@@ -164,12 +167,17 @@ mod tests {
                 "{path:?}"
             );
         }
+        for path in ["a\\..\\b", "..", "\u{F029}\u{F029}", "\u{F029}."] {
+            assert_eq!(parse_path(path), Err(Status::OBJECT_PATH_SYNTAX_BAD), "{path:?}");
+        }
         assert_eq!(parse_path("\\a"), Err(Status::INVALID_PARAMETER));
         assert_eq!(parse_path(""), Ok(vec![]));
         assert_eq!(
             parse_path("a\\b.c\\"),
             Ok(vec![b"a".to_vec(), b"b.c".to_vec()])
         );
+        assert_eq!(parse_path("a/b"), parse_path("a\\b"));
+        assert_eq!(parse_path("/a"), Err(Status::INVALID_PARAMETER));
         assert_eq!(parse_path("a::$data"), Ok(vec![b"a".to_vec()]));
     }
 

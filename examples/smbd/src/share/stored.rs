@@ -1,8 +1,12 @@
 //! What SMB keeps of a file and Unix has no place for: an extended attribute.
 //!
-//! `user.smbd.attributes` holds a version (1), `FILE_ATTRIBUTE_*` as 32 bits and the creation time
-//! as a FILETIME, 0 for "ask the file system", little-endian. A value of another form counts as
-//! absent. It is written when a client sets something that differs from what a file has without it.
+//! `user.smbd.attributes` holds a version (1), `FILE_ATTRIBUTE_*` as 32 bits and three FILETIMEs,
+//! little-endian: the creation time, 0 for "ask the file system"; a change time that a client has
+//! set; and when that was. A value of another form counts as absent. It is written when a client
+//! sets something that differs from what a file has without it.
+//!
+//! No system call sets the change time. The stored one holds until the file system tells of a later
+//! change than the storing itself.
 //!
 //! Most descriptors here are `O_PATH`, which the system calls for extended attributes refuse; the
 //! way round is `/proc/self/fd`. The downside: where `/proc` is not mounted, such files have none.
@@ -19,7 +23,10 @@ use crate::wire::{Put, Reader};
 
 const NAME: &CStr = c"user.smbd.attributes";
 const VERSION: u8 = 1;
-const LEN: usize = 1 + 4 + 8;
+const LEN: usize = 1 + 4 + 8 + 8 + 8;
+
+/// The file system's clock is read at ticks: how far it may be from ours, in FILETIME's units.
+const TICK: u64 = 20 * 10_000;
 
 /// What the extended attribute of a file says; nothing by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,6 +35,8 @@ pub struct Stored {
     pub attributes: Option<u32>,
     /// The creation time, a FILETIME.
     pub creation_time: Option<u64>,
+    /// A change time, and when it was stored.
+    pub change_time: Option<(u64, u64)>,
 }
 
 /// Room for `/proc/self/fd/` and a number, a slash and the longest name, and the end.
@@ -86,12 +95,21 @@ impl Stored {
 
     fn parse(value: &[u8; LEN], length: Result<usize, Errno>) -> Stored {
         let mut r = Reader::new(value);
-        match (length, r.u8(), r.u32(), r.u64()) {
-            (Ok(LEN), Ok(VERSION), Ok(attributes), Ok(creation_time)) => Stored {
+        match (length, r.u8(), r.u32(), r.u64(), r.u64(), r.u64()) {
+            (Ok(LEN), Ok(VERSION), Ok(attributes), Ok(created), Ok(changed), Ok(at)) => Stored {
                 attributes: Some(attributes & (attribute::KEPT | attribute::SPARSE_FILE)),
-                creation_time: Some(creation_time).filter(|&time| time != 0),
+                creation_time: Some(created).filter(|&time| time != 0),
+                change_time: Some((changed, at)).filter(|_| changed != 0),
             },
             _ => Stored::default(),
+        }
+    }
+
+    /// The change time of a file, given the one that the file system tells.
+    pub fn change_time(&self, file_system: u64) -> u64 {
+        match self.change_time {
+            Some((time, at)) if file_system.abs_diff(at) <= TICK => time,
+            _ => file_system,
         }
     }
 
@@ -106,6 +124,9 @@ impl Stored {
         value.put_u8(VERSION);
         value.put_u32(self.attributes.unwrap_or(0));
         value.put_u64(self.creation_time.unwrap_or(0));
+        let (change_time, at) = self.change_time.unwrap_or((0, 0));
+        value.put_u64(change_time);
+        value.put_u64(at);
         match rustix::fs::fsetxattr(&fd, NAME, &value, XattrFlags::empty()) {
             Err(Errno::BADF) => by_path(fd, |path| {
                 rustix::fs::setxattr(path, NAME, &value, XattrFlags::empty())
