@@ -394,8 +394,8 @@ fn share_of(name: &str, path: &Path, rules: ShareRules) -> Result<ShareArg, Args
             path: path.to_owned(),
             rules,
         }),
-        Ok(_) => error(format!("{name}: {path:?} is not a directory")),
-        Err(e) => error(format!("{name}: {path:?}: {e}")),
+        Ok(_) => error(format!("share {name}: {path:?} is not a directory")),
+        Err(e) => error(format!("share {name}: {path:?}: {e}")),
     }
 }
 

@@ -46,7 +46,7 @@ pub struct SigningKey(Key);
 #[derive(Clone)]
 enum Key {
     Hmac(Hmac<Sha256>),
-    Cmac(Cmac<Aes128>),
+    Cmac(Box<Cmac<Aes128>>),
     Gmac(Box<Aes128Gcm>),
 }
 
@@ -61,7 +61,7 @@ impl SigningKey {
     pub fn new(algorithm: Algorithm, key: &[u8; 16]) -> SigningKey {
         SigningKey(match algorithm {
             Algorithm::HmacSha256 => Key::Hmac(Hmac::new(&kdf::hmac_key(key))),
-            Algorithm::AesCmac => Key::Cmac(Cmac::new(key.into())),
+            Algorithm::AesCmac => Key::Cmac(Box::new(Cmac::new(key.into()))),
             Algorithm::AesGmac => Key::Gmac(Box::new(Aes128Gcm::new(key.into()))),
         })
     }
@@ -107,8 +107,7 @@ impl SigningKey {
                 let tag = mac.clone().chain_update(message).finalize().into_bytes();
                 std::array::from_fn(|i| tag[i])
             }
-            Key::Cmac(mac) => mac
-                .clone()
+            Key::Cmac(mac) => Cmac::clone(mac)
                 .chain_update(message)
                 .finalize()
                 .into_bytes()

@@ -415,9 +415,8 @@ fn maximal_access(share: &Share, node: &Node) -> u32 {
         }
         if may(&node.fd, Access::WRITE_OK) {
             // FILE_DELETE_CHILD has a meaning for directories only, but belongs to FILE_ALL_ACCESS.
-            maximal |= access::FILE_WRITE_EA
-                | access::FILE_WRITE_ATTRIBUTES
-                | access::FILE_DELETE_CHILD;
+            maximal |=
+                access::FILE_WRITE_EA | access::FILE_WRITE_ATTRIBUTES | access::FILE_DELETE_CHILD;
             if !node.metadata.is_read_only() {
                 maximal |= WRITING;
             }

@@ -135,7 +135,11 @@ impl DiskOpen {
             self.link.delay.set(Some(delay));
             return self.changing_data(write);
         }
-        let written_at = |disk: &mut Self| disk.node.refresh().map(|()| disk.node.metadata.last_write_time());
+        let written_at = |disk: &mut Self| {
+            disk.node
+                .refresh()
+                .map(|()| disk.node.metadata.last_write_time())
+        };
         let before = written_at(self)?;
         let result = self.changing_data(write)?;
         let first_write = written_at(self)?;
