@@ -16,6 +16,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,11 +25,13 @@ use std::time::Duration;
 
 use smbd::config::Config;
 use smbd::server::{Connection, ProtocolError};
+use smbd::sharing::Link;
 use smbd::transport::{FrameReader, Message};
 use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer, WeakContext};
 
 use crate::isolation;
 use crate::send_queue::SendQueue;
+use crate::uplink::Uplink;
 
 /// Reading stops when this many bytes of replies wait: two of the largest reads.
 const HIGH_WATER: usize = 16 * 1024 * 1024;
@@ -64,6 +67,8 @@ struct Client<F> {
     replies: RefCell<SendQueue>,
     /// The client sends nothing more.
     at_end: Cell<bool>,
+    /// Everything is being closed.
+    is_finishing: Cell<bool>,
     idle: Option<(Timer, Duration)>,
 }
 
@@ -78,22 +83,26 @@ type Place<F> = Pin<Box<Option<F>>>;
 pub(crate) fn serve(
     context: &Context,
     stream: TcpStream,
+    link: UnixStream,
     peer: String,
     config: Arc<Config>,
     idle_timeout: Option<Duration>,
     run_as: Option<String>,
 ) -> std::io::Result<()> {
     let process = isolation::enter(context.downgrade(), &peer, Arc::clone(&config), run_as)?;
+    let uplink = Uplink::new(link)?;
+    let port = Rc::clone(&uplink) as Rc<dyn Link>;
     let client = Rc::new(Client {
         context: context.downgrade(),
         event: OnceCell::new(),
         frames: RefCell::new(FrameReader::for_stranger()),
-        connection: Connection::with_host(config, &peer, Box::new(process)),
+        connection: Connection::new(config, &peer, port, Box::new(process)),
         process: Connection::process,
         place: RefCell::new(Some(Box::pin(None))),
         held: Cell::new(0),
         replies: RefCell::default(),
         at_end: Cell::new(false),
+        is_finishing: Cell::new(false),
         idle: idle_timeout.map(|timeout| {
             let peer = peer.clone();
             let timer = context.add_timer_after(timeout, move |context, _| {
@@ -129,9 +138,28 @@ pub(crate) fn serve(
     });
     timer.set_name("logon");
     timer.detach();
+    let listener = Rc::downgrade(&client);
+    uplink.listen(context, move |context, notices| {
+        let Some(client) = listener.upgrade() else {
+            return;
+        };
+        match notices {
+            Some(notices) => {
+                for notice in notices {
+                    client.connection.deliver(notice);
+                }
+                client.go_on(Ok(()));
+            }
+            // Without it nothing is known of what the others do.
+            None => context.stop(),
+        }
+    })?;
     for signum in [Signum::SIGTERM, Signum::SIGINT] {
+        let client = Rc::clone(&client);
         context
-            .add_signal(signum, SignalFlags::empty(), |context, _, _| context.stop())?
+            .add_signal(signum, SignalFlags::empty(), move |context, _, _| {
+                client.finish(context);
+            })?
             .detach();
     }
     // The configuration is the parent's to read again; the default would end this process.
@@ -203,6 +231,9 @@ where
             }
         }
         self.update_flags(event);
+        if self.is_finishing.get() {
+            return Ok(());
+        }
         let is_done = !self.connection.is_busy() && self.replies.borrow().is_empty();
         if self.at_end.get() && is_done {
             return Err(End::Closed);
@@ -215,7 +246,8 @@ where
     fn answer(self: &Rc<Self>, context: &Context) -> Result<bool, End> {
         self.collect();
         while self.replies.borrow().len() < HIGH_WATER {
-            if self.connection.is_busy() || self.held.get() >= HIGH_WATER {
+            if self.is_finishing.get() || self.connection.is_busy() || self.held.get() >= HIGH_WATER
+            {
                 return Ok(true);
             }
             let mut frames = self.frames.borrow_mut();
@@ -308,7 +340,8 @@ where
     fn update_flags(&self, event: &Fd<TcpStream>) {
         let waiting = self.replies.borrow().len();
         event.set_writable(waiting > 0);
-        if self.at_end.get() || waiting >= HIGH_WATER || self.held.get() >= HIGH_WATER {
+        let is_full = waiting >= HIGH_WATER || self.held.get() >= HIGH_WATER;
+        if self.at_end.get() || self.is_finishing.get() || is_full {
             event.set_readable(false);
         } else if waiting <= LOW_WATER && !self.connection.is_busy() {
             event.set_readable(true);
@@ -322,7 +355,7 @@ where
     }
 
     /// Tears the connection down if it has ended.
-    fn settle(&self, context: &Context, event: &Fd<TcpStream>, result: Result<(), End>) {
+    fn settle(self: &Rc<Self>, context: &Context, event: &Fd<TcpStream>, result: Result<(), End>) {
         let Err(end) = result else { return };
         event.set_flags(FdFlags::empty());
         match end {
@@ -330,7 +363,33 @@ where
             End::Failed(reason) => log::warn!("{}: {reason}", self.peer),
         }
         event.remove();
-        context.stop();
+        self.finish(context);
+    }
+
+    /// Closes what the client has open, answers what waits, and ends the loop.
+    fn finish(self: &Rc<Self>, context: &Context) {
+        if self.is_finishing.replace(true) {
+            return;
+        }
+        let client = Rc::clone(self);
+        let weak = context.downgrade();
+        let closing = async move {
+            Rc::clone(&client.connection).shut_down().await;
+            // The requests that waited get their answers in this turn.
+            tevent::yield_now().await;
+            client.collect();
+            let last = client.event.get().filter(|event| event.is_registered());
+            if let Some(event) = last {
+                // As much as the socket takes at once.
+                let _ = client.send(event.get_ref());
+            }
+            if let Some(context) = weak.upgrade() {
+                context.stop();
+            }
+        };
+        let task = context.spawn(closing);
+        task.set_name("closing");
+        task.detach();
     }
 }
 

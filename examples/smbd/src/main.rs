@@ -9,10 +9,12 @@
 
 mod client;
 mod daemon;
+mod hub;
 mod isolation;
 mod passwd;
 mod send_queue;
 mod sockets;
+mod uplink;
 
 use std::error::Error;
 use std::io::Write;
@@ -77,7 +79,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         Ok(configure(&options, demo.as_deref())?.with_guid(guid))
     };
     isolation::report();
-    let daemon = Daemon::new(options, config, Box::new(reload));
+    let daemon = Daemon::new(&context, options, config, Box::new(reload));
     daemon.handle_signals(&context)?;
     let addresses = daemon
         .listen(&context)

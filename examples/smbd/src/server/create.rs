@@ -8,7 +8,7 @@ use rustix::fs::Access;
 
 use super::Connection;
 use super::error::Outcome;
-use super::open::{DiskOpen, Object, Open};
+use super::open::{DiskOpen, Object, Open, check_deletable};
 use super::reply::Reply;
 use super::request::Request;
 use super::session::Tree;
@@ -18,6 +18,7 @@ use crate::share::change::may;
 use crate::share::info::OpenState;
 use crate::share::metadata::{Kind, attribute};
 use crate::share::{DataMode, Found, Node, Share, data, names, security, split};
+use crate::sharing::{FileKey, Oplock, Wanted};
 use crate::wire::create::{
     self, Action, Attributes, Create, Created, Disposition, access, options,
 };
@@ -45,6 +46,7 @@ type Contexts = Vec<(&'static [u8; 4], Vec<u8>)>;
 
 /// What has been opened, and what the client is told.
 struct Opened {
+    oplock: Oplock,
     object: Object,
     action: Action,
     attributes: Attributes,
@@ -81,7 +83,7 @@ impl Connection {
                 }
                 open_pipe(&create, &name)?
             }
-            Tree::Disk(share) => self.open_disk(&create, &name, &share)?,
+            Tree::Disk(share) => self.open_disk(request, &create, &name, &share).await?,
         };
         let id = session.last_file_id.get() + 1;
         session.last_file_id.set(id);
@@ -96,7 +98,7 @@ impl Connection {
         };
         reply.file_id = Some(file_id);
         let created = Created {
-            oplock_level: 0,
+            oplock_level: opened.oplock.level(),
             action: opened.action,
             attributes: opened.attributes,
             file_id,
@@ -106,8 +108,9 @@ impl Connection {
         Ok(Status::SUCCESS)
     }
 
-    fn open_disk(
+    async fn open_disk(
         &self,
+        request: &Request<'_>,
         create: &Create<'_>,
         name: &str,
         share: &Arc<Share>,
@@ -116,22 +119,41 @@ impl Connection {
         let wish = Wish::new(create, &contexts, share)?;
         let components = names::parse_path(name)?;
         let mut attempts = 0;
-        let (node, action, granted, maximal) = loop {
+        let (found, held) = loop {
             attempts += 1;
-            match share.look_up(&components) {
-                Ok(Found::Node(node)) => break self.open_existing(&wish, share, node)?,
+            let mut found = match share.look_up(&components) {
+                Ok(Found::Node(node)) => open_existing(&wish, share, node)?,
                 Ok(Found::Absent(path)) => match make_new(&wish, share, path) {
-                    Ok(made) => break made,
+                    Ok(made) => made,
                     // Somebody else has made it since, or it is a link that leads nowhere.
-                    Err(Status::OBJECT_NAME_COLLISION) if attempts < MAX_ATTEMPTS => {}
+                    Err(Status::OBJECT_NAME_COLLISION) if attempts < MAX_ATTEMPTS => continue,
                     Err(status) => return Err(status),
                 },
                 Err(Status::OBJECT_NAME_NOT_FOUND) if wish.makes_files() => {
                     return Err(Status::ACCESS_DENIED); // the name of a link that leads away
                 }
                 Err(status) => return Err(status),
+            };
+            let asked = self.port.open(found.wanted(create));
+            let held = request.answer(None, asked).await??;
+            // It may have been deleted while this waited for its turn.
+            found.node.refresh()?;
+            if found.node.metadata.links > 0 || attempts >= MAX_ATTEMPTS {
+                break (found, held);
             }
         };
+        let Existing {
+            mut node,
+            action,
+            granted,
+            maximal,
+        } = found;
+        if matches!(action, Action::Overwritten | Action::Superseded) {
+            rustix::fs::ftruncate(&node.fd, 0).map_err(Status::from_errno)?;
+            node.set_sparse(false)?;
+            node.set_attributes(Some(create.file_attributes | attribute::ARCHIVE), None)?;
+        }
+        let oplock = held.oplock();
         let link = self.links.borrow_mut().get(share, &node);
         let mut disk = DiskOpen {
             share: Arc::clone(share),
@@ -143,16 +165,12 @@ impl Connection {
                 position: 0,
             },
             enumeration: None,
-            delete_on_close: false,
+            held: Some(held),
             keeps_write_time: false,
             keeps_access_time: false,
             keeps_change_time: false,
             has_written: false,
         };
-        if create.options & options::FILE_DELETE_ON_CLOSE != 0 {
-            disk.check_deletable()?;
-            disk.delete_on_close = true;
-        }
         if disk.node.metadata.kind == Kind::File && action != Action::Opened {
             if let Some(size) = wish.allocation_size {
                 data::reserve(&disk.node.fd, size).map_err(Status::from_errno)?;
@@ -163,56 +181,83 @@ impl Connection {
         let attributes = disk.node.metadata.attributes(disk.node.name());
         let contexts = answer_contexts(&contexts, &disk.node, maximal);
         Ok(Opened {
+            oplock,
             object: Object::Disk(RefCell::new(disk)),
             action,
             attributes,
             contexts,
         })
     }
+}
 
-    /// Opens what exists: the node, what was done, the access granted and the most there is.
-    fn open_existing(
-        &self,
-        wish: &Wish<'_>,
-        share: &Arc<Share>,
-        mut node: Node,
-    ) -> Result<(Node, Action, u32, u32), Status> {
-        let create = wish.create;
-        let link = self.links.borrow().find(share, &node);
-        if link.is_some_and(|link| link.delete_pending.get()) {
-            return Err(Status::DELETE_PENDING);
-        }
-        let action = check_found(create, &node)?;
-        let maximal = maximal_access(share, &node);
-        let mut granted = wish.desired & !access::MAXIMUM_ALLOWED;
-        if wish.desired & access::MAXIMUM_ALLOWED != 0 {
-            granted |= maximal;
-        }
-        if granted & !maximal != 0 {
-            return Err(Status::ACCESS_DENIED);
-        }
-        if create.options & options::FILE_DELETE_ON_CLOSE != 0 && node.metadata.is_read_only() {
-            return Err(Status::CANNOT_DELETE);
-        }
-        let reading = granted & READING != 0;
-        let writing = granted & WRITING != 0 || action != Action::Opened;
-        let mode = match node.metadata.kind {
-            Kind::Directory => (granted & access::FILE_READ_DATA != 0).then_some(DataMode::Read),
-            _ => data_mode(reading, writing),
+/// What has been found or made, before the other clients are heard.
+struct Existing {
+    node: Node,
+    /// What is to be done with it, or has been.
+    action: Action,
+    /// The access that is granted, and the most there is.
+    granted: u32,
+    maximal: u32,
+}
+
+impl Existing {
+    /// What others have to agree to.
+    fn wanted(&self, create: &Create<'_>) -> Wanted {
+        let (device, inode) = self.node.metadata.key();
+        let overwrites = matches!(self.action, Action::Overwritten | Action::Superseded);
+        let writes = match overwrites {
+            true => access::FILE_WRITE_DATA,
+            false => 0,
         };
-        if let Some(mode) = mode {
-            share.open_data(&mut node, mode)?;
+        let oplock = match self.node.metadata.kind {
+            Kind::File => Oplock::from_level(create.oplock_level),
+            _ => Oplock::None,
+        };
+        Wanted {
+            file: FileKey { device, inode },
+            access: self.granted | writes,
+            share: create.share_access,
+            oplock,
+            overwrites,
+            delete_on_close: create.options & options::FILE_DELETE_ON_CLOSE != 0,
+            name: self.node.wire_path(),
         }
-        if action != Action::Opened {
-            if maximal & access::FILE_WRITE_DATA == 0 {
-                return Err(Status::ACCESS_DENIED);
-            }
-            rustix::fs::ftruncate(&node.fd, 0).map_err(Status::from_errno)?;
-            node.set_sparse(false)?;
-            node.set_attributes(Some(create.file_attributes | attribute::ARCHIVE), None)?;
-        }
-        Ok((node, action, granted, maximal))
     }
+}
+
+/// Opens what exists, without changing it.
+fn open_existing(wish: &Wish<'_>, share: &Share, mut node: Node) -> Result<Existing, Status> {
+    let create = wish.create;
+    let action = check_found(create, &node)?;
+    let maximal = maximal_access(share, &node);
+    let mut granted = wish.desired & !access::MAXIMUM_ALLOWED;
+    if wish.desired & access::MAXIMUM_ALLOWED != 0 {
+        granted |= maximal;
+    }
+    if granted & !maximal != 0 {
+        return Err(Status::ACCESS_DENIED);
+    }
+    if action != Action::Opened && maximal & access::FILE_WRITE_DATA == 0 {
+        return Err(Status::ACCESS_DENIED);
+    }
+    if create.options & options::FILE_DELETE_ON_CLOSE != 0 {
+        check_deletable(share, &node)?;
+    }
+    let reading = granted & READING != 0;
+    let writing = granted & WRITING != 0 || action != Action::Opened;
+    let mode = match node.metadata.kind {
+        Kind::Directory => (granted & access::FILE_READ_DATA != 0).then_some(DataMode::Read),
+        _ => data_mode(reading, writing),
+    };
+    if let Some(mode) = mode {
+        share.open_data(&mut node, mode)?;
+    }
+    Ok(Existing {
+        node,
+        action,
+        granted,
+        maximal,
+    })
 }
 
 /// A CREATE of a file or directory, as far as it doesn't depend on what is there.
@@ -278,6 +323,7 @@ fn open_pipe(create: &Create<'_>, name: &str) -> Result<Opened, Status> {
         ..Attributes::default()
     };
     Ok(Opened {
+        oplock: Oplock::None,
         object: Object::Pipe(RefCell::new(rpc::Pipe::new())),
         action: Action::Opened,
         attributes,
@@ -285,12 +331,8 @@ fn open_pipe(create: &Create<'_>, name: &str) -> Result<Opened, Status> {
     })
 }
 
-/// Makes what doesn't exist. The result is that of [`Connection::open_existing`].
-fn make_new(
-    wish: &Wish<'_>,
-    share: &Share,
-    path: Vec<u8>,
-) -> Result<(Node, Action, u32, u32), Status> {
+/// Makes what doesn't exist.
+fn make_new(wish: &Wish<'_>, share: &Share, path: Vec<u8>) -> Result<Existing, Status> {
     let create = wish.create;
     if !wish.makes_files() {
         return Err(Status::OBJECT_NAME_NOT_FOUND);
@@ -329,7 +371,12 @@ fn make_new(
         let parts = security::OWNER | security::GROUP | security::DACL;
         security::apply(&mut node, descriptor, parts)?;
     }
-    Ok((node, Action::Created, granted, maximal))
+    Ok(Existing {
+        node,
+        action: Action::Created,
+        granted,
+        maximal,
+    })
 }
 
 fn data_mode(reading: bool, writing: bool) -> Option<DataMode> {

@@ -1,20 +1,22 @@
-//! READ, WRITE and the smaller requests on an open: CLOSE, FLUSH, LOCK,
-//! OPLOCK_BREAK ([MS-SMB2] 3.3.5.10–3.3.5.14, 3.3.5.22).
+//! READ, WRITE, CLOSE and FLUSH ([MS-SMB2] 3.3.5.10–3.3.5.13).
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::Connection;
 use super::error::Outcome;
-use super::open::{DiskOpen, Object};
+use super::open::{DiskOpen, Object, Open};
 use super::reply::Reply;
 use super::request::Request;
 use crate::share::data;
 use crate::share::metadata::Kind;
+use crate::sharing::Access;
 use crate::wire::create::{access, options};
-use crate::wire::file::{self, Close, LOCKFLAG_UNLOCK, OplockBreak, Read, Write};
+use crate::wire::file::{self, Close, Read, Write};
 use crate::wire::status::Status;
 
 /// A READ that has been found in order: what is to be sent, and from where.
@@ -86,6 +88,25 @@ pub(super) fn is_range(offset: u64, length: u64) -> bool {
     end.is_some_and(|end| i64::try_from(end).is_ok())
 }
 
+/// Makes sure that no byte-range lock is in the way of reading or writing.
+pub(super) async fn check_locks(
+    disk: &RefCell<DiskOpen>,
+    offset: u64,
+    length: u64,
+    writes: bool,
+) -> Result<(), Status> {
+    let access = {
+        let disk = disk.borrow();
+        let held = disk.held.as_ref().ok_or(Status::FILE_CLOSED)?;
+        held.access(offset, length, writes)
+    };
+    match access {
+        Access::Free => Ok(()),
+        Access::Prevented => Err(Status::FILE_LOCK_CONFLICT),
+        Access::Ask(asked) => Ok(asked.await?),
+    }
+}
+
 fn write_file(disk: &mut DiskOpen, write: &Write<'_>) -> Result<(), Status> {
     disk.check_access(access::FILE_WRITE_DATA | access::FILE_APPEND_DATA)?;
     if disk.node.metadata.kind != Kind::File {
@@ -128,6 +149,8 @@ impl Connection {
         let mut status = Status::SUCCESS;
         match &open.object {
             Object::Disk(disk) => {
+                let length = u64::from(read.length);
+                check_locks(disk, read.offset, length, false).await?;
                 let disk = &mut disk.borrow_mut();
                 let count = ReadPlan::new(disk, &read)?.copy_to(reply.out)?;
                 disk.state.position = read.offset + count as u64;
@@ -157,7 +180,10 @@ impl Connection {
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
         match &session.open(request.tree_id, id)?.object {
-            Object::Disk(disk) => write_file(&mut disk.borrow_mut(), &write)?,
+            Object::Disk(disk) => {
+                check_locks(disk, write.offset, write.data.len() as u64, true).await?;
+                write_file(&mut disk.borrow_mut(), &write)?;
+            }
             Object::Pipe(pipe) => {
                 pipe.borrow_mut()
                     .write(write.data, &self.config.rpc_server())
@@ -189,8 +215,28 @@ impl Connection {
         };
         session.opens.borrow_mut().remove(&id.volatile);
         self.pending.close(request.session_id, id);
+        self.end_open(&open).await;
         file::put_close(reply.out, attributes.as_ref());
         Ok(Status::SUCCESS)
+    }
+
+    /// Closes what is no longer in its session's table. If it was the last open
+    /// of a file that is to be deleted, the file is gone then.
+    pub(super) async fn end_open(&self, open: &Open) {
+        let Object::Disk(disk) = &open.object else {
+            return;
+        };
+        let (held, link) = {
+            let mut disk = disk.borrow_mut();
+            disk.finish_writing();
+            (disk.held.take(), Rc::clone(&disk.link))
+        };
+        if let Some(held) = held
+            && let Some(removing) = held.close().await
+        {
+            link.remove();
+            drop(removing);
+        }
     }
 
     /// FLUSH
@@ -206,41 +252,5 @@ impl Connection {
         }
         crate::wire::session::put_empty(reply.out);
         Ok(Status::SUCCESS)
-    }
-
-    /// LOCK: there are no byte-range locks.
-    pub(super) async fn lock(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
-        let (id, elements) = file::parse_lock(request.message)?;
-        let id = request.file(id);
-        reply.file_id = Some(id);
-        let session = self.session(request.session_id)?;
-        session.open(request.tree_id, id)?.disk()?;
-        if elements
-            .iter()
-            .any(|e| e.offset.checked_add(e.length).is_none())
-        {
-            return Err(Status::INVALID_PARAMETER.into());
-        }
-        // A lock granted without effect would be a lie that costs data.
-        if elements.iter().all(|e| e.flags & LOCKFLAG_UNLOCK != 0) {
-            Err(Status::RANGE_NOT_LOCKED.into())
-        } else {
-            Err(Status::NOT_SUPPORTED.into())
-        }
-    }
-
-    /// OPLOCK_BREAK: an acknowledgment, but no oplock or lease is ever granted.
-    pub(super) fn oplock_break(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
-        let acknowledgment = OplockBreak::parse(request.message)?;
-        let session = self.session(request.session_id)?;
-        match acknowledgment {
-            OplockBreak::Oplock(id) => {
-                let id = request.file(id);
-                reply.file_id = Some(id);
-                session.open(request.tree_id, id)?;
-                Err(Status::INVALID_DEVICE_STATE.into())
-            }
-            OplockBreak::Lease => Err(Status::OBJECT_NAME_NOT_FOUND.into()),
-        }
     }
 }

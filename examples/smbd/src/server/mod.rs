@@ -32,15 +32,14 @@ mod error;
 mod host;
 mod io;
 mod ioctl;
+mod lock;
 mod negotiate;
 mod open;
-#[allow(dead_code)] // until a handler waits
+mod oplock;
 mod pending;
 mod protection;
 mod query;
-#[allow(dead_code)]
 mod reply;
-#[allow(dead_code)]
 mod request;
 mod session;
 mod set_info;
@@ -52,6 +51,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::sharing::{Break, Link, Notice, Port};
 use crate::transport::Message;
 use crate::wire::file::FileId;
 use crate::wire::header::{self, Command, HEADER_LEN, Header, ResponseHeader};
@@ -87,10 +87,14 @@ pub struct Connection {
     sessions: RefCell<HashMap<u64, Rc<Session>>>,
     /// The names by which the client has something open.
     links: RefCell<Links>,
+    /// The way to what all clients share.
+    port: Rc<Port>,
     /// Requests that wait for other clients.
     pending: Pending,
     /// Somebody has logged on.
     is_authenticated: Cell<bool>,
+    /// Of files whose CREATE has been granted but not been answered.
+    early_breaks: RefCell<Vec<Break>>,
     /// A message is being processed that others must not overtake.
     is_busy: Cell<bool>,
     /// Frames to be sent.
@@ -109,16 +113,13 @@ struct Chain {
 }
 
 impl Connection {
-    /// A connection just accepted from `peer`, a name for log lines, in a process that does nothing
-    /// about its users.
-    pub fn new(config: Arc<Config>, peer: impl std::fmt::Display) -> Rc<Connection> {
-        Connection::with_host(config, peer, Box::new(NoHost))
-    }
-
-    /// A connection just accepted from `peer`, a name for log lines.
-    pub fn with_host(
+    /// A connection just accepted from `peer`, a name for log lines, in the
+    /// process `host`. What it asks the parent goes over `link`, and what that answers is to be
+    /// [delivered](Connection::deliver).
+    pub fn new(
         config: Arc<Config>,
         peer: impl std::fmt::Display,
+        link: Rc<dyn Link>,
         host: Box<dyn Host>,
     ) -> Rc<Connection> {
         Rc::new(Connection {
@@ -129,8 +130,10 @@ impl Connection {
             window: RefCell::new(CreditWindow::new()),
             sessions: RefCell::default(),
             links: RefCell::default(),
+            port: Port::new(link),
             pending: Pending::default(),
             is_authenticated: Cell::new(false),
+            early_breaks: RefCell::default(),
             is_busy: Cell::new(false),
             replies: RefCell::default(),
         })
@@ -154,6 +157,24 @@ impl Connection {
     /// Takes the next frame to be sent, framing header included.
     pub fn next_reply(&self) -> Option<Vec<u8>> {
         self.replies.borrow_mut().pop_front()
+    }
+
+    /// Takes what the parent has sent. Futures that wait for it are woken, and
+    /// there may be [replies](Connection::next_reply).
+    pub fn deliver(&self, notice: Notice) {
+        if let Some(broken) = self.port.deliver(notice) {
+            self.send_break(broken);
+        }
+    }
+
+    /// Ends all sessions, and with them all opens, in order. Nothing more is to
+    /// be processed.
+    pub async fn shut_down(self: Rc<Self>) {
+        loop {
+            let id = self.sessions.borrow().keys().next().copied();
+            let Some(id) = id else { return };
+            self.end_session(id).await;
+        }
     }
 
     fn send(&self, frame: Option<Vec<u8>>) {
@@ -201,6 +222,9 @@ impl Connection {
                 .await?;
             if next == 0 {
                 self.send(exchange.finish());
+                for broken in self.early_breaks.take() {
+                    self.send_break(broken);
+                }
                 return Ok(());
             }
             rest = others;
@@ -334,9 +358,9 @@ impl Connection {
         match command {
             Command::Negotiate => self.negotiate(request, reply),
             Command::SessionSetup => self.session_setup(request, reply).await,
-            Command::Logoff => self.logoff(request, reply),
+            Command::Logoff => self.logoff(request, reply).await,
             Command::TreeConnect => self.tree_connect(request, reply),
-            Command::TreeDisconnect => self.tree_disconnect(request, reply),
+            Command::TreeDisconnect => self.tree_disconnect(request, reply).await,
             Command::Create => self.create(request, reply).await,
             Command::Close => self.close(request, reply).await,
             Command::Flush => self.flush(request, reply),

@@ -11,6 +11,7 @@ use crate::share::directory::Enumeration;
 use crate::share::info::OpenState;
 use crate::share::metadata::{FileKey, Kind, attribute};
 use crate::share::{Node, Share};
+use crate::sharing::Held;
 use crate::wire::status::Status;
 use crate::wire::time;
 
@@ -22,7 +23,8 @@ pub(super) struct Open {
     pub(super) object: Object,
 }
 
-/// What is open.
+/// What is open. Few are pipes, so that their size counts for nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(super) enum Object {
     /// The `srvsvc` pipe.
@@ -42,8 +44,8 @@ pub(super) struct DiskOpen {
     pub(super) state: OpenState,
     /// For directories, from the first QUERY_DIRECTORY on.
     pub(super) enumeration: Option<Enumeration>,
-    /// It was opened to be deleted when it is closed.
-    pub(super) delete_on_close: bool,
+    /// What the parent knows of it; missing when it has been closed.
+    pub(super) held: Option<Held>,
     /// Times that writing and reading through this open leave alone, as a client has set them
     /// ([MS-FSA] 2.1.5.15.2).
     pub(super) keeps_write_time: bool,
@@ -92,13 +94,7 @@ impl DiskOpen {
 
     /// Whether the file may be deleted as far as its attributes and content go.
     pub(super) fn check_deletable(&self) -> Result<(), Status> {
-        if self.node.path.is_empty() || self.node.metadata.is_read_only() {
-            return Err(Status::CANNOT_DELETE);
-        }
-        if self.is_directory() && !self.share.is_empty(&self.node)? {
-            return Err(Status::DIRECTORY_NOT_EMPTY);
-        }
-        Ok(())
+        check_deletable(&self.share, &self.node)
     }
 
     /// Runs what changes the data, keeping the times that a client has set.
@@ -165,8 +161,16 @@ impl DiskOpen {
         }
     }
 
-    /// Sets ARCHIVE, as the data differs from what a backup has.
+    /// Whether the file is to be deleted when its last open ends, whoever has that.
+    pub(super) fn is_delete_pending(&self) -> bool {
+        self.held.as_ref().is_some_and(Held::is_delete_pending)
+    }
+
+    /// Ends what others have cached, and sets ARCHIVE, as the data differs from what a backup has.
     pub(super) fn note_written(&mut self) {
+        if let Some(held) = &self.held {
+            held.changes_data();
+        }
         if !self.has_written {
             self.has_written = true;
             let attributes = self.node.metadata.file_attributes();
@@ -185,22 +189,27 @@ impl DiskOpen {
 impl Drop for DiskOpen {
     fn drop(&mut self) {
         self.finish_writing();
-        if self.delete_on_close {
-            self.link.delete_pending.set(true);
-        }
     }
 }
 
-/// A name by which the client has something open, once for all opens of that name. When the last
-/// of them goes, a name marked for it is removed.
+/// Whether a file may be deleted as far as its attributes and content go.
+pub(super) fn check_deletable(share: &Share, node: &Node) -> Result<(), Status> {
+    if node.path.is_empty() || node.metadata.is_read_only() {
+        return Err(Status::CANNOT_DELETE);
+    }
+    if node.metadata.kind == Kind::Directory && !share.is_empty(node)? {
+        return Err(Status::DIRECTORY_NOT_EMPTY);
+    }
+    Ok(())
+}
+
+/// A name by which the client has something open, once for all opens of that name.
 #[derive(Debug)]
 pub(super) struct Link {
     share: Arc<Share>,
     file: FileKey,
     /// The path on disk.
     pub(super) path: RefCell<Vec<u8>>,
-    /// To be removed with the last open; meanwhile nobody else can open it.
-    pub(super) delete_pending: Cell<bool>,
     /// Set from the first write on.
     delay: Cell<Option<Delay>>,
 }
@@ -235,13 +244,10 @@ impl Link {
     pub(super) fn end_delay(&self) {
         self.delay.set(None);
     }
-}
 
-impl Drop for Link {
-    fn drop(&mut self) {
-        if self.delete_pending.get()
-            && let Err(status) = self.share.remove(self.path.get_mut(), self.file)
-        {
+    /// Removes the name.
+    pub(super) fn remove(&self) {
+        if let Err(status) = self.share.remove(&self.path.borrow(), self.file) {
             log::info!(
                 "{}: a file to be deleted on close stays: {status}",
                 self.share.name()
@@ -282,7 +288,6 @@ impl Links {
             share: Arc::clone(share),
             file,
             path: RefCell::new(node.path.clone()),
-            delete_pending: Cell::new(false),
             delay: Cell::new(None),
         });
         let links = self.by_file.entry(file).or_default();

@@ -132,7 +132,7 @@ fn put_disk_info(
             if matches!(query.class, 4 | 18 | 34 | 35) {
                 disk.check_access(access::FILE_READ_ATTRIBUTES)?;
             }
-            let pending = disk.link.delete_pending.get();
+            let pending = disk.is_delete_pending();
             info::put(query.class, &disk.node, &disk.state, pending, room, out)?;
             Ok(())
         }

@@ -4,6 +4,7 @@
 use std::future::Future;
 
 use super::pending::{Exchange, Interrupt};
+use crate::sharing::Asked;
 use crate::wire::file::FileId;
 use crate::wire::negotiate::Dialect;
 use crate::wire::status::Status;
@@ -44,6 +45,27 @@ impl Request<'_> {
         future: F,
     ) -> Result<F::Output, Interrupt> {
         self.exchange.wait_for(self.tree_id, file_id, future).await
+    }
+
+    /// Awaits what the parent answers, which may depend on another client.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_for`](Self::wait_for), as the status to answer with; inside, what
+    /// the parent refuses.
+    pub(super) async fn answer<T>(
+        &self,
+        file_id: Option<FileId>,
+        mut asked: Asked<T>,
+    ) -> Result<Result<T, Status>, Status> {
+        let answer = if asked.is_answered_soon().await {
+            asked.await
+        } else {
+            self.wait_for(file_id, asked)
+                .await
+                .map_err(Interrupt::status)?
+        };
+        Ok(answer.map_err(Status::from))
     }
 
     /// The file a request is for, given the id it carries.

@@ -141,6 +141,7 @@ impl Connection {
             }
             Ok(Step::Done(token, logon)) => self
                 .log_on(id, &session, &setup, &negotiated, logon)
+                .await
                 .map(|flags| (flags, token)),
             Err(refusal) => Err(refusal),
         };
@@ -155,14 +156,14 @@ impl Connection {
             Err(refusal) => {
                 // A failed renewal ends the session as well: its user has
                 // just proved to be somebody else.
-                self.end_session(id);
+                self.end_session(id).await;
                 Err(refusal)
             }
         }
     }
 
     /// Lets somebody in who has authenticated, and returns the session's flags.
-    fn log_on(
+    async fn log_on(
         &self,
         id: u64,
         session: &Session,
@@ -211,7 +212,8 @@ impl Connection {
             session.signing_required.set(true);
         }
         log::info!("{}: session {id:#x} of {}", self.peer, logon.identity);
-        self.end_previous(setup.previous_session_id, id, &logon.identity);
+        self.end_previous(setup.previous_session_id, id, &logon.identity)
+            .await;
         session.logon.replace(Some(logon));
         self.is_authenticated.set(true);
         Ok(flags)
@@ -219,7 +221,7 @@ impl Connection {
 
     /// Ends the session that a client has lost and that this one replaces, if it was the same
     /// user's (3.3.5.5.3).
-    fn end_previous(&self, previous: u64, id: u64, identity: &Identity) {
+    async fn end_previous(&self, previous: u64, id: u64, identity: &Identity) {
         if previous == 0 || previous == id {
             return;
         }
@@ -232,15 +234,19 @@ impl Connection {
                 logon.as_ref().is_some_and(|old| old.identity == *identity)
             });
         if is_theirs {
-            self.end_session(previous);
+            self.end_session(previous).await;
         }
     }
 
     /// Ends a session with its tree connects and opens.
-    fn end_session(&self, id: u64) {
+    pub(super) async fn end_session(&self, id: u64) {
         let session = self.sessions.borrow_mut().remove(&id);
-        drop(session);
         self.pending.log_off(id);
+        if let Some(session) = session {
+            for (_, open) in session.opens.take() {
+                self.end_open(&open).await;
+            }
+        }
     }
 
     fn new_session(&self, negotiated: &Negotiated) -> Result<u64, Status> {
@@ -285,10 +291,10 @@ impl Connection {
     }
 
     /// LOGOFF
-    pub(super) fn logoff(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn logoff(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         session::parse_empty(request.message)?;
         self.session(request.session_id)?;
-        self.end_session(request.session_id);
+        self.end_session(request.session_id).await;
         session::put_empty(reply.out);
         Ok(Status::SUCCESS)
     }

@@ -1,5 +1,7 @@
 //! SET_INFO ([MS-SMB2] 3.3.5.21, [MS-FSA] 2.1.5.15).
 
+use std::cell::RefCell;
+
 use super::Connection;
 use super::error::Outcome;
 use super::io::is_range;
@@ -9,6 +11,7 @@ use super::request::Request;
 use crate::share::metadata::{Kind, attribute};
 use crate::share::{Found, data, join, names, security, split};
 use crate::wire::create::{access, options};
+use crate::wire::file::FileId;
 use crate::wire::query::{self, BasicInformation, NewName, SetInfo};
 use crate::wire::status::Status;
 use crate::wire::{Malformed, Reader, text};
@@ -29,6 +32,11 @@ impl Connection {
         match &open.object {
             Object::Pipe(_) => set_pipe_info(&set)?,
             Object::Disk(disk) => {
+                if let Some(disposition) = Disposition::parse(&set)? {
+                    disposition.set(request, id, disk).await?;
+                    query::put_set_info(reply.out);
+                    return Ok(Status::SUCCESS);
+                }
                 let disk = &mut disk.borrow_mut();
                 disk.sync_path();
                 match set.info_type {
@@ -58,16 +66,6 @@ impl Connection {
             11 | 72 => {
                 let name = NewName::parse(set.data, set.class == 72).map_err(short)?;
                 link(&self.links.borrow(), disk, &name)
-            }
-            // FileDispositionInformation
-            13 => set_disposition(disk, r.u8().map_err(short)? != 0, false),
-            // FileDispositionInformationEx
-            64 => {
-                const DELETE: u32 = 0x1;
-                const IGNORE_READONLY_ATTRIBUTE: u32 = 0x10;
-                let flags = r.u32().map_err(short)?;
-                let ignore_read_only = flags & IGNORE_READONLY_ATTRIBUTE != 0;
-                set_disposition(disk, flags & DELETE != 0, ignore_read_only)
             }
             // FilePositionInformation and FileModeInformation are of the open, not of the file.
             14 => {
@@ -184,23 +182,57 @@ fn set_basic(disk: &mut DiskOpen, basic: &BasicInformation) -> Result<(), Status
     Ok(())
 }
 
-fn set_disposition(
-    disk: &mut DiskOpen,
+/// FileDispositionInformation, FileDispositionInformationEx
+struct Disposition {
     delete: bool,
     ignore_read_only: bool,
-) -> Result<(), Status> {
-    disk.check_access(access::DELETE)?;
-    if delete {
-        disk.refresh()?;
-        match disk.check_deletable() {
-            Err(Status::CANNOT_DELETE) if ignore_read_only && !disk.node.path.is_empty() => {}
-            result => result?,
-        }
-    } else {
-        disk.delete_on_close = false;
+}
+
+impl Disposition {
+    /// `None` if something else is to be set.
+    fn parse(set: &SetInfo<'_>) -> Result<Option<Disposition>, Status> {
+        let short = |Malformed| Status::INFO_LENGTH_MISMATCH;
+        let mut r = Reader::new(set.data);
+        Ok(match (set.info_type, set.class) {
+            (query::INFO_FILE, 13) => Some(Disposition {
+                delete: r.u8().map_err(short)? != 0,
+                ignore_read_only: false,
+            }),
+            (query::INFO_FILE, 64) => {
+                const DELETE: u32 = 0x1;
+                const IGNORE_READONLY_ATTRIBUTE: u32 = 0x10;
+                let flags = r.u32().map_err(short)?;
+                Some(Disposition {
+                    delete: flags & DELETE != 0,
+                    ignore_read_only: flags & IGNORE_READONLY_ATTRIBUTE != 0,
+                })
+            }
+            _ => None,
+        })
     }
-    disk.link.delete_pending.set(delete);
-    Ok(())
+
+    async fn set(
+        self,
+        request: &Request<'_>,
+        id: FileId,
+        disk: &RefCell<DiskOpen>,
+    ) -> Result<(), Status> {
+        let asked = {
+            let mut disk = disk.borrow_mut();
+            disk.check_access(access::DELETE)?;
+            if self.delete {
+                disk.refresh()?;
+                match disk.check_deletable() {
+                    Err(Status::CANNOT_DELETE)
+                        if self.ignore_read_only && !disk.node.path.is_empty() => {}
+                    result => result?,
+                }
+            }
+            let held = disk.held.as_ref().ok_or(Status::FILE_CLOSED)?;
+            held.set_delete(self.delete)
+        };
+        request.answer(Some(id), asked).await?
+    }
 }
 
 fn set_end_of_file(disk: &mut DiskOpen, size: u64) -> Result<(), Status> {
@@ -285,7 +317,7 @@ fn link(links: &Links, disk: &mut DiskOpen, name: &NewName<'_>) -> Result<(), St
     disk.refresh()?;
     let components = new_path(name)?;
     let replace = name.flags & 1 != 0;
-    if disk.link.delete_pending.get() {
+    if disk.is_delete_pending() {
         return Err(Status::DELETE_PENDING);
     }
     match disk.share.look_up(&components)? {

@@ -97,7 +97,11 @@ impl Connection {
     }
 
     /// TREE_DISCONNECT
-    pub(super) fn tree_disconnect(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn tree_disconnect(
+        &self,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Outcome {
         session::parse_empty(request.message)?;
         let session = self.session(request.session_id)?;
         session
@@ -105,11 +109,15 @@ impl Connection {
             .borrow_mut()
             .remove(&request.tree_id)
             .ok_or(Status::NETWORK_NAME_DELETED)?;
-        session
+        self.pending.disconnect(request.session_id, request.tree_id);
+        let concerned: Vec<_> = session
             .opens
             .borrow_mut()
-            .retain(|_, open| open.tree_id != request.tree_id);
-        self.pending.disconnect(request.session_id, request.tree_id);
+            .extract_if(|_, open| open.tree_id == request.tree_id)
+            .collect();
+        for (_, open) in concerned {
+            self.end_open(&open).await;
+        }
         session::put_empty(reply.out);
         Ok(Status::SUCCESS)
     }

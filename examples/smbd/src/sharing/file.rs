@@ -299,13 +299,17 @@ impl File {
                 Verdict::Ready(Notice::Done { ticket })
             }
             Wanted::SetDelete { open, delete } => {
-                if !self.has(Owner { client, open }) {
+                let owner = Owner { client, open };
+                if !self.has(owner) {
                     return refused(Refusal::Cancelled);
                 }
                 if delete && !self.restrict_others(client, DELETED, effects) {
                     return Verdict::Soon;
                 }
                 self.delete_pending = delete;
+                for other in &mut self.opens {
+                    other.delete_on_close &= delete || other.owner != owner;
+                }
                 if delete {
                     self.restrict_all(DELETED, effects);
                 } else {
@@ -438,13 +442,13 @@ impl File {
         let Some(view) = self.views.get_mut(&client) else {
             return;
         };
-        if let Some(&(expected, said)) = view.unacknowledged.front() {
-            if expected == number {
-                view.unacknowledged.pop_front();
-                view.in_force = said;
-                let file = self.key;
-                effects.stop_timer(client, Timed::Restrict { file, number });
-            }
+        if let Some(&(expected, said)) = view.unacknowledged.front()
+            && expected == number
+        {
+            view.unacknowledged.pop_front();
+            view.in_force = said;
+            let file = self.key;
+            effects.stop_timer(client, Timed::Restrict { file, number });
         }
     }
 
@@ -504,12 +508,12 @@ impl File {
             }
         }
         let client = owner.client;
-        if !self.opens.iter().any(|open| open.owner.client == client) {
-            if let Some(view) = self.views.remove(&client) {
-                let file = self.key;
-                for (number, _) in view.unacknowledged {
-                    effects.stop_timer(client, Timed::Restrict { file, number });
-                }
+        if !self.opens.iter().any(|open| open.owner.client == client)
+            && let Some(view) = self.views.remove(&client)
+        {
+            let file = self.key;
+            for (number, _) in view.unacknowledged {
+                effects.stop_timer(client, Timed::Restrict { file, number });
             }
         }
         if self.opens.is_empty() {

@@ -5,6 +5,7 @@
 //! versions; but a client may have taken its process over, so the parent
 //! parses what it gets as hostile.
 
+use crate::wire::status::Status;
 use crate::wire::{Malformed, Put, Reader};
 
 /// The longest message, without its length.
@@ -45,6 +46,27 @@ impl Oplock {
         Oplock::Exclusive,
         Oplock::Batch,
     ];
+
+    /// The level that SMB2 calls so ([MS-SMB2] 2.2.13); none for those that are
+    /// not known here.
+    pub fn from_level(level: u8) -> Oplock {
+        match level {
+            0x01 => Oplock::LevelII,
+            0x08 => Oplock::Exclusive,
+            0x09 => Oplock::Batch,
+            _ => Oplock::None,
+        }
+    }
+
+    /// What SMB2 calls it.
+    pub fn level(self) -> u8 {
+        match self {
+            Oplock::None => 0x00,
+            Oplock::LevelII => 0x01,
+            Oplock::Exclusive => 0x08,
+            Oplock::Batch => 0x09,
+        }
+    }
 
     fn parse(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let level = r.u8()?;
@@ -183,6 +205,18 @@ pub enum Refusal {
     Cancelled,
     /// Too much of everything.
     Resources,
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::SharingViolation => Status::SHARING_VIOLATION,
+            Refusal::DeletePending => Status::DELETE_PENDING,
+            Refusal::LockConflict => Status::FILE_LOCK_CONFLICT,
+            Refusal::Cancelled => Status::CANCELLED,
+            Refusal::Resources => Status::INSUFFICIENT_RESOURCES,
+        }
+    }
 }
 
 impl Refusal {

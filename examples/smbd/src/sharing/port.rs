@@ -230,15 +230,15 @@ impl Port {
                 }
             }
             (About::Open { open, .. }, _) => _ = self.keys.borrow_mut().remove(&open),
-            (About::Lock { open, ranges }, Notice::Done { .. }) if is_abandoned => {
-                if self.with_open(open, |_| ()).is_some() {
-                    for Range { offset, length, .. } in ranges {
-                        self.link.send(&Ask::Unlock {
-                            open,
-                            offset,
-                            length,
-                        });
-                    }
+            (About::Lock { open, ranges }, Notice::Done { .. })
+                if is_abandoned && self.with_open(open, |_| ()).is_some() =>
+            {
+                for Range { offset, length, .. } in ranges {
+                    self.link.send(&Ask::Unlock {
+                        open,
+                        offset,
+                        length,
+                    });
                 }
             }
             (About::Lock { open, ranges }, Notice::Done { .. }) => {
@@ -275,6 +275,11 @@ impl Port {
                 files.remove(&key);
             }
         }
+    }
+
+    /// Whether an open is there.
+    pub fn knows(&self, open: OpenId) -> bool {
+        self.with_open(open, |_| ()).is_some()
     }
 
     /// Ends an open without an answer.
@@ -515,6 +520,8 @@ impl Held {
     /// Has the file deleted when its last open ends, or not.
     pub fn set_delete(&self, delete: bool) -> Asked<()> {
         let open = self.open;
+        self.port
+            .with_open(open, |mine| mine.delete_on_close &= delete);
         let about = About::Nothing;
         self.port.ask(
             open,

@@ -149,7 +149,7 @@ mod tests {
         assert!(locks.lock(2, &[range(5, 0, true)]), "two empty ones");
         assert!(locks.prevent_lock(2, range(4, 2, false)));
         assert!(!locks.prevent_lock(2, range(5, 2, false)));
-        assert!(locks.lock(3, &[range(0, 0, true), range(0, 100, true)]) == false);
+        assert!(!locks.lock(3, &[range(0, 0, true), range(0, 100, true)]));
         assert_eq!(locks.len(), 2, "nothing of a refused request remains");
     }
 

@@ -9,7 +9,7 @@ use super::message::{Ask, FileKey, Notice, OpenId, Oplock, Refusal, Ticket};
 /// How long a client has to acknowledge the break of an oplock.
 pub const BREAK_TIMEOUT: Duration = Duration::from_secs(35);
 /// How long its process has to acknowledge a restriction.
-pub const RESTRICT_TIMEOUT: Duration = Duration::from_secs(10);
+const RESTRICT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most opens of a client.
 const MAX_OPENS: usize = 100_000;
@@ -329,10 +329,10 @@ impl Table {
             } => {
                 let key = self.file_of(id, open)?;
                 let owner = Owner { client: id, open };
-                if let Some(file) = self.files.get_mut(&key) {
-                    if !file.locks.unlock(owner, offset, length) {
-                        return Err(Misbehaviour("no such lock"));
-                    }
+                if let Some(file) = self.files.get_mut(&key)
+                    && !file.locks.unlock(owner, offset, length)
+                {
+                    return Err(Misbehaviour("no such lock"));
                 }
                 self.changed(key);
                 Ok(())

@@ -13,6 +13,7 @@ use smbd::server::{Connection, ProtocolError};
 use smbd::wire::status::Status;
 
 pub use super::bodies::*;
+use super::hub::Hub;
 use super::wire::Wire;
 
 pub const NEGOTIATE: u16 = 0;
@@ -73,15 +74,23 @@ pub trait Transport {
 /// another one comes.
 pub struct Direct {
     pub connection: Rc<Connection>,
+    pub hub: Rc<Hub>,
     waiting: Vec<Pin<Box<dyn Future<Output = Processed>>>>,
 }
 
 type Processed = Result<(), ProtocolError>;
 
 impl Direct {
+    /// A connection of a client that shares with nobody.
     pub fn new(config: &Arc<Config>) -> Direct {
+        Direct::beside(config, &Hub::new())
+    }
+
+    /// A connection of a client that shares with those that have the same hub.
+    pub fn beside(config: &Arc<Config>, hub: &Rc<Hub>) -> Direct {
         Direct {
-            connection: Connection::new(Arc::clone(config), "test"),
+            connection: hub.connect(config),
+            hub: Rc::clone(hub),
             waiting: Vec::new(),
         }
     }
@@ -106,14 +115,19 @@ impl Direct {
     pub fn run(&mut self) -> Result<Vec<Vec<u8>>, ProtocolError> {
         let mut context = task::Context::from_waker(Waker::noop());
         let mut result = Ok(());
-        self.waiting
-            .retain_mut(|future| match future.as_mut().poll(&mut context) {
-                Poll::Ready(ended) => {
-                    result = result.and(ended);
-                    false
-                }
-                Poll::Pending => true,
-            });
+        loop {
+            self.waiting
+                .retain_mut(|future| match future.as_mut().poll(&mut context) {
+                    Poll::Ready(ended) => {
+                        result = result.and(ended);
+                        false
+                    }
+                    Poll::Pending => true,
+                });
+            if !self.hub.run() {
+                break;
+            }
+        }
         result.map(|()| std::iter::from_fn(|| self.connection.next_reply()).collect())
     }
 }

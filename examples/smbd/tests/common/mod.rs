@@ -5,6 +5,7 @@
 
 pub mod bodies;
 pub mod client;
+pub mod hub;
 pub mod logon;
 pub mod process;
 pub mod server;
@@ -21,9 +22,26 @@ pub use server::Server;
 /// A configuration for a connection without a process around it, whose guests may do everything.
 #[track_caller]
 pub fn config(shares: &[(&str, &Path)]) -> Arc<Config> {
+    config_with(shares, false)
+}
+
+/// The same with shares that nothing can be changed in.
+#[track_caller]
+pub fn read_only_config(shares: &[(&str, &Path)]) -> Arc<Config> {
+    config_with(shares, true)
+}
+
+#[track_caller]
+fn config_with(shares: &[(&str, &Path)], read_only: bool) -> Arc<Config> {
     let shares = shares
         .iter()
-        .map(|(name, path)| share(name, path, ShareRules::default()))
+        .map(|(name, path)| {
+            let rules = ShareRules {
+                read_only,
+                ..ShareRules::default()
+            };
+            share(name, path, rules)
+        })
         .collect();
     let security = Security {
         guest: Some(Access::ReadWrite),
