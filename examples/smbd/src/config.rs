@@ -54,9 +54,10 @@ impl SharePoint {
     ///
     /// What opening the directory fails with.
     pub fn open(name: &str, path: &Path, rules: ShareRules) -> Result<SharePoint, Errno> {
+        let share = Share::open(name, path, rules.read_only)?;
         Ok(SharePoint {
-            share: Arc::new(Share::open(name, path, rules.read_only)?),
-            read_only: Arc::new(Share::open(name, path, true)?),
+            read_only: Arc::new(share.for_reading()),
+            share: Arc::new(share),
             rules,
         })
     }
@@ -66,9 +67,9 @@ impl SharePoint {
         self.share.name()
     }
 
-    /// The directory, as often as it is open.
-    pub fn roots(&self) -> [BorrowedFd<'_>; 2] {
-        [self.share.root(), self.read_only.root()]
+    /// The directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.share.root()
     }
 
     /// The share as it is for those who have this access.

@@ -13,7 +13,6 @@ use std::ffi::CString;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -208,9 +207,7 @@ impl ClientProcess {
                 true => reading,
                 false => reading | writing,
             };
-            for root in point.roots() {
-                rules = rules.add_rule(PathBeneath::new(root.as_fd(), access))?;
-            }
+            rules = rules.add_rule(PathBeneath::new(point.root(), access))?;
         }
         let status = rules.restrict_self()?;
         if status.ruleset != RulesetStatus::NotEnforced {
