@@ -196,7 +196,6 @@ pub(super) fn set_zero_data(disk: &mut DiskOpen, input: &[u8]) -> Output {
     disk.changing_data(|disk| {
         data::zero(&disk.node.fd, from, to, punch).map_err(Status::from_errno)
     })?;
-    disk.note_written();
     Ok((Status::SUCCESS, Vec::new()))
 }
 
@@ -259,7 +258,6 @@ pub(super) fn trim(disk: &mut DiskOpen, input: &[u8], max_output: usize) -> Outp
             data::zero(&disk.node.fd, offset, end, true).map_err(Status::from_errno)
         })?;
     }
-    disk.note_written();
     let mut output = Vec::new();
     if max_output >= 4 {
         output.put_u32(count);
