@@ -258,6 +258,9 @@ fn set_allocation(disk: &mut DiskOpen, size: u64) -> Result<(), Status> {
     if size < disk.node.metadata.end_of_file() {
         return set_end_of_file(disk, size);
     }
+    if let Some(held) = &disk.held {
+        held.changes_data();
+    }
     data::reserve(&disk.node.fd, size).map_err(Status::from_errno)
 }
 
