@@ -5,7 +5,7 @@ use crate::context::{Context, Inner};
 use crate::key::Key;
 use crate::meta::Meta;
 use crate::sys::handler::Handler;
-use crate::timer_queue::TimerQueue;
+use crate::timer_queue::{Postponed, TimerQueue};
 use crate::trace::{EventKind, TracedEvent};
 use std::fmt;
 use std::mem;
@@ -339,8 +339,17 @@ impl Timer {
     #[doc(alias = "tevent_update_timer")]
     #[inline]
     pub fn set_deadline(&self, deadline: Instant) -> bool {
-        self.inner.state.set_busy();
-        self.inner.timers.borrow_mut().arm(self.key, deadline)
+        // One that is armed has made the loop look at timers already.
+        let mut timers = self.inner.timers.borrow_mut();
+        match timers.postpone(self.key, deadline) {
+            Postponed::Done => true,
+            Postponed::Gone => false,
+            Postponed::NotYet(index) => {
+                self.inner.state.set_busy();
+                timers.arm_anew(index, deadline);
+                true
+            }
+        }
     }
 
     /// Arms the timer for when `delay` has passed. See [`set_deadline`](Timer::set_deadline).

@@ -745,6 +745,89 @@ fn queue_keeps_messages_apart() {
     }
 }
 
+/// A file for one test, gone with this.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let name = format!("tevent-{}-{name}", std::process::id());
+        Scratch(std::env::temp_dir().join(name))
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.0).expect("the example has written it")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// How deep brackets are nested at most, outside of strings. Fails if they don't match.
+fn depth(json: &str) -> usize {
+    let (mut open, mut deepest) = (Vec::new(), 0);
+    let mut characters = json.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => loop {
+                match characters.next().expect("the string ends") {
+                    '"' => break,
+                    '\\' => _ = characters.next(),
+                    _ => {}
+                }
+            },
+            '{' => open.push('}'),
+            '[' => open.push(']'),
+            '}' | ']' => assert_eq!(open.pop(), Some(character)),
+            _ => {}
+        }
+        deepest = deepest.max(open.len());
+    }
+    assert_eq!(open, []);
+    deepest
+}
+
+#[test]
+fn trace_timeline_writes_what_has_happened() {
+    let json = Scratch::new("timeline.json");
+    let (text, code) = output_of("trace_timeline", &[json.0.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    let json = json.text();
+    assert_eq!(depth(&json), 4);
+    // Eight clients with 200 answers each, and as many requests on the other side.
+    for (name, at_least) in [
+        ("client", 1600),
+        ("connection", 1600),
+        ("check", 1),
+        ("wait", 1),
+    ] {
+        let count = json
+            .matches(&format!("\"ph\":\"X\",\"name\":\"{name}\""))
+            .count();
+        assert!(count >= at_least, "{count} of {name}");
+    }
+    let spans = json.matches("\"ph\":\"X\"").count();
+    assert!(text.starts_with(&format!("{spans} spans in ")), "{text}");
+    assert!(
+        json.contains("examples/trace_timeline.rs:"),
+        "places are told"
+    );
+
+    let svg = Scratch::new("timeline.svg");
+    let (_, code) = output_of("trace_timeline", &[svg.0.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    let svg = svg.text();
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+    assert!(svg.matches("<rect ").count() > 10);
+
+    let (_, code) = output_of("trace_timeline", &["/nowhere/timeline.json"]);
+    assert_eq!(code, Some(1));
+    let (_, code) = output_of("trace_timeline", &["timeline.txt"]);
+    assert_eq!(code, Some(1));
+}
+
 #[test]
 fn bad_arguments_are_answered_with_one_line_and_2() {
     for (name, arguments) in [
@@ -775,6 +858,8 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
         ("queue", vec!["1", "0"]),
         ("queue", vec!["1", "1", "1"]),
         ("timers_and_signals", vec!["0"]),
+        ("trace_timeline", vec![]),
+        ("trace_timeline", vec!["a.json", "more"]),
         ("timers_and_signals", vec!["1", "-1"]),
         ("timers_and_signals", vec!["1", "1", "1"]),
     ] {

@@ -489,7 +489,7 @@ impl<T, E> Completer<T, E> {
     /// As [`Request::clear_deadline`].
     #[doc(alias = "tevent_req_reset_endtime")]
     pub fn clear_deadline(&self) {
-        drop(self.shared.core.deadline.take());
+        self.shared.core.clear_deadline();
     }
 }
 

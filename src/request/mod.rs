@@ -480,7 +480,7 @@ impl<T, E> Request<T, E> {
     /// ```
     #[doc(alias = "tevent_req_reset_endtime")]
     pub fn clear_deadline(&self) {
-        drop(self.shared.core.deadline.take());
+        self.shared.core.clear_deadline();
     }
 
     /// As [`Completer::attach`]: keeps `value` until the request has ended. Here it is at hand where

@@ -120,6 +120,10 @@ impl Core {
             .is_some_and(Immediate::schedule_and_tell)
     }
 
+    pub(super) fn clear_deadline(&self) {
+        drop(self.deadline.take());
+    }
+
     /// Drops `value` when the request ends.
     pub(super) fn attach(&self, value: Box<dyn Any>) -> bool {
         let is_pending = self.is_pending();
@@ -258,7 +262,7 @@ impl<T, E> Shared<T, E> {
         panics: &mut Panics,
     ) {
         let core = &self.core;
-        drop(core.deadline.take());
+        core.clear_deadline();
         if let Some(handler) = self.on_cancel.take() {
             panics.catch(|| match told {
                 Some(context) => handler(context, &Completer::new(self)),
@@ -356,7 +360,6 @@ impl<T, E> Shared<T, E> {
 
     /// The handle is gone.
     pub(super) fn disown(self: &Rc<Self>) {
-        self.core.has_owner.set(false);
         let mut panics = Panics::default();
         panics.catch(|| self.waker.clear());
         let context = self.core.live_context();

@@ -1,24 +1,36 @@
 //! One client's connection as events: what the child process does.
 //!
-//! The connection is a descriptor event whose handler owns everything that belongs to the client.
-//! It reads what is there, has complete messages processed, and sends the replies; it never
-//! blocks. The writable flag is on only while replies wait. While more of them wait than
-//! [`HIGH_WATER`], nothing is read: a client that doesn't read its replies can't make them pile up.
+//! The connection is a descriptor event. Its handler reads what is there, has complete messages
+//! processed, and sends the replies; it never blocks. The writable flag is on only while replies
+//! wait. While more of them wait than [`HIGH_WATER`], nothing is read: a client that doesn't read
+//! its replies can't make them pile up.
+//!
+//! A message is processed by a future. It is polled at once, in a place that is used again for the
+//! next one; most are ready then. One that has to wait becomes a task. While
+//! [the connection is busy](Connection::is_busy) with it, the messages behind it wait too.
 //!
 //! When the transport has failed both flags go off first, so that nothing is tried on it again;
 //! then the connection is torn down.
 
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
 use smbd::config::Config;
-use smbd::server::Connection;
-use smbd::transport::FrameReader;
-use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer};
+use smbd::server::{Connection, ProtocolError};
+use smbd::sharing::Link;
+use smbd::transport::{FrameReader, Message};
+use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer, WeakContext};
 
 use crate::send_queue::SendQueue;
+use crate::uplink::Uplink;
 
 /// Reading stops when this many bytes of replies wait: two of the largest reads.
 const HIGH_WATER: usize = 16 * 1024 * 1024;
@@ -34,16 +46,29 @@ enum End {
     Failed(String),
 }
 
-/// What belongs to the client; it lives in the handler of its descriptor event.
-struct Client {
+/// What belongs to the client; it lives in the handler of its descriptor event, and in the tasks of
+/// requests that wait.
+struct Client<F> {
+    context: WeakContext,
     peer: String,
-    frames: FrameReader,
-    connection: Connection,
-    replies: SendQueue,
+    event: OnceCell<Fd<TcpStream>>,
+    frames: RefCell<FrameReader>,
+    connection: Rc<Connection>,
+    /// Makes the future that processes a message.
+    process: fn(Rc<Connection>, Message) -> F,
+    /// Where futures are polled first; elsewhere while that is done.
+    place: RefCell<Option<Place<F>>>,
+    /// The bytes of messages whose requests wait.
+    held: Cell<usize>,
+    replies: RefCell<SendQueue>,
     /// The client sends nothing more.
-    at_end: bool,
+    at_end: Cell<bool>,
+    /// Everything is being closed.
+    is_finishing: Cell<bool>,
     idle: Option<(Timer, Duration)>,
 }
+
+type Place<F> = Pin<Box<Option<F>>>;
 
 /// Serves `stream` in this process until the client is gone or silent for `idle_timeout`; then
 /// stops the loop. So does SIGTERM.
@@ -54,15 +79,23 @@ struct Client {
 pub(crate) fn serve(
     context: &Context,
     stream: TcpStream,
+    link: UnixStream,
     peer: String,
     config: Arc<Config>,
     idle_timeout: Option<Duration>,
 ) -> std::io::Result<()> {
-    let mut client = Client {
-        frames: FrameReader::new(),
-        connection: Connection::new(config, &peer),
-        replies: SendQueue::default(),
-        at_end: false,
+    let uplink = Uplink::new(link)?;
+    let client = Rc::new(Client {
+        context: context.downgrade(),
+        event: OnceCell::new(),
+        frames: RefCell::new(FrameReader::new()),
+        connection: Connection::new(config, &peer, Rc::clone(&uplink) as Rc<dyn Link>),
+        process: Connection::process,
+        place: RefCell::new(Some(Box::pin(None))),
+        held: Cell::new(0),
+        replies: RefCell::default(),
+        at_end: Cell::new(false),
+        is_finishing: Cell::new(false),
         idle: idle_timeout.map(|timeout| {
             let peer = peer.clone();
             let timer = context.add_timer_after(timeout, move |context, _| {
@@ -72,23 +105,43 @@ pub(crate) fn serve(
             (timer, timeout)
         }),
         peer: peer.clone(),
-    };
+    });
+    let handler = Rc::clone(&client);
     // ERROR, so that a broken connection is told also while reading is off.
     let event = context.add_fd(
         stream,
         FdFlags::READ | FdFlags::ERROR,
         move |context, event, flags| {
-            if let Err(end) = client.handle(event, flags) {
-                client.tear_down(context, event, end);
-            }
+            let result = handler.handle(context, event, flags);
+            handler.settle(context, event, result);
         },
     )?;
     event.set_name("client");
     event.on_close(move |_stream| log::info!("{peer}: disconnected"));
-    event.detach();
+    // It was empty.
+    let _ = client.event.set(event);
+    let listener = Rc::downgrade(&client);
+    uplink.listen(context, move |context, notices| {
+        let Some(client) = listener.upgrade() else {
+            return;
+        };
+        match notices {
+            Some(notices) => {
+                for notice in notices {
+                    client.connection.deliver(notice);
+                }
+                client.go_on(Ok(()));
+            }
+            // Without it nothing is known of what the others do.
+            None => context.stop(),
+        }
+    })?;
     for signum in [Signum::SIGTERM, Signum::SIGINT] {
+        let client = Rc::clone(&client);
         context
-            .add_signal(signum, SignalFlags::empty(), |context, _, _| context.stop())?
+            .add_signal(signum, SignalFlags::empty(), move |context, _, _| {
+                client.finish(context);
+            })?
             .detach();
     }
     // The configuration is the parent's to read again; the default would end this process.
@@ -98,9 +151,17 @@ pub(crate) fn serve(
     Ok(())
 }
 
-impl Client {
+impl<F> Client<F>
+where
+    F: Future<Output = Result<(), ProtocolError>> + 'static,
+{
     /// The descriptor is ready.
-    fn handle(&mut self, event: &Fd<TcpStream>, flags: FdFlags) -> Result<(), End> {
+    fn handle(
+        self: &Rc<Self>,
+        context: &Context,
+        event: &Fd<TcpStream>,
+        flags: FdFlags,
+    ) -> Result<(), End> {
         if flags.contains(FdFlags::ERROR) {
             return Err(match event.get_ref().take_error() {
                 Ok(Some(e)) => End::Failed(e.to_string()),
@@ -108,28 +169,29 @@ impl Client {
             });
         }
         if flags.contains(FdFlags::READ) {
-            self.read(event.get_ref())?;
+            if self.connection.is_busy() {
+                // Switched on again when it isn't.
+                event.set_readable(false);
+            } else {
+                self.read(event.get_ref())?;
+            }
         }
-        self.process(event.get_ref())?;
-        self.update_flags(event);
-        if self.at_end && self.replies.is_empty() {
-            return Err(End::Closed);
-        }
-        Ok(())
+        self.process(context, event)
     }
 
     /// Reads once; the event comes again if there is more.
-    fn read(&mut self, mut stream: &TcpStream) -> Result<(), End> {
-        match stream.read(self.frames.spare()) {
-            Ok(0) if self.frames.is_mid_message() => {
+    fn read(&self, mut stream: &TcpStream) -> Result<(), End> {
+        let mut frames = self.frames.borrow_mut();
+        match stream.read(frames.spare()) {
+            Ok(0) if frames.is_mid_message() => {
                 Err(End::Failed("closed in the middle of a message".into()))
             }
             Ok(0) => {
-                self.at_end = true;
+                self.at_end.set(true);
                 Ok(())
             }
             Ok(count) => {
-                self.frames.filled(count);
+                frames.filled(count);
                 self.note_progress();
                 Ok(())
             }
@@ -140,40 +202,112 @@ impl Client {
 
     /// Processes the messages that are there and sends the replies, until one of the two has to
     /// wait.
-    fn process(&mut self, stream: &TcpStream) -> Result<(), End> {
+    fn process(self: &Rc<Self>, context: &Context, event: &Fd<TcpStream>) -> Result<(), End> {
         loop {
-            let answered = self.answer();
+            let answered = self.answer(context);
             // Also before a message that can't be understood: what came before it was answered.
-            let sent = self.send(stream)?;
-            let out_of_messages = answered?;
-            if sent == 0 || out_of_messages {
-                return Ok(());
+            let sent = self.send(event.get_ref())?;
+            let has_to_wait = answered?;
+            if sent == 0 || has_to_wait {
+                break;
             }
         }
+        self.update_flags(event);
+        if self.is_finishing.get() {
+            return Ok(());
+        }
+        let is_done = !self.connection.is_busy() && self.replies.borrow().is_empty();
+        if self.at_end.get() && is_done {
+            return Err(End::Closed);
+        }
+        Ok(())
     }
 
-    /// Processes messages until there are none, which is `true`, or too many replies wait.
-    fn answer(&mut self) -> Result<bool, End> {
-        while self.replies.len() < HIGH_WATER {
+    /// Processes messages until there are none or they have to wait, which is `true`, or too many
+    /// replies wait.
+    fn answer(self: &Rc<Self>, context: &Context) -> Result<bool, End> {
+        self.collect();
+        while self.replies.borrow().len() < HIGH_WATER {
+            if self.is_finishing.get() || self.connection.is_busy() || self.held.get() >= HIGH_WATER
+            {
+                return Ok(true);
+            }
             let message = self
                 .frames
+                .borrow_mut()
                 .next_message()
                 .map_err(|e| End::Failed(e.to_string()))?;
             let Some(message) = message else {
                 return Ok(true);
             };
-            let reply = self
-                .connection
-                .process(message)
-                .map_err(|e| End::Failed(e.to_string()))?;
-            self.replies.extend(reply);
+            let result = self.start(context, message);
+            self.collect();
+            result.map_err(|e| End::Failed(e.to_string()))?;
         }
         Ok(false)
     }
 
-    fn send(&mut self, stream: &TcpStream) -> Result<usize, End> {
+    /// Processes a message, now or in a task.
+    fn start(self: &Rc<Self>, context: &Context, message: Message) -> Result<(), ProtocolError> {
+        let length = message.len();
+        let future = (self.process)(Rc::clone(&self.connection), message);
+        let mut place = self.place.take().unwrap_or_else(|| Box::pin(None));
+        place.as_mut().set(Some(future));
+        let mut noop = task::Context::from_waker(Waker::noop());
+        if let Some(result) = poll(&mut place, &mut noop) {
+            self.place.replace(Some(place));
+            return result;
+        }
+        self.held.set(self.held.get() + length);
+        let client = Rc::clone(self);
+        let work = poll_fn(move |context| {
+            let result = poll(&mut place, context);
+            if result.is_some() {
+                client.held.set(client.held.get() - length);
+            }
+            client.go_on(result.unwrap_or(Ok(())));
+            match result {
+                Some(_) => Poll::Ready(()),
+                None => Poll::Pending,
+            }
+        });
+        let task = context.spawn(work);
+        task.set_name("request");
+        task.detach();
+        Ok(())
+    }
+
+    /// A task has done something.
+    fn go_on(self: &Rc<Self>, result: Result<(), ProtocolError>) {
+        let (Some(context), Some(event)) = (self.context.upgrade(), self.event.get()) else {
+            return;
+        };
+        if !event.is_registered() {
+            return; // torn down
+        }
+        let mut result = result.map_err(|e| End::Failed(e.to_string()));
+        if result.is_ok() {
+            result = self.process(&context, event);
+        } else {
+            self.collect();
+            // What was answered before it goes out; that this fails as well changes nothing.
+            let _ = self.send(event.get_ref());
+        }
+        self.settle(&context, event, result);
+    }
+
+    /// Takes over what the connection has to send.
+    fn collect(&self) {
+        let mut replies = self.replies.borrow_mut();
+        while let Some(frame) = self.connection.next_reply() {
+            replies.push(frame);
+        }
+    }
+
+    fn send(&self, stream: &TcpStream) -> Result<usize, End> {
         let sent = self
             .replies
+            .borrow_mut()
             .send(stream)
             .map_err(|e| End::Failed(e.to_string()))?;
         if sent > 0 {
@@ -182,11 +316,13 @@ impl Client {
         Ok(sent)
     }
 
-    fn update_flags(&mut self, event: &Fd<TcpStream>) {
-        event.set_writable(!self.replies.is_empty());
-        if self.at_end || self.replies.len() >= HIGH_WATER {
+    fn update_flags(&self, event: &Fd<TcpStream>) {
+        let waiting = self.replies.borrow().len();
+        event.set_writable(waiting > 0);
+        let is_full = waiting >= HIGH_WATER || self.held.get() >= HIGH_WATER;
+        if self.at_end.get() || self.is_finishing.get() || is_full {
             event.set_readable(false);
-        } else if self.replies.len() <= LOW_WATER {
+        } else if waiting <= LOW_WATER && !self.connection.is_busy() {
             event.set_readable(true);
         }
     }
@@ -197,13 +333,53 @@ impl Client {
         }
     }
 
-    fn tear_down(&mut self, context: &Context, event: &Fd<TcpStream>, end: End) {
+    /// Tears the connection down if it has ended.
+    fn settle(self: &Rc<Self>, context: &Context, event: &Fd<TcpStream>, result: Result<(), End>) {
+        let Err(end) = result else { return };
         event.set_flags(FdFlags::empty());
         match end {
             End::Closed => {}
             End::Failed(reason) => log::warn!("{}: {reason}", self.peer),
         }
         event.remove();
-        context.stop();
+        self.finish(context);
+    }
+
+    /// Closes what the client has open, answers what waits, and ends the loop.
+    fn finish(self: &Rc<Self>, context: &Context) {
+        if self.is_finishing.replace(true) {
+            return;
+        }
+        let client = Rc::clone(self);
+        let weak = context.downgrade();
+        let closing = async move {
+            Rc::clone(&client.connection).shut_down().await;
+            // The requests that waited get their answers in this turn.
+            tevent::yield_now().await;
+            client.collect();
+            let last = client.event.get().filter(|event| event.is_registered());
+            if let Some(event) = last {
+                // As much as the socket takes at once.
+                let _ = client.send(event.get_ref());
+            }
+            if let Some(context) = weak.upgrade() {
+                context.stop();
+            }
+        };
+        let task = context.spawn(closing);
+        task.set_name("closing");
+        task.detach();
+    }
+}
+
+/// Polls what is in `place`, and empties it when that is ready.
+fn poll<F: Future>(place: &mut Place<F>, context: &mut task::Context<'_>) -> Option<F::Output> {
+    let future = place.as_mut().as_pin_mut()?;
+    match future.poll(context) {
+        Poll::Ready(output) => {
+            place.as_mut().set(None);
+            Some(output)
+        }
+        Poll::Pending => None,
     }
 }

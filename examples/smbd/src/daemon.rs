@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::rc::Rc;
@@ -21,9 +22,11 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use smbd::args::Options;
 use smbd::config::Config;
+use smbd::sharing::{BREAK_TIMEOUT, ClientId};
 use tevent::{Child, Context, Fd, FdFlags, Fork, SignalFlags, Signum, Timer};
 
 use crate::client;
+use crate::hub::Hub;
 use crate::sockets;
 
 /// How long accepting rests when the process or the system is out of descriptors or memory.
@@ -43,6 +46,8 @@ pub(crate) struct Daemon {
     config: RefCell<Arc<Config>>,
     reload: Reload,
     listeners: RefCell<Vec<Fd<TcpListener>>>,
+    /// What the clients share.
+    hub: Rc<Hub>,
     /// By process id.
     children: RefCell<BTreeMap<u32, Served>>,
     stopping: Cell<bool>,
@@ -52,13 +57,20 @@ pub(crate) struct Daemon {
 /// A client with a process of its own.
 struct Served {
     peer: String,
+    id: ClientId,
     /// Reports the end of the process, for as long as it is in the table.
     _event: Child,
 }
 
 impl Daemon {
-    pub(crate) fn new(options: Options, config: Config, reload: Reload) -> Rc<Daemon> {
+    pub(crate) fn new(
+        context: &Context,
+        options: Options,
+        config: Config,
+        reload: Reload,
+    ) -> Rc<Daemon> {
         Rc::new(Daemon {
+            hub: Hub::new(context, BREAK_TIMEOUT),
             options,
             config: RefCell::new(Arc::new(config)),
             reload,
@@ -159,31 +171,49 @@ impl Daemon {
             log::warn!("{peer}: {e}");
             return;
         }
+        let link = UnixStream::pair().and_then(|(ours, theirs)| {
+            let id = self.hub.add(context, ours, &peer)?;
+            Ok((id, theirs))
+        });
+        let (id, link) = match link {
+            Ok(link) => link,
+            Err(e) => {
+                log::error!("{peer}: refused, socket pair: {e}");
+                return;
+            }
+        };
         log::info!("{peer}: connected");
         if self.options.interactive {
             // One client, in this process.
             self.close_listeners();
-            self.serve(context, stream, peer);
+            self.serve(context, stream, link, peer);
             return;
         }
         match context.fork() {
-            // Our copy of the connection closes with this.
-            Ok(Fork::Parent(child)) => self.note(context, child, peer),
+            // Our copies of the connection and of the child's end close with this.
+            Ok(Fork::Parent(child)) => {
+                self.hub.set_process(id, child);
+                self.note(context, child, id, peer);
+            }
             Ok(Fork::Child) => {
                 self.close_listeners();
+                self.hub.clear();
                 let children = self.children.take();
                 drop(children);
                 match context.reinitialise() {
-                    Ok(()) => self.serve(context, stream, peer),
+                    Ok(()) => self.serve(context, stream, link, peer),
                     Err(e) => log::error!("{peer}: re-initialising: {e}"),
                 }
             }
-            Err(e) => log::error!("{peer}: refused, fork: {e}"),
+            Err(e) => {
+                log::error!("{peer}: refused, fork: {e}");
+                self.hub.remove(context, id);
+            }
         }
     }
 
     /// Counts a child until it has ended.
-    fn note(self: &Rc<Self>, context: &Context, child: u32, peer: String) {
+    fn note(self: &Rc<Self>, context: &Context, child: u32, id: ClientId, peer: String) {
         let daemon = Rc::clone(self);
         let added = context.add_child(child, move |context, child, result| {
             daemon.ended(context, child.pid(), result);
@@ -193,6 +223,7 @@ impl Daemon {
                 event.set_name(&peer);
                 let served = Served {
                     peer,
+                    id,
                     _event: event,
                 };
                 self.children.borrow_mut().insert(child, served);
@@ -201,10 +232,10 @@ impl Daemon {
         }
     }
 
-    fn serve(&self, context: &Context, stream: TcpStream, peer: String) {
+    fn serve(&self, context: &Context, stream: TcpStream, link: UnixStream, peer: String) {
         let config = Arc::clone(&self.config.borrow());
         let idle_timeout = self.options.idle_timeout;
-        if let Err(e) = client::serve(context, stream, peer, config, idle_timeout) {
+        if let Err(e) = client::serve(context, stream, link, peer, config, idle_timeout) {
             log::error!("can't serve: {e}");
             context.stop();
         }
@@ -243,9 +274,10 @@ impl Daemon {
 
     /// A child has ended, and was reaped.
     fn ended(&self, context: &Context, child: u32, result: io::Result<ExitStatus>) {
-        let Some(Served { peer, _event }) = self.children.borrow_mut().remove(&child) else {
+        let Some(Served { peer, id, _event }) = self.children.borrow_mut().remove(&child) else {
             return;
         };
+        self.hub.remove(context, id);
         match result.map(|status| (status.code(), status.signal())) {
             Ok((Some(0), _)) => log::debug!("{peer}: process {child} has ended"),
             // Told to end before it could say that it heard.

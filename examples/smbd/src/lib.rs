@@ -15,5 +15,6 @@ pub mod demo;
 pub mod rpc;
 pub mod server;
 pub mod share;
+pub mod sharing;
 pub mod transport;
 pub mod wire;

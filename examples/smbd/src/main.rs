@@ -9,8 +9,10 @@
 
 mod client;
 mod daemon;
+mod hub;
 mod send_queue;
 mod sockets;
+mod uplink;
 
 use std::error::Error;
 use std::io::Write;
@@ -56,7 +58,7 @@ fn run(mut options: Options) -> Result<(), Box<dyn Error>> {
     let context = Context::new()?;
     let shares = options.shares.clone();
     let reload = move || configure(&shares);
-    let daemon = Daemon::new(options, reload()?, Box::new(reload));
+    let daemon = Daemon::new(&context, options, reload()?, Box::new(reload));
     daemon.handle_signals(&context)?;
     let addresses = daemon
         .listen(&context)

@@ -27,13 +27,6 @@ impl SendQueue {
         }
     }
 
-    /// Appends a reply, if there is one.
-    pub(crate) fn extend(&mut self, frame: Option<Vec<u8>>) {
-        if let Some(frame) = frame {
-            self.push(frame);
-        }
-    }
-
     /// How many bytes wait.
     pub(crate) fn len(&self) -> usize {
         self.length

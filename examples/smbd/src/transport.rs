@@ -4,7 +4,14 @@
 //! [`FrameReader`] is the receiving side, without a socket: whoever reads one
 //! reads straight into [`FrameReader::spare`], says how much came with
 //! [`FrameReader::filled`], and takes the complete messages from
-//! [`FrameReader::next_message`], which lends them from the same buffer.
+//! [`FrameReader::next_message`].
+//!
+//! A [`Message`] owns its bytes, so that a request may outlast the reading of
+//! the next one. It takes the buffer along when what is left behind is
+//! shorter than itself, else it is copied out: never more than half of what
+//! has been received is copied, and nothing of a large WRITE. Buffers come back
+//! when their message is dropped; two of them serve a client whose requests are
+//! answered at once.
 //!
 //! The buffer grows with the bytes that arrive, at most to double of them, so
 //! announcing a large message costs the announcer as much as it costs us. It
@@ -12,6 +19,10 @@
 //! when a connection falls silent. The downside is one move of the unfinished
 //! tail whenever a message straddles the end of the buffer: at most one move
 //! per message.
+
+use std::cell::RefCell;
+use std::ops::{Deref, Range};
+use std::rc::Rc;
 
 use crate::wire::header::{HEADER_LEN, PROTOCOL_SMB1};
 
@@ -79,6 +90,61 @@ pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    pool: Pool,
+}
+
+/// Buffers that wait for their next use.
+#[derive(Debug, Clone, Default)]
+struct Pool(Rc<RefCell<Vec<Vec<u8>>>>);
+
+/// How many buffers a [`Pool`] keeps.
+const POOLED: usize = 2;
+/// A message that waits must not keep a buffer much larger than itself.
+const MAX_WASTE: usize = 4;
+
+impl Pool {
+    fn take(&self) -> Vec<u8> {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn put(&self, buffer: Vec<u8>) {
+        let mut pool = self.0.borrow_mut();
+        if pool.len() < POOLED && buffer.capacity() > 0 {
+            pool.push(buffer);
+        }
+    }
+}
+
+/// A complete message, without its framing header.
+#[derive(Debug)]
+pub struct Message {
+    buffer: Vec<u8>,
+    range: Range<usize>,
+    pool: Pool,
+}
+
+impl Deref for Message {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[self.range.clone()]
+    }
+}
+
+impl From<Vec<u8>> for Message {
+    fn from(bytes: Vec<u8>) -> Self {
+        Message {
+            range: 0..bytes.len(),
+            buffer: bytes,
+            pool: Pool::default(),
+        }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        self.pool.put(std::mem::take(&mut self.buffer));
+    }
 }
 
 /// What stands at the beginning of the unread bytes.
@@ -130,16 +196,22 @@ impl FrameReader {
         self.end += n;
     }
 
-    /// Lends the next complete message, without its framing header, or `None`
-    /// when more bytes are needed. Keepalives are passed over.
+    /// Takes the next complete message, or `None` when more bytes are needed.
+    /// Keepalives are passed over.
     ///
     /// # Errors
     ///
     /// See [`FrameError`]; the connection is to be dropped.
-    pub fn next_message(&mut self) -> Result<Option<&[u8]>, FrameError> {
+    pub fn next_message(&mut self) -> Result<Option<Message>, FrameError> {
         let length = loop {
             match self.peek()? {
-                Next::Unknown => return Ok(None),
+                Next::Unknown => {
+                    if self.start == self.end {
+                        self.start = 0;
+                        self.end = 0;
+                    }
+                    return Ok(None);
+                }
                 Next::Keepalive => self.start += FRAME_HEADER_LEN,
                 Next::Message(length) => break length,
             }
@@ -149,12 +221,36 @@ impl FrameReader {
         if to > self.end {
             return Ok(None);
         }
-        self.start = to;
-        if self.start == self.end {
+        let tail = to..self.end;
+        let is_worth_it = self.buffer.len() <= MAX_WASTE * length.max(INITIAL_LEN);
+        let mut other = self.pool.take();
+        if tail.len() < length && is_worth_it {
+            if other.len() < tail.len() {
+                other.resize(tail.len().max(INITIAL_LEN), 0);
+            }
+            other[..tail.len()].copy_from_slice(&self.buffer[tail.clone()]);
             self.start = 0;
-            self.end = 0;
+            self.end = tail.len();
+            std::mem::swap(&mut self.buffer, &mut other);
+            return Ok(Some(Message {
+                buffer: other,
+                range: from..to,
+                pool: self.pool.clone(),
+            }));
         }
-        Ok(Some(&self.buffer[from..to]))
+        if other.len() > MAX_WASTE * length.max(INITIAL_LEN) {
+            other = Vec::new();
+        }
+        if other.len() < length {
+            other.resize(length.max(INITIAL_LEN), 0);
+        }
+        other[..length].copy_from_slice(&self.buffer[from..to]);
+        self.start = to;
+        Ok(Some(Message {
+            buffer: other,
+            range: 0..length,
+            pool: self.pool.clone(),
+        }))
     }
 
     /// Whether a message has begun but not ended: such a peer is not idle but stuck.
@@ -244,7 +340,7 @@ mod tests {
         let mut reader = FrameReader::new();
         reader.spare()[..4].copy_from_slice(&[0, 0x80, 0, 0]);
         reader.filled(4);
-        assert_eq!(reader.next_message(), Ok(None));
+        assert!(matches!(reader.next_message(), Ok(None)));
         for _ in 0..3 {
             let received = reader.end;
             let spare = reader.spare().len();
@@ -268,7 +364,44 @@ mod tests {
             let mut reader = FrameReader::new();
             reader.spare()[..bytes.len()].copy_from_slice(bytes);
             reader.filled(bytes.len());
-            assert_eq!(reader.next_message(), Err(error));
+            assert_eq!(reader.next_message().err(), Some(error));
         }
+    }
+
+    #[test]
+    fn two_buffers_serve_requests_that_are_answered_at_once() {
+        let mut reader = FrameReader::new();
+        let mut addresses = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let frame = [&[0, 0, 0, 64][..], &[0; 64]].concat();
+            reader.spare()[..68].copy_from_slice(&frame);
+            reader.filled(68);
+            let message = reader.next_message().unwrap().unwrap();
+            addresses.insert(message.as_ptr());
+        }
+        assert!(addresses.len() <= 2, "{addresses:?}");
+    }
+
+    #[test]
+    fn a_small_message_that_waits_keeps_no_large_buffer() {
+        let mut reader = FrameReader::new();
+        let large = 4 << 20;
+        let mut stream = vec![0, 0x40, 0, 0];
+        stream.resize(4 + large, 0);
+        stream.extend([0, 0, 0, 64]);
+        stream.resize(stream.len() + 64, 0);
+        let mut messages = Vec::new();
+        while !stream.is_empty() {
+            let spare = reader.spare();
+            let count = spare.len().min(stream.len());
+            spare[..count].copy_from_slice(&stream[..count]);
+            stream.drain(..count);
+            reader.filled(count);
+            while let Some(message) = reader.next_message().unwrap() {
+                messages.push(message);
+            }
+        }
+        assert_eq!(messages.len(), 2);
+        assert!(messages[1].buffer.len() <= MAX_WASTE * INITIAL_LEN);
     }
 }

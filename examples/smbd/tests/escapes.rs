@@ -78,7 +78,7 @@ fn names_with_dots_or_roots_are_invalid() {
         assert_ne!(status, Status::SUCCESS, "{name:?}");
     }
     for (name, status) in [
-        ("..\\secret", Status::OBJECT_NAME_INVALID),
+        ("..\\secret", Status::OBJECT_PATH_SYNTAX_BAD),
         ("\\etc\\passwd", Status::INVALID_PARAMETER),
         ("\\..\\secret", Status::INVALID_PARAMETER),
     ] {

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 
 use common::TempDir;
 use smbd::share::metadata::Kind;
-use smbd::share::{Share, names};
+use smbd::share::{DataMode, Share, names};
 use smbd::wire::status::Status;
 
 fn share(dir: &TempDir) -> Share {
@@ -99,7 +99,7 @@ fn a_file_that_changes_hands_between_lookup_and_open_is_not_opened() {
     dir.write("root/other", b"second");
     std::fs::rename(dir.path().join("root/other"), dir.path().join("root/file")).unwrap();
     assert_eq!(
-        share.open_data(&mut node),
+        share.open_data(&mut node, DataMode::Read),
         Err(Status::OBJECT_NAME_NOT_FOUND)
     );
     std::fs::remove_file(dir.path().join("root/file")).unwrap();
@@ -108,7 +108,7 @@ fn a_file_that_changes_hands_between_lookup_and_open_is_not_opened() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     // Must return, not wait for somebody to open the other end.
     assert_eq!(
-        share.open_data(&mut node),
+        share.open_data(&mut node, DataMode::Read),
         Err(Status::OBJECT_NAME_NOT_FOUND)
     );
 }

@@ -1,20 +1,22 @@
-//! READ, WRITE and the smaller requests on an open: CLOSE, FLUSH, LOCK,
-//! OPLOCK_BREAK ([MS-SMB2] 3.3.5.10–3.3.5.14, 3.3.5.22).
+//! READ, WRITE, CLOSE and FLUSH ([MS-SMB2] 3.3.5.10–3.3.5.13).
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::Connection;
 use super::error::Outcome;
-use super::open::{DiskOpen, Object};
+use super::open::{DiskOpen, Object, Open};
 use super::reply::Reply;
 use super::request::Request;
+use crate::share::data;
 use crate::share::metadata::Kind;
-use crate::wire::create::access;
-use crate::wire::file::{self, Close, LOCKFLAG_UNLOCK, OplockBreak, Read, Write};
+use crate::sharing::Access;
+use crate::wire::create::{access, options};
+use crate::wire::file::{self, Close, Read, Write};
 use crate::wire::status::Status;
 
 /// A READ that has been found in order: what is to be sent, and from where.
@@ -38,7 +40,7 @@ impl<'a> ReadPlan<'a> {
             return Err(Status::INVALID_DEVICE_REQUEST);
         }
         let wanted = u64::from(read.length);
-        if i64::try_from(read.offset).is_err() || i64::try_from(read.offset + wanted).is_err() {
+        if !is_range(read.offset, wanted) {
             return Err(Status::INVALID_PARAMETER);
         }
         disk.refresh()?;
@@ -80,9 +82,59 @@ impl<'a> ReadPlan<'a> {
     }
 }
 
+/// Whether `offset..offset + length` is a range that a file can have.
+pub(super) fn is_range(offset: u64, length: u64) -> bool {
+    let end = offset.checked_add(length);
+    end.is_some_and(|end| i64::try_from(end).is_ok())
+}
+
+/// Makes sure that no byte-range lock is in the way of reading or writing.
+pub(super) async fn check_locks(
+    disk: &RefCell<DiskOpen>,
+    offset: u64,
+    length: u64,
+    writes: bool,
+) -> Result<(), Status> {
+    let access = {
+        let disk = disk.borrow();
+        let held = disk.held.as_ref().ok_or(Status::FILE_CLOSED)?;
+        held.access(offset, length, writes)
+    };
+    match access {
+        Access::Free => Ok(()),
+        Access::Prevented => Err(Status::FILE_LOCK_CONFLICT),
+        Access::Ask(asked) => Ok(asked.await?),
+    }
+}
+
+fn write_file(disk: &mut DiskOpen, write: &Write<'_>) -> Result<(), Status> {
+    disk.check_access(access::FILE_WRITE_DATA | access::FILE_APPEND_DATA)?;
+    if disk.node.metadata.kind != Kind::File {
+        return Err(Status::INVALID_DEVICE_REQUEST);
+    }
+    if !is_range(write.offset, write.data.len() as u64) {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    if disk.check_access(access::FILE_WRITE_DATA).is_err() {
+        // What may be appended to only keeps what it has ([MS-SMB2] 3.3.5.13).
+        disk.refresh()?;
+        if write.offset < disk.node.metadata.end_of_file() {
+            return Err(Status::ACCESS_DENIED);
+        }
+    }
+    let durable = write.flags & file::WRITE_THROUGH != 0
+        || disk.state.mode & options::FILE_WRITE_THROUGH != 0;
+    disk.writing(|disk| {
+        data::write_at(&disk.node.fd, write.data, write.offset, durable).map_err(Status::from_errno)
+    })?;
+    disk.state.position = write.offset + write.data.len() as u64;
+    disk.note_written();
+    Ok(())
+}
+
 impl Connection {
     /// READ
-    pub(super) fn read(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn read(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let read = Read::parse(request.message)?;
         request.check_payload(read.length as usize)?;
         let id = request.file(read.file_id);
@@ -95,14 +147,19 @@ impl Connection {
         file::put_read(reply.out);
         let data = reply.out.len();
         let mut status = Status::SUCCESS;
-        match &mut open.object {
+        match &open.object {
             Object::Disk(disk) => {
-                ReadPlan::new(disk, &read)?.copy_to(reply.out)?;
+                let length = u64::from(read.length);
+                check_locks(disk, read.offset, length, false).await?;
+                let disk = &mut disk.borrow_mut();
+                let count = ReadPlan::new(disk, &read)?.copy_to(reply.out)?;
+                disk.state.position = read.offset + count as u64;
             }
             Object::Pipe(pipe) => {
                 // A pipe here never has an answer still to come: what was
                 // asked has been answered at once.
                 let more = pipe
+                    .borrow_mut()
                     .read(read.length as usize, reply.out)
                     .ok_or(Status::PIPE_EMPTY)?;
                 if more {
@@ -116,93 +173,84 @@ impl Connection {
     }
 
     /// WRITE
-    pub(super) fn write(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn write(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let write = Write::parse(request.message)?;
         request.check_payload(write.data.len())?;
         let id = request.file(write.file_id);
         reply.file_id = Some(id);
-        let config = Arc::clone(&self.config);
         let session = self.session(request.session_id)?;
-        match &mut session.open(request.tree_id, id)?.object {
-            // No open has been granted FILE_WRITE_DATA.
-            Object::Disk(_) => Err(Status::ACCESS_DENIED.into()),
+        match &session.open(request.tree_id, id)?.object {
+            Object::Disk(disk) => {
+                check_locks(disk, write.offset, write.data.len() as u64, true).await?;
+                write_file(&mut disk.borrow_mut(), &write)?;
+            }
             Object::Pipe(pipe) => {
-                pipe.write(write.data, &config.rpc_server())
+                pipe.borrow_mut()
+                    .write(write.data, &self.config.rpc_server())
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
-                file::put_write(reply.out, write.data.len() as u32);
-                Ok(Status::SUCCESS)
             }
         }
+        file::put_write(reply.out, write.data.len() as u32);
+        Ok(Status::SUCCESS)
     }
 
     /// CLOSE
-    pub(super) fn close(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn close(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let close = Close::parse(request.message)?;
         let id = request.file(close.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
         let open = session.open(request.tree_id, id)?;
-        let attributes = match &mut open.object {
-            // The file is closed all the same if they cannot be had.
-            Object::Disk(disk) if close.query_attributes => disk
-                .refresh()
-                .ok()
-                .map(|()| disk.node.metadata.attributes(disk.node.name())),
+        let attributes = match &open.object {
+            Object::Disk(disk) if close.query_attributes => {
+                let mut disk = disk.borrow_mut();
+                disk.finish_writing();
+                // The file is closed all the same if they cannot be had.
+                let refreshed = disk.refresh();
+                refreshed
+                    .ok()
+                    .map(|()| disk.node.metadata.attributes(disk.node.name()))
+            }
             _ => None,
         };
-        session.opens.remove(&id.volatile);
+        session.opens.borrow_mut().remove(&id.volatile);
+        self.pending.close(request.session_id, id);
+        self.end_open(&open).await;
         file::put_close(reply.out, attributes.as_ref());
         Ok(Status::SUCCESS)
     }
 
+    /// Closes what is no longer in its session's table. If it was the last open
+    /// of a file that is to be deleted, the file is gone then.
+    pub(super) async fn end_open(&self, open: &Open) {
+        let Object::Disk(disk) = &open.object else {
+            return;
+        };
+        let (held, link) = {
+            let mut disk = disk.borrow_mut();
+            disk.finish_writing();
+            (disk.held.take(), Rc::clone(&disk.link))
+        };
+        if let Some(held) = held
+            && let Some(removing) = held.close().await
+        {
+            link.remove();
+            drop(removing);
+        }
+    }
+
     /// FLUSH
-    pub(super) fn flush(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) fn flush(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let id = request.file(file::parse_flush(request.message)?);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        match &session.open(request.tree_id, id)?.object {
-            // Takes FILE_WRITE_DATA or FILE_APPEND_DATA (3.3.5.11).
-            Object::Disk(_) => Err(Status::ACCESS_DENIED.into()),
-            Object::Pipe(_) => {
-                crate::wire::session::put_empty(reply.out);
-                Ok(Status::SUCCESS)
-            }
+        if let Object::Disk(disk) = &session.open(request.tree_id, id)?.object {
+            let disk = disk.borrow();
+            disk.check_access(access::FILE_WRITE_DATA | access::FILE_APPEND_DATA)?;
+            disk.share.sync(&disk.node)?;
+            disk.link.end_delay();
         }
-    }
-
-    /// LOCK: there are no byte-range locks.
-    pub(super) fn lock(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
-        let (id, elements) = file::parse_lock(request.message)?;
-        let id = request.file(id);
-        reply.file_id = Some(id);
-        let session = self.session(request.session_id)?;
-        session.open(request.tree_id, id)?.disk()?;
-        if elements
-            .iter()
-            .any(|e| e.offset.checked_add(e.length).is_none())
-        {
-            return Err(Status::INVALID_PARAMETER.into());
-        }
-        // A lock granted without effect would be a lie that costs data.
-        if elements.iter().all(|e| e.flags & LOCKFLAG_UNLOCK != 0) {
-            Err(Status::RANGE_NOT_LOCKED.into())
-        } else {
-            Err(Status::NOT_SUPPORTED.into())
-        }
-    }
-
-    /// OPLOCK_BREAK: an acknowledgment, but no oplock or lease is ever granted.
-    pub(super) fn oplock_break(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
-        let acknowledgment = OplockBreak::parse(request.message)?;
-        let session = self.session(request.session_id)?;
-        match acknowledgment {
-            OplockBreak::Oplock(id) => {
-                let id = request.file(id);
-                reply.file_id = Some(id);
-                session.open(request.tree_id, id)?;
-                Err(Status::INVALID_DEVICE_STATE.into())
-            }
-            OplockBreak::Lease => Err(Status::OBJECT_NAME_NOT_FOUND.into()),
-        }
+        crate::wire::session::put_empty(reply.out);
+        Ok(Status::SUCCESS)
     }
 }

@@ -1,19 +1,23 @@
 //! IOCTL ([MS-SMB2] 3.3.5.15).
 
-use std::sync::Arc;
+use std::cell::RefCell;
 
 use super::Connection;
+use super::copy::{self, Output};
 use super::error::Outcome;
-use super::open::Object;
+use super::open::{DiskOpen, Object};
 use super::reply::Reply;
 use super::request::Request;
-use crate::wire::Put;
+use super::session::Session;
+use crate::wire::create::access;
+use crate::wire::file::FileId;
 use crate::wire::ioctl::{self, Ioctl, fsctl};
 use crate::wire::status::Status;
+use crate::wire::{Put, Reader};
 
 impl Connection {
     /// IOCTL
-    pub(super) fn ioctl(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) async fn ioctl(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let ioctl = Ioctl::parse(request.message)?;
         let max_output = ioctl.max_output as usize;
         if ioctl.input.len().max(max_output) > request.max_size() {
@@ -36,11 +40,11 @@ impl Connection {
             }
             // Its pipes are always there to be opened.
             fsctl::PIPE_WAIT => Vec::new(),
+            // Multichannel is not among the capabilities (3.3.5.15.11).
+            fsctl::QUERY_NETWORK_INTERFACE_INFO => return Err(Status::NOT_SUPPORTED.into()),
             _ => {
-                let (output, more) = self.file_ioctl(request, &ioctl, reply)?;
-                if more {
-                    status = Status::BUFFER_OVERFLOW;
-                }
+                let output;
+                (status, output) = self.file_ioctl(request, &ioctl, reply)?;
                 output
             }
         };
@@ -50,28 +54,33 @@ impl Connection {
         Ok(status)
     }
 
-    /// Codes that concern an open: the output, and whether it has been cut.
+    /// Codes that concern an open.
     fn file_ioctl(
-        &mut self,
+        &self,
         request: &Request<'_>,
         ioctl: &Ioctl<'_>,
         reply: &mut Reply<'_>,
-    ) -> Result<(Vec<u8>, bool), Status> {
+    ) -> Output {
         let id = request.file(ioctl.file_id);
         reply.file_id = Some(id);
-        let config = Arc::clone(&self.config);
         let session = self.session(request.session_id)?;
         let open = session.open(request.tree_id, id)?;
         let max_output = ioctl.max_output as usize;
         let mut output = Vec::new();
-        match (&mut open.object, ioctl.code) {
+        match (&open.object, ioctl.code) {
             (Object::Pipe(pipe), fsctl::PIPE_TRANSCEIVE) => {
-                pipe.write(ioctl.input, &config.rpc_server())
+                let mut pipe = pipe.borrow_mut();
+                pipe.write(ioctl.input, &self.config.rpc_server())
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
                 let more = pipe
                     .read(max_output, &mut output)
                     .ok_or(Status::PIPE_EMPTY)?;
-                Ok((output, more))
+                let status = if more {
+                    Status::BUFFER_OVERFLOW
+                } else {
+                    Status::SUCCESS
+                };
+                Ok((status, output))
             }
             (Object::Pipe(pipe), fsctl::PIPE_PEEK) => {
                 // FSCTL_PIPE_PEEK reply ([MS-FSCC] 2.3.46), without data
@@ -79,22 +88,69 @@ impl Connection {
                 if max_output < 16 {
                     return Err(Status::BUFFER_TOO_SMALL);
                 }
-                let (all, first) = pipe.waiting();
+                let (all, first) = pipe.borrow().waiting();
                 output.put_u32(FILE_PIPE_CONNECTED_STATE);
                 output.put_u32(all as u32);
                 output.put_u32(u32::from(first > 0));
                 output.put_u32(first as u32);
-                Ok((output, false))
+                Ok((Status::SUCCESS, output))
             }
-            (Object::Disk(_), fsctl::GET_REPARSE_POINT) => Err(Status::NOT_A_REPARSE_POINT),
-            (Object::Disk(_), fsctl::GET_COMPRESSION) => {
-                if max_output < 2 {
-                    return Err(Status::INVALID_PARAMETER);
-                }
-                output.put_u16(0); // COMPRESSION_FORMAT_NONE
-                Ok((output, false))
-            }
+            (Object::Disk(disk), code) => disk_ioctl(&session, disk, id, code, ioctl),
             _ => Err(Status::INVALID_DEVICE_REQUEST),
         }
+    }
+}
+
+fn disk_ioctl(
+    session: &Session,
+    disk: &RefCell<DiskOpen>,
+    id: FileId,
+    code: u32,
+    ioctl: &Ioctl<'_>,
+) -> Output {
+    let input = ioctl.input;
+    let max_output = ioctl.max_output as usize;
+    let is_read = code == fsctl::SRV_COPYCHUNK;
+    match code {
+        fsctl::SRV_REQUEST_RESUME_KEY => copy::resume_key(id, max_output),
+        fsctl::SRV_COPYCHUNK | fsctl::SRV_COPYCHUNK_WRITE => {
+            copy::copy_chunks(session, disk, input, max_output, is_read)
+        }
+        fsctl::DUPLICATE_EXTENTS_TO_FILE => copy::duplicate_extents(session, disk, input),
+        fsctl::SET_SPARSE => copy::set_sparse(&mut disk.borrow_mut(), input),
+        fsctl::SET_ZERO_DATA => copy::set_zero_data(&mut disk.borrow_mut(), input),
+        fsctl::QUERY_ALLOCATED_RANGES => {
+            copy::query_allocated_ranges(&mut disk.borrow_mut(), input, max_output)
+        }
+        fsctl::FILE_LEVEL_TRIM => copy::trim(&mut disk.borrow_mut(), input, max_output),
+        fsctl::GET_REPARSE_POINT => Err(Status::NOT_A_REPARSE_POINT),
+        fsctl::GET_COMPRESSION => {
+            if max_output < 2 {
+                return Err(Status::INVALID_PARAMETER);
+            }
+            Ok((Status::SUCCESS, vec![0, 0])) // COMPRESSION_FORMAT_NONE
+        }
+        fsctl::SET_COMPRESSION => {
+            disk.borrow().check_access(access::FILE_WRITE_DATA)?;
+            match Reader::new(input).u16()? {
+                0 => Ok((Status::SUCCESS, Vec::new())),
+                _ => Err(Status::NOT_SUPPORTED),
+            }
+        }
+        fsctl::CREATE_OR_GET_OBJECT_ID | fsctl::GET_OBJECT_ID => {
+            // FILE_OBJECTID_BUFFER ([MS-FSCC] 2.1.3.1): the file's id, the volume's,
+            // the file's at birth, and no domain's.
+            const LEN: usize = 64;
+            if max_output < LEN {
+                return Err(Status::BUFFER_TOO_SMALL);
+            }
+            let (device, inode) = disk.borrow().node.metadata.key();
+            let mut output = Vec::with_capacity(LEN);
+            for part in [device, inode, device, 0, device, inode, 0, 0] {
+                output.put_u64(part);
+            }
+            Ok((Status::SUCCESS, output))
+        }
+        _ => Err(Status::INVALID_DEVICE_REQUEST),
     }
 }

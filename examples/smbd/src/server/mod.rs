@@ -1,37 +1,57 @@
-//! The server's side of the protocol ([MS-SMB2] 3.3): one message in, at most
-//! one reply frame out.
+//! The server's side of the protocol ([MS-SMB2] 3.3): messages in, reply
+//! frames out.
 //!
-//! A [`Connection`] knows nothing of sockets or time; whoever reads messages
-//! off a socket hands them to [`Connection::process`] and sends what it
-//! returns. Everything is answered at once: nothing here waits for anything
-//! but the disk, so there are no interim responses and nothing to cancel.
+//! A [`Connection`] knows nothing of sockets, events or time. Whoever reads
+//! messages off a socket hands them to [`Connection::process`], which is a
+//! future, polls that, and sends what [`Connection::next_reply`] returns then.
+//! Most requests are answered in the first poll. Some have to wait:
 //!
-//! Signatures are neither checked nor made: every session is a guest's or
-//! anonymous and has no key to do it with.
+//! * shortly, for what clients share to be looked up. Until that is done the
+//!   connection [is busy](Connection::is_busy), and no other message is to be
+//!   processed, so that requests take effect in the order they came in;
+//! * or for another client, for as long as that takes
+//!   ([`Request::wait_for`](request::Request::wait_for)). Such a request gets
+//!   an interim response with `STATUS_PENDING`, the connection is not busy
+//!   with it, and CANCEL, CLOSE, TREE_DISCONNECT and LOGOFF end the waiting.
 //!
-//! The shares are read-only: there is no handler that changes a file. A request
-//! that would is answered with `STATUS_ACCESS_DENIED`, because that follows
-//! from what TREE_CONNECT says of the maximal access ([MS-SMB2] 3.3.5.9), and
-//! because clients take `STATUS_MEDIA_WRITE_PROTECTED` for a fault of a drive
-//! that they ask the user to mend.
+//! Dropping the future gives up what it waits for.
+//!
+//! # For those who write handlers
+//!
+//! A handler is a function of [`Connection`] in the file of its request. It
+//! parses the request, looks up session, tree connect and open, and appends
+//! its response's body to the reply. It is `async` if it ever has to wait. No
+//! `RefCell` may be borrowed over an `.await`: other requests run meanwhile,
+//! and may close the open or end the session that this one is about. Signatures
+//! and encryption are the matter of [`protection`].
 
+mod copy;
 mod create;
 mod credits;
 mod error;
 mod io;
 mod ioctl;
+mod lock;
 mod negotiate;
 mod open;
+mod oplock;
+mod pending;
+mod protection;
 mod query;
 mod reply;
 mod request;
 mod session;
+mod set_info;
 mod tree;
 
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::sharing::{Break, Link, Notice, Port};
+use crate::transport::Message;
 use crate::wire::file::FileId;
 use crate::wire::header::{self, Command, HEADER_LEN, Header, ResponseHeader};
 use crate::wire::session as wire_session;
@@ -40,7 +60,9 @@ use credits::CreditWindow;
 pub use error::ProtocolError;
 use error::{Outcome, Refusal};
 use negotiate::Negotiation;
-use reply::{Frame, Reply};
+use open::Links;
+use pending::{Exchange, Pending, Turn};
+use reply::Reply;
 use request::Request;
 use session::Session;
 
@@ -57,9 +79,21 @@ pub struct Connection {
     config: Arc<Config>,
     /// Who it is, for the log.
     peer: String,
-    negotiation: Negotiation,
-    window: CreditWindow,
-    sessions: HashMap<u64, Session>,
+    negotiation: RefCell<Negotiation>,
+    window: RefCell<CreditWindow>,
+    sessions: RefCell<HashMap<u64, Rc<Session>>>,
+    /// The names by which the client has something open.
+    links: RefCell<Links>,
+    /// The way to what all clients share.
+    port: Rc<Port>,
+    /// Requests that wait for other clients.
+    pending: Pending,
+    /// Of files whose CREATE has been granted but not been answered.
+    early_breaks: RefCell<Vec<Break>>,
+    /// A message is being processed that others must not overtake.
+    is_busy: Cell<bool>,
+    /// Frames to be sent.
+    replies: RefCell<VecDeque<Vec<u8>>>,
 }
 
 /// What a related request takes over from the request before it ([MS-SMB2] 3.3.5.2.7.2).
@@ -74,42 +108,93 @@ struct Chain {
 }
 
 impl Connection {
-    /// A connection just accepted from `peer`, a name for log lines.
-    pub fn new(config: Arc<Config>, peer: impl std::fmt::Display) -> Connection {
-        Connection {
+    /// A connection just accepted from `peer`, a name for log lines. What it
+    /// asks the parent goes over `link`, and what that answers is to be
+    /// [delivered](Connection::deliver).
+    pub fn new(
+        config: Arc<Config>,
+        peer: impl std::fmt::Display,
+        link: Rc<dyn Link>,
+    ) -> Rc<Connection> {
+        Rc::new(Connection {
             config,
             peer: peer.to_string(),
-            negotiation: Negotiation::Open,
-            window: CreditWindow::new(),
-            sessions: HashMap::new(),
+            negotiation: RefCell::new(Negotiation::Open),
+            window: RefCell::new(CreditWindow::new()),
+            sessions: RefCell::default(),
+            links: RefCell::default(),
+            port: Port::new(link),
+            pending: Pending::default(),
+            early_breaks: RefCell::default(),
+            is_busy: Cell::new(false),
+            replies: RefCell::default(),
+        })
+    }
+
+    /// Whether the next message has to wait, as the one at hand would be overtaken.
+    pub fn is_busy(&self) -> bool {
+        self.is_busy.get()
+    }
+
+    /// How many requests wait for other clients.
+    pub fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Takes the next frame to be sent, framing header included.
+    pub fn next_reply(&self) -> Option<Vec<u8>> {
+        self.replies.borrow_mut().pop_front()
+    }
+
+    /// Takes what the parent has sent. Futures that wait for it are woken, and
+    /// there may be [replies](Connection::next_reply).
+    pub fn deliver(&self, notice: Notice) {
+        if let Some(broken) = self.port.deliver(notice) {
+            self.send_break(broken);
         }
     }
 
-    /// How many files, directories and pipes the client has open. A client
-    /// that has none loses nothing when an idle connection is dropped.
-    pub fn open_count(&self) -> usize {
-        self.sessions
-            .values()
-            .map(|session| session.opens.len())
-            .sum()
+    /// Ends all sessions, and with them all opens, in order. Nothing more is to
+    /// be processed.
+    pub async fn shut_down(self: Rc<Self>) {
+        loop {
+            let id = self.sessions.borrow().keys().next().copied();
+            let Some(id) = id else { return };
+            self.end_session(id).await;
+        }
     }
 
-    /// Takes one complete message, without its framing header, and returns the
-    /// frame to send, framing header included; `None` when the message is not
-    /// to be answered.
+    fn send(&self, frame: Option<Vec<u8>>) {
+        self.replies.borrow_mut().extend(frame);
+    }
+
+    /// Processes one complete message, without its framing header. What is to
+    /// be sent, now and in polls to come, is had from [`Connection::next_reply`].
+    ///
+    /// It is to be polled once at once, and no other message processed while
+    /// the connection [is busy](Connection::is_busy).
     ///
     /// # Errors
     ///
-    /// The connection has to be dropped, without an answer.
-    pub fn process(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, ProtocolError> {
-        match message.first_chunk::<4>() {
-            Some(&header::PROTOCOL_SMB2) => {}
-            Some(&header::PROTOCOL_SMB1) => return Ok(self.negotiate_smb1(message)?.finish()),
-            Some(&header::PROTOCOL_TRANSFORM) => return Err(ProtocolError::Encrypted),
+    /// The connection has to be dropped, when the replies up to here have been sent.
+    pub async fn process(self: Rc<Self>, message: Message) -> Result<(), ProtocolError> {
+        let turn = Turn::begin(&self);
+        let decrypted;
+        let (message, seal) = match message.first_chunk::<4>() {
+            Some(&header::PROTOCOL_SMB2) => (&message[..], None),
+            Some(&header::PROTOCOL_SMB1) => {
+                self.send(self.negotiate_smb1(&message)?.finish());
+                return Ok(());
+            }
+            Some(&header::PROTOCOL_TRANSFORM) => {
+                let seal;
+                (decrypted, seal) = self.decrypt(&message)?;
+                (&decrypted[..], Some(seal))
+            }
             Some(&header::PROTOCOL_COMPRESSED) => return Err(ProtocolError::Compressed),
             _ => return Err(ProtocolError::Header),
-        }
-        let mut frame = Frame::new();
+        };
+        let exchange = Exchange::new(&self, turn, seal);
         let mut chain = None;
         let mut rest = message;
         for _ in 0..MAX_COMPOUND {
@@ -122,21 +207,26 @@ impl Connection {
             } else {
                 return Err(ProtocolError::Compound);
             };
-            self.process_one(&header, element, &mut chain, &mut frame)?;
+            self.process_one(&header, element, &mut chain, &exchange)
+                .await?;
             if next == 0 {
-                return Ok(frame.finish());
+                self.send(exchange.finish());
+                for broken in self.early_breaks.take() {
+                    self.send_break(broken);
+                }
+                return Ok(());
             }
             rest = &rest[next..];
         }
         Err(ProtocolError::Compound)
     }
 
-    fn process_one(
-        &mut self,
+    async fn process_one(
+        &self,
         header: &Header,
         message: &[u8],
         chain: &mut Option<Chain>,
-        frame: &mut Frame,
+        exchange: &Exchange,
     ) -> Result<(), ProtocolError> {
         if header.flags & header::FLAG_RESPONSE != 0 {
             return Err(ProtocolError::NotARequest);
@@ -144,37 +234,50 @@ impl Connection {
         let command = Command::from_code(header.command)
             .ok_or(ProtocolError::UnknownCommand(header.command))?;
         if command == Command::Cancel {
-            // Whatever it is to cancel has been answered. It takes no message
-            // id and gets no answer (3.3.5.16).
+            // It takes no message id and gets no answer (3.3.5.16).
+            self.pending.cancel(header);
             return Ok(());
         }
-        if !self.window.consume(header.message_id, header.credit_charge) {
+        if !self
+            .window
+            .borrow_mut()
+            .consume(header.message_id, header.credit_charge)
+        {
             return Err(ProtocolError::MessageId(header.message_id));
         }
-        let dialect = self.negotiation.dialect();
+        let dialect = self.negotiation.borrow().dialect();
         if command != Command::Negotiate && dialect.is_none() {
             return Err(ProtocolError::NotNegotiated);
         }
 
         let related = header.flags & header::FLAG_RELATED != 0;
         let inherited = chain.filter(|_| related);
+        let session_id = inherited.map_or(header.session_id, |chain| chain.session_id);
+        let tree_id = inherited.map_or(header.tree_id, |chain| chain.tree_id);
+        let (protection, checked) = self.check_protection(session_id, message, exchange.seal());
+        exchange.begin(header, session_id, protection);
         let request = Request {
             message,
-            session_id: inherited.map_or(header.session_id, |chain| chain.session_id),
-            tree_id: inherited.map_or(header.tree_id, |chain| chain.tree_id),
+            session_id,
+            tree_id,
             related_file: inherited.and_then(|chain| chain.file_id),
             credit_charge: header.credit_charge,
             dialect,
+            exchange,
         };
-        let mut reply = frame.start_response(request.session_id, request.tree_id);
+        // What may wait has a frame of its own: the responses before it are not
+        // to wait with it.
+        let mut frame = exchange.frame_for(command);
+        let mut reply = frame.start_response(session_id, tree_id);
         let outcome = match inherited {
+            _ if checked.is_err() => checked.map(|()| Status::SUCCESS).map_err(Refusal::from),
             None if related => Err(Status::INVALID_PARAMETER.into()),
             Some(Chain {
                 failed_create: Some(status),
                 ..
             }) => Err(status.into()),
             _ => match reply.check_room(SMALL_RESPONSE) {
-                Ok(()) => self.dispatch(command, &request, &mut reply),
+                Ok(()) => self.dispatch(command, &request, &mut reply).await,
                 Err(status) => Err(status.into()),
             },
         };
@@ -201,48 +304,58 @@ impl Connection {
                 earlier => earlier,
             },
         });
-        frame.finish_response(&ResponseHeader {
-            credit_charge: header.credit_charge,
-            command: header.command,
-            status,
-            credit_response: self.window.grant(header.credit_request),
-            flags: header.flags & header::FLAG_RELATED,
-            message_id: header.message_id,
-            process_id: header.process_id,
-            tree_id,
-            session_id,
-        });
+        let async_id = exchange.async_id();
+        frame.finish_response(
+            &ResponseHeader {
+                credit_charge: header.credit_charge,
+                command: header.command,
+                status,
+                // The interim response has granted them (3.3.4.2).
+                credit_response: match async_id {
+                    Some(_) => 0,
+                    None => self.window.borrow_mut().grant(header.credit_request),
+                },
+                flags: header.flags & header::FLAG_RELATED,
+                message_id: header.message_id,
+                process_id: header.process_id,
+                tree_id,
+                session_id,
+                async_id,
+            },
+            exchange.protection(),
+        );
+        exchange.put_back(frame);
         Ok(())
     }
 
-    fn dispatch(
-        &mut self,
+    async fn dispatch(
+        &self,
         command: Command,
         request: &Request<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
         match command {
             Command::Negotiate => self.negotiate(request, reply),
-            Command::SessionSetup => self.session_setup(request, reply),
-            Command::Logoff => self.logoff(request, reply),
+            Command::SessionSetup => self.session_setup(request, reply).await,
+            Command::Logoff => self.logoff(request, reply).await,
             Command::TreeConnect => self.tree_connect(request, reply),
-            Command::TreeDisconnect => self.tree_disconnect(request, reply),
-            Command::Create => self.create(request, reply),
-            Command::Close => self.close(request, reply),
+            Command::TreeDisconnect => self.tree_disconnect(request, reply).await,
+            Command::Create => self.create(request, reply).await,
+            Command::Close => self.close(request, reply).await,
             Command::Flush => self.flush(request, reply),
-            Command::Read => self.read(request, reply),
-            Command::Write => self.write(request, reply),
-            Command::Lock => self.lock(request, reply),
-            Command::Ioctl => self.ioctl(request, reply),
+            Command::Read => self.read(request, reply).await,
+            Command::Write => self.write(request, reply).await,
+            Command::Lock => self.lock(request, reply).await,
+            Command::Ioctl => self.ioctl(request, reply).await,
             Command::Echo => {
                 wire_session::parse_empty(request.message)?;
                 wire_session::put_empty(reply.out);
                 Ok(Status::SUCCESS)
             }
             Command::QueryDirectory => self.query_directory(request, reply),
-            Command::ChangeNotify => self.change_notify(request, reply),
+            Command::ChangeNotify => self.change_notify(request, reply).await,
             Command::QueryInfo => self.query_info(request, reply),
-            Command::SetInfo => self.set_info(request, reply),
+            Command::SetInfo => self.set_info(request, reply).await,
             Command::OplockBreak => self.oplock_break(request, reply),
             // Has been dealt with before, as it is never answered.
             Command::Cancel => Err(Status::INVALID_PARAMETER.into()),

@@ -3,6 +3,7 @@
 
 use super::Connection;
 use super::error::{Outcome, ProtocolError, Refusal};
+use super::protection::Protection;
 use super::reply::{Frame, Reply};
 use super::request::Request;
 use crate::auth::spnego;
@@ -71,9 +72,9 @@ fn put_response(
 
 impl Connection {
     /// An SMB1 message: the NEGOTIATE some clients begin with.
-    pub(super) fn negotiate_smb1(&mut self, message: &[u8]) -> Result<Frame, ProtocolError> {
+    pub(super) fn negotiate_smb1(&self, message: &[u8]) -> Result<Frame, ProtocolError> {
         let offer = smb1::parse_negotiate(message).map_err(|_| ProtocolError::Smb1)?;
-        if !matches!(self.negotiation, Negotiation::Open) {
+        if !matches!(*self.negotiation.borrow(), Negotiation::Open) {
             return Err(ProtocolError::NegotiatedTwice);
         }
         let dialect = match offer {
@@ -87,10 +88,10 @@ impl Connection {
             _ => return Err(ProtocolError::Smb1),
         };
         // The SMB1 request counts as message id 0.
-        if !self.window.consume(0, 1) {
+        if !self.window.borrow_mut().consume(0, 1) {
             return Err(ProtocolError::MessageId(0));
         }
-        self.negotiation = match dialect {
+        let negotiation = match dialect {
             None => Negotiation::Wildcard,
             Some(dialect) => Negotiation::Done(
                 dialect,
@@ -102,27 +103,30 @@ impl Connection {
                 },
             ),
         };
+        self.negotiation.replace(negotiation);
         log::debug!("{}: SMB1 NEGOTIATE, {offer:?}", self.peer);
-        let mut frame = Frame::new();
+        let mut frame = Frame::new(None);
         let reply = frame.start_response(0, 0);
         put_response(&self.config, dialect, None, reply.out);
-        frame.finish_response(&ResponseHeader {
+        let header = ResponseHeader {
             credit_charge: 0,
             command: Command::Negotiate as u16,
             status: Status::SUCCESS,
-            credit_response: self.window.grant(1),
+            credit_response: self.window.borrow_mut().grant(1),
             flags: 0,
             message_id: 0,
             process_id: 0,
             tree_id: 0,
             session_id: 0,
-        });
+            async_id: None,
+        };
+        frame.finish_response(&header, Protection::default());
         Ok(frame)
     }
 
     /// NEGOTIATE
-    pub(super) fn negotiate(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
-        if let Negotiation::Done(..) = self.negotiation {
+    pub(super) fn negotiate(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+        if let Negotiation::Done(..) = *self.negotiation.borrow() {
             return Err(ProtocolError::NegotiatedTwice.into());
         }
         let offer = negotiate::Request::parse(request.message)?;
@@ -146,7 +150,7 @@ impl Connection {
         }
         put_response(&self.config, Some(dialect), preauth_salt, reply.out);
         log::debug!("{}: dialect {:#06x}", self.peer, dialect.revision());
-        self.negotiation = Negotiation::Done(
+        self.negotiation.replace(Negotiation::Done(
             dialect,
             ValidateInfo {
                 capabilities: offer.capabilities,
@@ -154,7 +158,7 @@ impl Connection {
                 security_mode: offer.security_mode,
                 revisions: offer.revisions().collect(),
             },
-        );
+        ));
         Ok(Status::SUCCESS)
     }
 
@@ -165,7 +169,7 @@ impl Connection {
         max_output: usize,
     ) -> Result<Vec<u8>, Refusal> {
         const OUTPUT_LEN: usize = 24;
-        let Negotiation::Done(dialect, said) = &self.negotiation else {
+        let Negotiation::Done(dialect, said) = &*self.negotiation.borrow() else {
             return Err(ProtocolError::NotNegotiated.into());
         };
         let now_says = ValidateInfo::parse(input)?;

@@ -1,5 +1,4 @@
-//! QUERY_DIRECTORY, QUERY_INFO, SET_INFO, CHANGE_NOTIFY
-//! ([MS-SMB2] 3.3.5.18–3.3.5.21).
+//! QUERY_DIRECTORY, QUERY_INFO, CHANGE_NOTIFY ([MS-SMB2] 3.3.5.18–3.3.5.20).
 
 use super::Connection;
 use super::error::{Outcome, Refusal};
@@ -11,10 +10,10 @@ use crate::share::directory::{EntryClass, Enumeration};
 use crate::share::metadata::Kind;
 use crate::share::wildcard::Pattern;
 use crate::share::{info, security, volume};
-use crate::wire::create::{access, options};
-use crate::wire::query::{self, QueryDirectory, QueryInfo, SetInfo};
+use crate::wire::create::access;
+use crate::wire::query::{self, QueryDirectory, QueryInfo};
 use crate::wire::status::Status;
-use crate::wire::{Malformed, Put, Reader, text};
+use crate::wire::{Malformed, Put, text};
 
 /// Output is bounded by the largest information there is, not by what a client
 /// offers to take.
@@ -22,21 +21,15 @@ const MAX_DIRECTORY_OUTPUT: usize = 1024 * 1024;
 
 impl Connection {
     /// QUERY_DIRECTORY
-    pub(super) fn query_directory(
-        &mut self,
-        request: &Request<'_>,
-        reply: &mut Reply<'_>,
-    ) -> Outcome {
+    pub(super) fn query_directory(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let query = QueryDirectory::parse(request.message)?;
         let room = query.output_length as usize;
         request.check_payload(room)?;
         let id = request.file(query.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let disk = session
-            .open(request.tree_id, id)?
-            .disk()
-            .map_err(|_| Status::INVALID_PARAMETER)?;
+        let open = session.open(request.tree_id, id)?;
+        let mut disk = open.disk().map_err(|_| Status::INVALID_PARAMETER)?;
         if disk.node.metadata.kind != Kind::Directory {
             return Err(Status::INVALID_PARAMETER.into());
         }
@@ -50,7 +43,7 @@ impl Connection {
             node,
             enumeration,
             ..
-        } = disk;
+        } = &mut *disk;
         let pattern = || {
             let pattern = text::from_utf16le(query.pattern)
                 .map_err(|Malformed| Status::OBJECT_NAME_INVALID)?;
@@ -77,8 +70,8 @@ impl Connection {
 
     /// CHANGE_NOTIFY: not supported, which 3.3.5.19 provides for. Clients ask
     /// again for the directory instead of waiting.
-    pub(super) fn change_notify(
-        &mut self,
+    pub(super) async fn change_notify(
+        &self,
         request: &Request<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
@@ -87,7 +80,8 @@ impl Connection {
         let id = request.file(id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let disk = session.open(request.tree_id, id)?.disk()?;
+        let open = session.open(request.tree_id, id)?;
+        let disk = open.disk()?;
         if disk.node.metadata.kind != Kind::Directory {
             return Err(Status::INVALID_PARAMETER.into());
         }
@@ -96,7 +90,7 @@ impl Connection {
     }
 
     /// QUERY_INFO
-    pub(super) fn query_info(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) fn query_info(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let query = QueryInfo::parse(request.message)?;
         let room = query.output_length as usize;
         request.check_payload(room.max(query.input_length as usize))?;
@@ -106,12 +100,12 @@ impl Connection {
         let open = session.open(request.tree_id, id)?;
 
         let mark = query::start_output(reply.out);
-        match &mut open.object {
+        match &open.object {
             Object::Pipe(_) if query.info_type == query::INFO_FILE => {
                 put_pipe_info(query.class, room, reply.out)?;
             }
             Object::Pipe(_) => return Err(Status::NOT_SUPPORTED.into()),
-            Object::Disk(disk) => put_disk_info(disk, &query, room, reply.out)?,
+            Object::Disk(disk) => put_disk_info(&mut disk.borrow_mut(), &query, room, reply.out)?,
         }
         // What is longer than its fixed part may be cut ([MS-FSA] 2.1.5.12).
         let status = if reply.out.len() - mark > room {
@@ -122,59 +116,6 @@ impl Connection {
         };
         query::finish_output(reply.out, mark);
         Ok(status)
-    }
-
-    /// SET_INFO
-    pub(super) fn set_info(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
-        let set = SetInfo::parse(request.message)?;
-        request.check_payload(set.data.len())?;
-        let id = request.file(set.file_id);
-        reply.file_id = Some(id);
-        let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
-        match (&mut open.object, set.info_type, set.class) {
-            // FilePipeInformation: this is a message pipe and does not block.
-            (Object::Pipe(_), query::INFO_FILE, 23) => {
-                const FILE_PIPE_MESSAGE_MODE: u32 = 1;
-                let mut r = Reader::new(set.data);
-                let read_mode = r.u32()?;
-                let completion_mode = r.u32()?;
-                if read_mode != FILE_PIPE_MESSAGE_MODE || completion_mode > 1 {
-                    return Err(Status::INVALID_READ_MODE.into());
-                }
-            }
-            (Object::Pipe(_), ..) => return Err(Status::NOT_SUPPORTED.into()),
-            // FilePositionInformation is of the open, not of the file.
-            (Object::Disk(disk), query::INFO_FILE, 14) => {
-                let position = Reader::new(set.data)
-                    .u64()
-                    .map_err(|Malformed| Status::INFO_LENGTH_MISMATCH)?;
-                if i64::try_from(position).is_err() {
-                    return Err(Status::INVALID_PARAMETER.into());
-                }
-                disk.state.position = position;
-            }
-            // So is FileModeInformation.
-            (Object::Disk(disk), query::INFO_FILE, 16) => {
-                let mode = Reader::new(set.data)
-                    .u32()
-                    .map_err(|Malformed| Status::INFO_LENGTH_MISMATCH)?;
-                if mode & !options::FILE_MODE != 0 {
-                    return Err(Status::INVALID_PARAMETER.into());
-                }
-                disk.state.mode = mode;
-            }
-            (Object::Disk(_), query::INFO_QUOTA, _) => return Err(Status::NOT_SUPPORTED.into()),
-            (Object::Disk(_), info_type, class) if changes_something(info_type, class) => {
-                return Err(Status::ACCESS_DENIED.into());
-            }
-            (Object::Disk(_), query::INFO_FILE | query::INFO_FILESYSTEM, _) => {
-                return Err(Status::INVALID_INFO_CLASS.into());
-            }
-            (Object::Disk(_), ..) => return Err(Status::INVALID_PARAMETER.into()),
-        }
-        query::put_set_info(reply.out);
-        Ok(Status::SUCCESS)
     }
 }
 
@@ -191,7 +132,8 @@ fn put_disk_info(
             if matches!(query.class, 4 | 18 | 34 | 35) {
                 disk.check_access(access::FILE_READ_ATTRIBUTES)?;
             }
-            info::put(query.class, &disk.node, &disk.state, room, out)?;
+            let pending = disk.is_delete_pending();
+            info::put(query.class, &disk.node, &disk.state, pending, room, out)?;
             Ok(())
         }
         query::INFO_FILESYSTEM => Ok(volume::put(query.class, &disk.share, room, out)?),
@@ -232,20 +174,4 @@ fn put_pipe_info(class: u8, room: usize, out: &mut Vec<u8>) -> Result<(), Status
         out.put_u32(0);
     }
     Ok(())
-}
-
-/// Whether a class of SET_INFO exists and would change a file or file system.
-fn changes_something(info_type: u8, class: u8) -> bool {
-    match info_type {
-        // Basic, Rename, Link, Disposition, Allocation, EndOfFile,
-        // FullEa, ValidDataLength, ShortName, DispositionEx, RenameEx, LinkEx
-        query::INFO_FILE => matches!(
-            class,
-            4 | 10 | 11 | 13 | 15 | 19 | 20 | 39 | 40 | 64 | 65 | 72
-        ),
-        // Label, Control, ObjectId
-        query::INFO_FILESYSTEM => matches!(class, 2 | 6 | 8),
-        query::INFO_SECURITY => true,
-        _ => false,
-    }
 }

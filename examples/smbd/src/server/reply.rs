@@ -1,6 +1,7 @@
 //! A reply frame in the making: one response, or those of a compound.
 
 use super::error::Refusal;
+use super::protection::{Protection, Seal};
 use crate::transport::{self, FRAME_HEADER_LEN, MAX_REPLY_LEN};
 use crate::wire::Put;
 use crate::wire::file::FileId;
@@ -15,34 +16,98 @@ const RESERVE: usize = super::MAX_COMPOUND * 80;
 #[derive(Debug)]
 pub(super) struct Frame {
     bytes: Vec<u8>,
+    /// How much is to go before it into the same frame.
+    earlier: usize,
     /// Where the latest response begins.
     latest: Option<usize>,
+    /// Signs it when its padding is known.
+    protection: Protection,
+    /// Encrypts the whole.
+    seal: Option<Seal>,
 }
 
 impl Frame {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(seal: Option<Seal>) -> Self {
         Frame {
             bytes: transport::start_frame(),
+            earlier: 0,
             latest: None,
+            protection: Protection::default(),
+            seal,
+        }
+    }
+
+    /// A frame for a response that either is appended to this one or goes alone.
+    pub(super) fn another(&self) -> Self {
+        Frame {
+            earlier: self.earlier + self.bytes.len(),
+            ..Frame::new(self.seal.clone())
+        }
+    }
+
+    /// Moves the frame out; what remains is empty.
+    pub(super) fn take(&mut self) -> Self {
+        let empty = Frame {
+            bytes: Vec::new(),
+            earlier: 0,
+            latest: None,
+            protection: Protection::default(),
+            seal: self.seal.clone(),
+        };
+        std::mem::replace(self, empty)
+    }
+
+    /// Whether there is no response in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.latest.is_none()
+    }
+
+    /// Appends the responses of `other`.
+    pub(super) fn append(&mut self, mut other: Frame) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        if let Some(start) = other.latest {
+            self.pad();
+            let base = self.bytes.len() - FRAME_HEADER_LEN;
+            self.bytes.extend(other.bytes.drain(FRAME_HEADER_LEN..));
+            self.latest = Some(base + start);
+            self.protection = other.protection;
+        }
+    }
+
+    /// Ends the latest response, as another is to follow.
+    fn pad(&mut self) {
+        if let Some(latest) = self.latest {
+            self.bytes.align(FRAME_HEADER_LEN, 8);
+            let distance = self.bytes.len() - latest;
+            self.bytes
+                .patch_u32(latest + NEXT_COMMAND_OFFSET, distance as u32);
+            self.protection.seal_response(&mut self.bytes[latest..]);
         }
     }
 
     /// Begins a response. Its header is entered by [`Frame::finish_response`].
     pub(super) fn start_response(&mut self, session_id: u64, tree_id: u32) -> Reply<'_> {
-        if let Some(previous) = self.latest {
-            self.bytes.align(FRAME_HEADER_LEN, 8);
-            let distance = self.bytes.len() - previous;
-            self.bytes
-                .patch_u32(previous + NEXT_COMMAND_OFFSET, distance as u32);
+        if self.bytes.is_empty() {
+            self.bytes = transport::start_frame();
         }
+        self.pad();
         self.latest = Some(self.bytes.len());
         self.bytes.put_zeros(HEADER_LEN);
         Reply {
             session_id,
             tree_id,
             file_id: None,
+            earlier: self.earlier,
             out: &mut self.bytes,
         }
+    }
+
+    /// Enters the body of an interim response, which is that of an error.
+    pub(super) fn put_interim(&mut self) {
+        self.put_error(Refusal::Status(Status::PENDING), None);
     }
 
     /// Replaces the body of the latest response by an error's.
@@ -74,17 +139,23 @@ impl Frame {
     }
 
     /// Enters the header of the latest response.
-    pub(super) fn finish_response(&mut self, header: &ResponseHeader) {
+    pub(super) fn finish_response(&mut self, header: &ResponseHeader, protection: Protection) {
         if let Some(start) = self.latest {
             self.bytes[start..start + HEADER_LEN].copy_from_slice(&header.to_bytes());
+            self.protection = protection;
         }
     }
 
     /// The finished frame, `None` if nothing has been put into it.
     pub(super) fn finish(mut self) -> Option<Vec<u8>> {
-        self.latest?;
-        transport::finish_frame(&mut self.bytes);
-        Some(self.bytes)
+        let latest = self.latest?;
+        self.protection.seal_response(&mut self.bytes[latest..]);
+        let mut bytes = match &self.seal {
+            Some(seal) => seal.encrypt(self.bytes),
+            None => self.bytes,
+        };
+        transport::finish_frame(&mut bytes);
+        Some(bytes)
     }
 }
 
@@ -97,6 +168,8 @@ pub(super) struct Reply<'a> {
     pub(super) tree_id: u32,
     /// The file the request was about, for related requests that follow.
     pub(super) file_id: Option<FileId>,
+    /// How much else is to go into the same frame.
+    earlier: usize,
     /// The frame; the body is appended.
     pub(super) out: &'a mut Vec<u8>,
 }
@@ -107,7 +180,7 @@ impl Reply<'_> {
     /// Each response is bounded by the negotiated maximum, but a compound can
     /// ask for several that together exceed what a frame can be.
     pub(super) fn check_room(&self, length: usize) -> Result<(), Status> {
-        if self.out.len() + length + RESERVE <= MAX_REPLY_LEN {
+        if self.earlier + self.out.len() + length + RESERVE <= MAX_REPLY_LEN {
             Ok(())
         } else {
             Err(Status::INSUFFICIENT_RESOURCES)

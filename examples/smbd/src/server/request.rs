@@ -1,6 +1,10 @@
 //! One request with the ids it is for, whether it carries them itself or
 //! inherits them from the request before it in a compound.
 
+use std::future::Future;
+
+use super::pending::{Exchange, Interrupt};
+use crate::sharing::Asked;
 use crate::wire::file::FileId;
 use crate::wire::negotiate::Dialect;
 use crate::wire::status::Status;
@@ -23,9 +27,47 @@ pub(super) struct Request<'a> {
     pub(super) credit_charge: u16,
     /// `None` before and while negotiating.
     pub(super) dialect: Option<Dialect>,
+    /// The message it is part of.
+    pub(super) exchange: &'a Exchange,
 }
 
 impl Request<'_> {
+    /// Awaits what another client may take any time for. The client is told
+    /// that the answer comes later, and other messages are processed meanwhile.
+    /// What concerns `file_id` alone ends when that is closed.
+    ///
+    /// # Errors
+    ///
+    /// The waiting was ended; `future` has been dropped.
+    pub(super) async fn wait_for<F: Future>(
+        &self,
+        file_id: Option<FileId>,
+        future: F,
+    ) -> Result<F::Output, Interrupt> {
+        self.exchange.wait_for(self.tree_id, file_id, future).await
+    }
+
+    /// Awaits what the parent answers, which may depend on another client.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_for`](Self::wait_for), as the status to answer with; inside, what
+    /// the parent refuses.
+    pub(super) async fn answer<T>(
+        &self,
+        file_id: Option<FileId>,
+        mut asked: Asked<T>,
+    ) -> Result<Result<T, Status>, Status> {
+        let answer = if asked.is_answered_soon().await {
+            asked.await
+        } else {
+            self.wait_for(file_id, asked)
+                .await
+                .map_err(Interrupt::status)?
+        };
+        Ok(answer.map_err(Status::from))
+    }
+
     /// The file a request is for, given the id it carries.
     pub(super) fn file(&self, id: FileId) -> FileId {
         match self.related_file {

@@ -8,6 +8,7 @@ use super::reply::Reply;
 use super::request::Request;
 use super::session::Tree;
 use crate::config::IPC_SHARE;
+use crate::share::Share;
 use crate::wire::create::access;
 use crate::wire::session::{self, ShareType};
 use crate::wire::status::Status;
@@ -15,15 +16,20 @@ use crate::wire::text;
 
 const MAX_TREES: usize = 1024;
 
-/// The most access a share gives. Reading is all there is.
-pub(super) const MAXIMAL_DISK_ACCESS: u32 =
-    access::FILE_GENERIC_READ | access::FILE_GENERIC_EXECUTE;
+/// The most access a share gives.
+pub(super) fn maximal_disk_access(share: &Share) -> u32 {
+    if share.is_read_only() {
+        access::FILE_GENERIC_READ | access::FILE_GENERIC_EXECUTE
+    } else {
+        access::FILE_ALL_ACCESS
+    }
+}
 /// A pipe is written to and read from.
 pub(super) const MAXIMAL_PIPE_ACCESS: u32 = access::FILE_GENERIC_READ | access::FILE_GENERIC_WRITE;
 
 impl Connection {
     /// TREE_CONNECT
-    pub(super) fn tree_connect(&mut self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    pub(super) fn tree_connect(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let path = session::parse_tree_connect(request.message)?;
         let config = Arc::clone(&self.config);
         let session = self.session(request.session_id)?;
@@ -39,30 +45,31 @@ impl Connection {
             let share = config.share(name).ok_or(Status::BAD_NETWORK_NAME)?;
             Tree::Disk(Arc::clone(share))
         };
-        if session.trees.len() >= MAX_TREES {
+        let mut trees = session.trees.borrow_mut();
+        if trees.len() >= MAX_TREES {
             return Err(Status::INSUFFICIENT_RESOURCES.into());
         }
-        let (share_type, maximal_access) = match tree {
+        let (share_type, maximal_access) = match &tree {
             Tree::Ipc => (ShareType::Pipe, MAXIMAL_PIPE_ACCESS),
-            Tree::Disk(_) => (ShareType::Disk, MAXIMAL_DISK_ACCESS),
+            Tree::Disk(share) => (ShareType::Disk, maximal_disk_access(share)),
         };
         // Four thousand million tree connects later the ids begin again.
         let id = loop {
-            session.last_tree_id = session.last_tree_id.wrapping_add(1);
-            let id = session.last_tree_id;
-            if id != 0 && id != u32::MAX && !session.trees.contains_key(&id) {
+            let id = session.last_tree_id.get().wrapping_add(1);
+            session.last_tree_id.set(id);
+            if id != 0 && id != u32::MAX && !trees.contains_key(&id) {
                 break id;
             }
         };
-        session.trees.insert(id, tree);
+        trees.insert(id, tree);
         reply.tree_id = id;
         session::put_tree_connect(reply.out, share_type, maximal_access);
         Ok(Status::SUCCESS)
     }
 
     /// TREE_DISCONNECT
-    pub(super) fn tree_disconnect(
-        &mut self,
+    pub(super) async fn tree_disconnect(
+        &self,
         request: &Request<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
@@ -70,11 +77,18 @@ impl Connection {
         let session = self.session(request.session_id)?;
         session
             .trees
+            .borrow_mut()
             .remove(&request.tree_id)
             .ok_or(Status::NETWORK_NAME_DELETED)?;
-        session
+        self.pending.disconnect(request.session_id, request.tree_id);
+        let concerned: Vec<_> = session
             .opens
-            .retain(|_, open| open.tree_id != request.tree_id);
+            .borrow_mut()
+            .extract_if(|_, open| open.tree_id == request.tree_id)
+            .collect();
+        for (_, open) in concerned {
+            self.end_open(&open).await;
+        }
         session::put_empty(reply.out);
         Ok(Status::SUCCESS)
     }

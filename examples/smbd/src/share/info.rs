@@ -47,6 +47,7 @@ pub fn put(
     class: u8,
     node: &Node,
     open: &OpenState,
+    delete_pending: bool,
     room: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), Status> {
@@ -61,7 +62,7 @@ pub fn put(
     }
     match class {
         4 => basic(node, out),
-        5 => standard(node, out),
+        5 => standard(node, delete_pending, out),
         6 => out.put_u64(node.metadata.inode),
         7 => out.put_u32(0), // FileEaInformation
         8 => out.put_u32(open.granted_access),
@@ -71,7 +72,7 @@ pub fn put(
         17 => out.put_u32(0), // FileAlignmentInformation: FILE_BYTE_ALIGNMENT
         18 => {
             basic(node, out);
-            standard(node, out);
+            standard(node, delete_pending, out);
             out.put_u64(node.metadata.inode);
             out.put_u32(0);
             out.put_u32(open.granted_access);
@@ -117,12 +118,12 @@ fn basic(node: &Node, out: &mut Vec<u8>) {
     out.put_u32(0);
 }
 
-fn standard(node: &Node, out: &mut Vec<u8>) {
+fn standard(node: &Node, delete_pending: bool, out: &mut Vec<u8>) {
     let attributes = node.metadata.attributes(node.name());
     out.put_u64(attributes.allocation_size);
     out.put_u64(attributes.end_of_file);
-    out.put_u32(node.metadata.links);
-    out.put_u8(0); // DeletePending
+    out.put_u32(node.metadata.links.saturating_sub(delete_pending.into()));
+    out.put_u8(delete_pending.into());
     out.put_u8(u8::from(node.metadata.kind == Kind::Directory));
     out.put_u16(0);
 }

@@ -8,11 +8,14 @@
 //! that differs in case. The downside is that asking for a name that does not
 //! exist costs a scan of its directory.
 
+pub mod change;
+pub mod data;
 pub mod directory;
 pub mod info;
 pub mod metadata;
 pub mod names;
 pub mod security;
+pub mod stored;
 pub mod volume;
 pub mod wildcard;
 
@@ -46,6 +49,35 @@ pub struct Node {
     /// A descriptor that only identifies it (`O_PATH`) until
     /// [`Share::open_data`] replaces it.
     pub fd: OwnedFd,
+}
+
+/// What a path leads to.
+#[derive(Debug)]
+pub enum Found {
+    /// Something.
+    Node(Node),
+    /// Nothing, but the directory it would be in exists: the path on disk that a new file would
+    /// have.
+    Absent(Vec<u8>),
+}
+
+/// What the data of a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the names say it
+pub enum DataMode {
+    Read,
+    Write,
+    ReadWrite,
+}
+
+impl DataMode {
+    fn flags(self) -> OFlags {
+        match self {
+            DataMode::Read => OFlags::RDONLY,
+            DataMode::Write => OFlags::WRONLY,
+            DataMode::ReadWrite => OFlags::RDWR,
+        }
+    }
 }
 
 impl Node {
@@ -111,45 +143,64 @@ impl Share {
     /// `STATUS_OBJECT_PATH_NOT_FOUND` when an earlier one does not or is no
     /// directory, and what else the file system refuses.
     pub fn find(&self, components: &[Vec<u8>]) -> Result<Node, Status> {
+        match self.look_up(components)? {
+            Found::Node(node) => Ok(node),
+            Found::Absent(_) => Err(Status::OBJECT_NAME_NOT_FOUND),
+        }
+    }
+
+    /// Finds what `components` (names on disk) lead to, or where it could be made.
+    ///
+    /// # Errors
+    ///
+    /// `STATUS_OBJECT_PATH_NOT_FOUND` when a component before the last does not exist or is no
+    /// directory, `STATUS_OBJECT_NAME_NOT_FOUND` when the last is a link that leads nowhere, and
+    /// what else the file system refuses.
+    pub fn look_up(&self, components: &[Vec<u8>]) -> Result<Found, Status> {
         let exact = components.join(&b'/');
         let (path, fd) = match self.open_beneath(&exact, OFlags::PATH) {
             Ok(fd) => (exact, fd),
-            Err(Errno::NOENT) => self.find_ignoring_case(components)?,
+            Err(Errno::NOENT) => match self.find_ignoring_case(components)? {
+                (path, Some(fd)) => (path, fd),
+                (path, None) => return Ok(Found::Absent(path)),
+            },
             Err(errno) => return Err(Status::from_errno(errno)),
         };
         let metadata = Metadata::of(&fd).map_err(Status::from_errno)?;
-        Ok(Node { path, metadata, fd })
+        Ok(Found::Node(Node { path, metadata, fd }))
     }
 
-    fn find_ignoring_case(&self, components: &[Vec<u8>]) -> Result<(Vec<u8>, OwnedFd), Status> {
-        let mut found: Option<(Vec<u8>, OwnedFd)> = None;
+    /// The path on disk; without a descriptor if its last component does not exist.
+    fn find_ignoring_case(
+        &self,
+        components: &[Vec<u8>],
+    ) -> Result<(Vec<u8>, Option<OwnedFd>), Status> {
+        let mut found: (Vec<u8>, Option<OwnedFd>) = (Vec::new(), None);
         for (index, component) in components.iter().enumerate() {
-            let absent = match index + 1 == components.len() {
-                true => Status::OBJECT_NAME_NOT_FOUND,
-                false => Status::OBJECT_PATH_NOT_FOUND,
-            };
-            let parent = found.map_or(Vec::new(), |(path, _)| path);
+            let is_last = index + 1 == components.len();
+            let parent = found.0;
             let mut path = join(&parent, component);
-            let fd = match self.open_beneath(&path, OFlags::PATH) {
-                Err(Errno::NOENT) => {
-                    let name = self.similar_name(&parent, component)?.ok_or(absent)?;
-                    path = join(&parent, &name);
-                    self.open_beneath(&path, OFlags::PATH)
-                }
-                other => other,
+            let mut fd = self.open_beneath(&path, OFlags::PATH);
+            if let Err(Errno::NOENT) = fd
+                && let Some(name) = self.similar_name(&parent, component)?
+            {
+                path = join(&parent, &name);
+                fd = self.open_beneath(&path, OFlags::PATH);
+            }
+            found = match fd {
+                Ok(fd) => (path, Some(fd)),
+                Err(Errno::NOENT) if is_last => (path, None),
+                Err(Errno::NOENT) => return Err(Status::OBJECT_PATH_NOT_FOUND),
+                Err(errno) => return Err(Status::from_errno(errno)),
             };
-            let fd = fd.map_err(|errno| match errno {
-                Errno::NOENT => absent,
-                other => Status::from_errno(other),
-            })?;
-            found = Some((path, fd));
         }
-        found.ok_or(Status::OBJECT_NAME_NOT_FOUND)
+        Ok(found)
     }
 
     /// A name in the directory `parent` that differs from `wanted` in case only.
     fn similar_name(&self, parent: &[u8], wanted: &[u8]) -> Result<Option<Vec<u8>>, Status> {
-        let wanted = names::to_wire(wanted);
+        let is_ascii = wanted.is_ascii();
+        let wanted_on_wire = names::to_wire(wanted);
         let directory = self
             .open_beneath(parent, OFlags::RDONLY | OFlags::DIRECTORY)
             .and_then(Dir::new);
@@ -162,26 +213,33 @@ impl Share {
         for entry in directory {
             let entry = entry.map_err(Status::from_errno)?;
             let name = entry.file_name().to_bytes();
-            if text::same_name(&names::to_wire(name), &wanted) {
+            let same = if is_ascii && name.is_ascii() {
+                name.eq_ignore_ascii_case(wanted)
+            } else {
+                text::same_name(&names::to_wire(name), &wanted_on_wire)
+            };
+            if same {
                 return Ok(Some(name.to_vec()));
             }
         }
         Ok(None)
     }
 
-    /// Replaces the descriptor of `node` by one that its data can be read from.
+    /// Replaces the descriptor of `node` by one for its data, to be read, written or both.
+    ///
+    /// A directory's is for reading whatever is asked for: that is how it is enumerated and flushed.
     ///
     /// # Errors
     ///
     /// `STATUS_ACCESS_DENIED` for special files and where permission is
     /// missing, and what else the file system refuses.
-    pub fn open_data(&self, node: &mut Node) -> Result<(), Status> {
+    pub fn open_data(&self, node: &mut Node, mode: DataMode) -> Result<(), Status> {
         let flags = match node.metadata.kind {
             Kind::Special => return Err(Status::ACCESS_DENIED),
             Kind::Directory => OFlags::RDONLY | OFlags::DIRECTORY,
             // Should a fifo have taken the name since, this does not wait for
             // its other end.
-            Kind::File => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+            Kind::File => mode.flags() | OFlags::NONBLOCK | OFlags::NOCTTY,
         };
         let fd = self
             .open_beneath(&node.path, flags)
@@ -206,6 +264,15 @@ impl Share {
     }
 
     fn open_beneath(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.open_or_create_beneath(path, flags, Mode::empty())
+    }
+
+    fn open_or_create_beneath(
+        &self,
+        path: &[u8],
+        flags: OFlags,
+        mode: Mode,
+    ) -> Result<OwnedFd, Errno> {
         let path: &OsStr = match path {
             b"" => OsStr::new("."),
             path => OsStr::from_bytes(path),
@@ -219,7 +286,7 @@ impl Share {
                 &self.root,
                 path,
                 flags | OFlags::CLOEXEC,
-                Mode::empty(),
+                mode,
                 ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
             );
             match result {
@@ -227,6 +294,14 @@ impl Share {
                 result => return result,
             }
         }
+    }
+}
+
+/// The directory a path on disk is in, and its last component.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
     }
 }
 

@@ -64,8 +64,8 @@ pub fn to_wire(name: &[u8]) -> String {
 ///
 /// # Errors
 ///
-/// `STATUS_OBJECT_NAME_INVALID` for names that cannot be: empty, `.`, `..`, or
-/// with reserved characters.
+/// `STATUS_OBJECT_NAME_INVALID` for names that cannot be: empty, `.`, or with
+/// reserved characters; `STATUS_OBJECT_PATH_SYNTAX_BAD` for `..`.
 pub fn to_disk(name: &str) -> Result<Vec<u8>, Status> {
     let mut out = Vec::with_capacity(name.len());
     for c in name.chars() {
@@ -82,10 +82,43 @@ pub fn to_disk(name: &str) -> Result<Vec<u8>, Status> {
     }
     // Asked of the result: the dots may have come in disguise.
     match out.as_slice() {
-        b"" | b"." | b".." => Err(Status::OBJECT_NAME_INVALID),
+        b".." => Err(Status::OBJECT_PATH_SYNTAX_BAD),
+        b"" | b"." => Err(Status::OBJECT_NAME_INVALID),
         _ => Ok(out),
     }
 }
+
+/// Names that stand for devices on Windows, with and without an extension.
+const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
+
+/// Whether `name` (on disk) is one that a new file may get: not the name of a device, not ended by
+/// a space or a period, which Windows clients strip from what their users write.
+pub fn may_be_made(name: &[u8]) -> bool {
+    if name.ends_with(b" ") || name.ends_with(b".") {
+        return false;
+    }
+    let stem = name.split(|&byte| byte == b'.').next().unwrap_or(name);
+    let Ok(stem) = std::str::from_utf8(stem) else {
+        return true;
+    };
+    let stem = stem.trim_end_matches(' ');
+    let is_numbered = |device: &str| {
+        let number = stem
+            .get(..device.len())
+            .filter(|start| start.eq_ignore_ascii_case(device))
+            .and_then(|_| stem.get(device.len()..));
+        let mut digits = number.unwrap_or("").chars();
+        matches!(digits.next(), Some('1'..='9' | '¹' | '²' | '³')) && digits.next().is_none()
+    };
+    let is_device = DEVICES
+        .iter()
+        .any(|device| stem.eq_ignore_ascii_case(device));
+    !is_device && !is_numbered("COM") && !is_numbered("LPT")
+}
+
+/// What stands between the components of a path. The second is
+/// none by the specification, but some clients send it.
+const SEPARATORS: [char; 2] = ['\\', '/'];
 
 /// The components on disk of a path in a request: relative to the share, with
 /// backslashes. The share itself is the empty path.
@@ -96,7 +129,7 @@ pub fn to_disk(name: &str) -> Result<Vec<u8>, Status> {
 /// `STATUS_OBJECT_NAME_INVALID` for an impossible name. Named streams count
 /// as impossible: there are none but the default one, `::$DATA`.
 pub fn parse_path(path: &str) -> Result<Vec<Vec<u8>>, Status> {
-    if path.starts_with('\\') {
+    if path.starts_with(SEPARATORS) {
         return Err(Status::INVALID_PARAMETER);
     }
     let path = match path.len().checked_sub("::$DATA".len()) {
@@ -105,11 +138,11 @@ pub fn parse_path(path: &str) -> Result<Vec<Vec<u8>>, Status> {
         }
         _ => path,
     };
-    let path = path.strip_suffix('\\').unwrap_or(path);
+    let path = path.strip_suffix(SEPARATORS).unwrap_or(path);
     if path.is_empty() {
         return Ok(Vec::new());
     }
-    path.split('\\').map(to_disk).collect()
+    path.split(SEPARATORS).map(to_disk).collect()
 }
 
 #[cfg(test)]
@@ -119,20 +152,17 @@ mod tests {
 
     #[test]
     fn impossible_paths_are_refused() {
-        for path in [
-            "a/b",
-            "a\\..\\b",
-            "..",
-            ".",
-            "a\\\\b",
-            "a\0",
-            "a:stream",
-            "a*",
-            "\u{F029}\u{F029}",
-        ] {
+        for path in ["a//b", ".", "a\\\\b", "a\0", "a:stream", "a*", "\u{F029}"] {
             assert_eq!(
                 parse_path(path),
                 Err(Status::OBJECT_NAME_INVALID),
+                "{path:?}"
+            );
+        }
+        for path in ["a\\..\\b", "..", "\u{F029}\u{F029}", "\u{F029}."] {
+            assert_eq!(
+                parse_path(path),
+                Err(Status::OBJECT_PATH_SYNTAX_BAD),
                 "{path:?}"
             );
         }
@@ -142,7 +172,42 @@ mod tests {
             parse_path("a\\b.c\\"),
             Ok(vec![b"a".to_vec(), b"b.c".to_vec()])
         );
+        assert_eq!(parse_path("a/b"), parse_path("a\\b"));
+        assert_eq!(parse_path("/a"), Err(Status::INVALID_PARAMETER));
         assert_eq!(parse_path("a::$data"), Ok(vec![b"a".to_vec()]));
+    }
+
+    #[test]
+    fn names_of_devices_are_not_for_files() {
+        for name in [
+            "con",
+            "AUX.c",
+            "nul.tar.gz",
+            "Com1",
+            "LPT9.txt",
+            "com²",
+            "CONOUT$",
+            "PRN .",
+        ] {
+            assert!(!may_be_made(name.as_bytes()), "{name}");
+        }
+        for name in ["a.", "a ", "..."] {
+            assert!(!may_be_made(name.as_bytes()), "{name}");
+        }
+        for name in [
+            "console",
+            "COM",
+            "com0",
+            "COM10",
+            "lpt",
+            "a.con",
+            ".aux",
+            "auxiliary.c",
+            "ÄCON",
+        ] {
+            assert!(may_be_made(name.as_bytes()), "{name}");
+        }
+        assert!(may_be_made(b"\xFF\xFE"));
     }
 
     proptest! {

@@ -10,6 +10,10 @@ use crate::wire::{Put, text};
 const FILE_CASE_PRESERVED_NAMES: u32 = 0x0000_0002;
 const FILE_UNICODE_ON_DISK: u32 = 0x0000_0004;
 const FILE_PERSISTENT_ACLS: u32 = 0x0000_0008;
+const FILE_SUPPORTS_SPARSE_FILES: u32 = 0x0000_0040;
+const FILE_SUPPORTS_OBJECT_IDS: u32 = 0x0001_0000;
+const FILE_SUPPORTS_HARD_LINKS: u32 = 0x0040_0000;
+const FILE_SUPPORTS_BLOCK_REFCOUNTING: u32 = 0x0800_0000;
 const FILE_READ_ONLY_VOLUME: u32 = 0x0008_0000;
 
 /// Appends the information `class` of the file system under `share`, whole;
@@ -58,7 +62,15 @@ pub fn put(class: u8, share: &Share, room: usize, out: &mut Vec<u8>) -> Result<(
             out.put_u32(FILE_DEVICE_IS_MOUNTED);
         }
         5 => {
-            let mut flags = FILE_CASE_PRESERVED_NAMES | FILE_UNICODE_ON_DISK | FILE_PERSISTENT_ACLS;
+            let mut flags = FILE_CASE_PRESERVED_NAMES
+                | FILE_UNICODE_ON_DISK
+                | FILE_PERSISTENT_ACLS
+                | FILE_SUPPORTS_SPARSE_FILES
+                | FILE_SUPPORTS_OBJECT_IDS
+                | FILE_SUPPORTS_HARD_LINKS;
+            if share.shares_blocks() {
+                flags |= FILE_SUPPORTS_BLOCK_REFCOUNTING;
+            }
             if share.is_read_only() {
                 flags |= FILE_READ_ONLY_VOLUME;
             }
@@ -95,6 +107,17 @@ pub fn put(class: u8, share: &Share, room: usize, out: &mut Vec<u8>) -> Result<(
         }
     }
     Ok(())
+}
+
+impl Share {
+    /// Whether the file system can let files share their blocks until one of them is written.
+    pub fn shares_blocks(&self) -> bool {
+        const BTRFS: i64 = 0x9123_683E;
+        const XFS: i64 = 0x5846_5342;
+        const BCACHEFS: i64 = 0xCA45_1A4E;
+        rustix::fs::fstatfs(self.root())
+            .is_ok_and(|fs| [BTRFS, XFS, BCACHEFS].contains(&i64::from(fs.f_type)))
+    }
 }
 
 /// Sizes in allocation units.

@@ -77,8 +77,14 @@ pub mod options {
     pub const FILE_SYNCHRONOUS_IO_ALERT: u32 = 0x0000_0010;
     pub const FILE_SYNCHRONOUS_IO_NONALERT: u32 = 0x0000_0020;
     pub const FILE_NON_DIRECTORY_FILE: u32 = 0x0000_0040;
+    pub const FILE_NO_EA_KNOWLEDGE: u32 = 0x0000_0200;
+    pub const FILE_RANDOM_ACCESS: u32 = 0x0000_0800;
     pub const FILE_DELETE_ON_CLOSE: u32 = 0x0000_1000;
     pub const FILE_OPEN_BY_FILE_ID: u32 = 0x0000_2000;
+    pub const FILE_NO_COMPRESSION: u32 = 0x0000_8000;
+    pub const FILE_RESERVE_OPFILTER: u32 = 0x0010_0000;
+    /// Bits without a meaning.
+    pub const RESERVED: u32 = 0xFF00_0000;
 
     /// The options that remain visible as the open's mode ([MS-FSCC] 2.4.26).
     pub const FILE_MODE: u32 = FILE_WRITE_THROUGH
@@ -103,8 +109,15 @@ pub enum Disposition {
 /// The most create contexts; the specification knows some fifteen.
 const MAX_CONTEXTS: usize = 64;
 
-/// `FILE_OPENED` of `CreateAction`.
-pub const ACTION_OPENED: u32 = 1;
+/// `CreateAction`: what a CREATE has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the names are the specification's
+pub enum Action {
+    Superseded = 0,
+    Opened = 1,
+    Created = 2,
+    Overwritten = 3,
+}
 
 /// A create context: its name and its data.
 pub type Context<'a> = (&'a [u8], &'a [u8]);
@@ -112,8 +125,16 @@ pub type Context<'a> = (&'a [u8], &'a [u8]);
 /// A CREATE request.
 #[derive(Debug, Clone, Copy)]
 pub struct Create<'a> {
+    /// How far the server may act as the client; 3 is the most there is.
+    pub impersonation_level: u32,
+    /// The oplock asked for ([MS-SMB2] 2.2.13).
+    pub oplock_level: u8,
     /// The access asked for, generic bits included.
     pub desired_access: u32,
+    /// `FILE_ATTRIBUTE_*` of a new or overwritten file.
+    pub file_attributes: u32,
+    /// `FILE_SHARE_*`: what others may do meanwhile.
+    pub share_access: u32,
     /// What to do if the file exists or not.
     pub disposition: Disposition,
     /// `FILE_*` options.
@@ -128,14 +149,13 @@ impl<'a> Create<'a> {
     pub fn parse(message: &'a [u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(message.get(HEADER_LEN..).ok_or(Malformed)?);
         r.structure_size(57)?;
-        r.skip(1 + 1)?; // SecurityFlags, RequestedOplockLevel: none is ever granted
+        r.skip(1)?; // SecurityFlags
+        let oplock_level = r.u8()?;
         let impersonation_level = r.u32()?;
-        if impersonation_level > 3 {
-            return Err(Malformed);
-        }
         r.skip(8 + 8)?; // SmbCreateFlags, Reserved
         let desired_access = r.u32()?;
-        r.skip(4 + 4)?; // FileAttributes of a new file, ShareAccess
+        let file_attributes = r.u32()?;
+        let share_access = r.u32()?;
         let disposition = match r.u32()? {
             0 => Disposition::Supersede,
             1 => Disposition::Open,
@@ -151,7 +171,11 @@ impl<'a> Create<'a> {
         let contexts_offset = r.u32()?;
         let contexts_length = r.u32()?;
         Ok(Create {
+            oplock_level,
+            impersonation_level,
             desired_access,
+            file_attributes,
+            share_access,
             disposition,
             options,
             name: slice_at(message, name_offset.into(), name_length.into())?,
@@ -218,24 +242,39 @@ impl Attributes {
     }
 }
 
-/// Appends the body of a CREATE response. `contexts` are (name, data) pairs.
-pub fn put_create(
-    out: &mut Vec<u8>,
-    attributes: &Attributes,
-    id: FileId,
-    contexts: &[(&[u8; 4], Vec<u8>)],
-) {
+/// A CREATE response.
+#[derive(Debug, Clone, Copy)]
+pub struct Created<'a> {
+    /// The oplock granted.
+    pub oplock_level: u8,
+    /// What was done.
+    pub action: Action,
+    /// What is open now.
+    pub attributes: Attributes,
+    /// Its id.
+    pub file_id: FileId,
+    /// Names and data.
+    pub contexts: &'a [(&'static [u8; 4], Vec<u8>)],
+}
+
+/// Appends the body of a CREATE response.
+pub fn put_create(out: &mut Vec<u8>, created: &Created<'_>) {
+    let Created {
+        attributes,
+        contexts,
+        ..
+    } = created;
     let base = out.len() - HEADER_LEN;
     out.put_u16(89);
-    out.put_u8(0); // OplockLevel: none
+    out.put_u8(created.oplock_level);
     out.put_u8(0);
-    out.put_u32(ACTION_OPENED);
+    out.put_u32(created.action as u32);
     attributes.put_times(out);
     out.put_u64(attributes.allocation_size);
     out.put_u64(attributes.end_of_file);
     out.put_u32(attributes.file_attributes);
     out.put_u32(0);
-    id.put(out);
+    created.file_id.put(out);
     let offset_at = out.len();
     out.put_u32(0);
     out.put_u32(0);

@@ -139,9 +139,14 @@ pub fn set_read_length(body: &mut [u8], length: u32) {
     body[4..8].copy_from_slice(&length.to_le_bytes());
 }
 
+/// `SMB2_WRITEFLAG_WRITE_THROUGH`
+pub const WRITE_THROUGH: u32 = 1;
+
 /// A WRITE request.
 #[derive(Debug, Clone, Copy)]
 pub struct Write<'a> {
+    /// [`WRITE_THROUGH`] and the like.
+    pub flags: u32,
     /// The bytes.
     pub data: &'a [u8],
     /// Where to.
@@ -159,8 +164,10 @@ impl<'a> Write<'a> {
         let length = r.u32()?;
         let offset = r.u64()?;
         let file_id = FileId::parse(&mut r)?;
-        r.skip(4 + 4 + 2 + 2 + 4)?; // Channel, RemainingBytes, WriteChannelInfo, Flags
+        r.skip(4 + 4 + 2 + 2)?; // Channel, RemainingBytes, WriteChannelInfo
+        let flags = r.u32()?;
         Ok(Write {
+            flags,
             data: slice_at(message, data_offset.into(), length as usize)?,
             offset,
             file_id,
@@ -188,8 +195,14 @@ pub struct LockElement {
     pub flags: u32,
 }
 
+/// `SMB2_LOCKFLAG_SHARED_LOCK`.
+pub const LOCKFLAG_SHARED: u32 = 0x0000_0001;
+/// `SMB2_LOCKFLAG_EXCLUSIVE_LOCK`.
+pub const LOCKFLAG_EXCLUSIVE: u32 = 0x0000_0002;
 /// `SMB2_LOCKFLAG_UNLOCK`.
 pub const LOCKFLAG_UNLOCK: u32 = 0x0000_0004;
+/// `SMB2_LOCKFLAG_FAIL_IMMEDIATELY`.
+pub const LOCKFLAG_FAIL_IMMEDIATELY: u32 = 0x0000_0010;
 
 /// Parses a LOCK request: the file and its ranges.
 pub fn parse_lock(message: &[u8]) -> Result<(FileId, Vec<LockElement>), Malformed> {
@@ -216,8 +229,8 @@ pub fn parse_lock(message: &[u8]) -> Result<(FileId, Vec<LockElement>), Malforme
 /// An OPLOCK_BREAK request: the acknowledgment of a break.
 #[derive(Debug, Clone, Copy)]
 pub enum OplockBreak {
-    /// Of an oplock on a file.
-    Oplock(FileId),
+    /// Of an oplock on a file: what the client keeps.
+    Oplock(FileId, u8),
     /// Of a lease.
     Lease,
 }
@@ -228,8 +241,9 @@ impl OplockBreak {
         let mut r = body(message)?;
         match r.u16()? {
             24 => {
-                r.skip(6)?;
-                Ok(OplockBreak::Oplock(FileId::parse(&mut r)?))
+                let level = r.u8()?;
+                r.skip(5)?;
+                Ok(OplockBreak::Oplock(FileId::parse(&mut r)?, level))
             }
             36 => {
                 r.skip(34)?;
@@ -238,4 +252,13 @@ impl OplockBreak {
             _ => Err(Malformed),
         }
     }
+}
+
+/// Appends the body of an OPLOCK_BREAK: a notification, or the response to an
+/// acknowledgment.
+pub fn put_oplock_break(out: &mut Vec<u8>, level: u8, id: FileId) {
+    out.put_u16(24);
+    out.put_u8(level);
+    out.put_zeros(5);
+    id.put(out);
 }

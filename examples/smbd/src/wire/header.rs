@@ -103,6 +103,13 @@ pub struct Header {
 }
 
 impl Header {
+    /// With [`FLAG_ASYNC`]: what stands in place of process id and tree connect.
+    pub fn async_id(&self) -> u64 {
+        u64::from(self.tree_id) << 32 | u64::from(self.process_id)
+    }
+}
+
+impl Header {
     /// Parses the header at the beginning of `message`.
     ///
     /// # Errors
@@ -153,6 +160,9 @@ pub struct ResponseHeader {
     pub tree_id: u32,
     /// The session, new in a SESSION_SETUP response.
     pub session_id: u64,
+    /// Of a request that is answered later: takes the place of process id and
+    /// tree connect, and sets [`FLAG_ASYNC`].
+    pub async_id: Option<u64>,
 }
 
 /// Offset of `NextCommand` in a header, to be patched when another response follows.
@@ -168,10 +178,17 @@ impl ResponseHeader {
         out[8..12].copy_from_slice(&self.status.0.to_le_bytes());
         out[12..14].copy_from_slice(&self.command.to_le_bytes());
         out[14..16].copy_from_slice(&self.credit_response.to_le_bytes());
-        out[16..20].copy_from_slice(&(self.flags | FLAG_RESPONSE).to_le_bytes());
+        let (ids, is_async) = match self.async_id {
+            Some(id) => (id, FLAG_ASYNC),
+            None => {
+                let (low, high) = (self.process_id, self.tree_id);
+                (u64::from(high) << 32 | u64::from(low), 0)
+            }
+        };
+        let flags = self.flags | FLAG_RESPONSE | is_async;
+        out[16..20].copy_from_slice(&flags.to_le_bytes());
         out[24..32].copy_from_slice(&self.message_id.to_le_bytes());
-        out[32..36].copy_from_slice(&self.process_id.to_le_bytes());
-        out[36..40].copy_from_slice(&self.tree_id.to_le_bytes());
+        out[32..40].copy_from_slice(&ids.to_le_bytes());
         out[40..48].copy_from_slice(&self.session_id.to_le_bytes());
         out
     }

@@ -12,6 +12,8 @@ fn body(message: &[u8]) -> Result<Reader<'_>, Malformed> {
 pub const RESTART_SCANS: u8 = 0x01;
 /// `SMB2_RETURN_SINGLE_ENTRY`
 pub const RETURN_SINGLE_ENTRY: u8 = 0x02;
+/// `SMB2_INDEX_SPECIFIED`
+pub const INDEX_SPECIFIED: u8 = 0x04;
 /// `SMB2_REOPEN`
 pub const REOPEN: u8 = 0x10;
 
@@ -118,6 +120,8 @@ impl QueryInfo {
 /// A SET_INFO request.
 #[derive(Debug, Clone, Copy)]
 pub struct SetInfo<'a> {
+    /// For security: which parts of the descriptor.
+    pub additional: u32,
     /// [`INFO_FILE`] and the like.
     pub info_type: u8,
     /// The number of the information class.
@@ -137,13 +141,73 @@ impl<'a> SetInfo<'a> {
         let class = r.u8()?;
         let length = r.u32()?;
         let offset = r.u16()?;
-        r.skip(2 + 4)?; // Reserved, AdditionalInformation
+        r.skip(2)?;
+        let additional = r.u32()?;
         let file_id = FileId::parse(&mut r)?;
         Ok(SetInfo {
+            additional,
             info_type,
             class,
             data: slice_at(message, offset.into(), length as usize)?,
             file_id,
+        })
+    }
+}
+
+/// `FileBasicInformation` ([MS-FSCC] 2.4.7); 0 leaves a field as it is.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)] // the names are the specification's
+pub struct BasicInformation {
+    pub creation_time: u64,
+    pub last_access_time: u64,
+    pub last_write_time: u64,
+    pub change_time: u64,
+    pub file_attributes: u32,
+}
+
+impl BasicInformation {
+    /// Parses the information in a SET_INFO request.
+    pub fn parse(data: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(data);
+        let basic = BasicInformation {
+            creation_time: r.u64()?,
+            last_access_time: r.u64()?,
+            last_write_time: r.u64()?,
+            change_time: r.u64()?,
+            file_attributes: r.u32()?,
+        };
+        r.skip(4)?; // Reserved
+        Ok(basic)
+    }
+}
+
+/// `FileRenameInformation` and `FileLinkInformation` ([MS-FSCC] 2.4.42.2, 2.4.27.2).
+#[derive(Debug, Clone, Copy)]
+pub struct NewName<'a> {
+    /// Flags of the extended classes; bit 0, of all of them: replace what there is.
+    pub flags: u32,
+    /// Has to be 0: names are relative to the share.
+    pub root_directory: u64,
+    /// The path in UTF-16LE.
+    pub name: &'a [u8],
+}
+
+impl<'a> NewName<'a> {
+    /// Parses the information in a SET_INFO request; `extended` for the classes with flags.
+    pub fn parse(data: &'a [u8], extended: bool) -> Result<Self, Malformed> {
+        let mut r = Reader::new(data);
+        let flags = r.u32()?;
+        r.skip(4)?;
+        let root_directory = r.u64()?;
+        let length = r.u32()?;
+        Ok(NewName {
+            flags: if extended {
+                flags
+            } else {
+                u32::from(flags & 0xFF != 0)
+            },
+            root_directory,
+            name: r.bytes(length as usize)?,
         })
     }
 }

@@ -14,6 +14,14 @@ pub fn filetime(seconds: i64, nanoseconds: u32) -> u64 {
     ticks.clamp(0, i128::from(i64::MAX)) as u64
 }
 
+/// Seconds and nanoseconds since 1970 of a FILETIME.
+pub fn unix_time(filetime: u64) -> (i64, u32) {
+    let ticks = i128::from(filetime) - EPOCH_DISTANCE * 10_000_000;
+    let seconds = ticks.div_euclid(10_000_000);
+    let nanoseconds = ticks.rem_euclid(10_000_000) as u32 * 100;
+    (i64::try_from(seconds).unwrap_or(i64::MAX), nanoseconds)
+}
+
 /// The present instant.
 pub fn now() -> u64 {
     let since = SystemTime::now()
@@ -33,6 +41,8 @@ mod tests {
     fn known_instants() {
         assert_eq!(filetime(0, 0), 116_444_736_000_000_000);
         assert_eq!(filetime(-11_644_473_600, 200), 2);
+        assert_eq!(unix_time(2), (-11_644_473_600, 200));
+        assert_eq!(unix_time(filetime(-2, 900)), (-2, 900));
         assert_eq!(filetime(i64::MIN, 0), 0);
         assert_eq!(filetime(i64::MAX, 999_999_999), i64::MAX as u64);
     }

@@ -1,14 +1,19 @@
 //! A client that speaks request by request: to a [`Connection`] directly, or over a socket.
 
 use std::fmt::Debug;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{self, Poll, Waker};
 
 use smbd::config::Config;
 use smbd::server::{Connection, ProtocolError};
 use smbd::wire::status::Status;
 
 pub use super::bodies::*;
+use super::hub::Hub;
 use super::wire::Wire;
 
 pub const NEGOTIATE: u16 = 0;
@@ -64,15 +69,79 @@ pub trait Transport {
     fn process(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, Self::Error>;
 }
 
-impl Transport for Connection {
-    type Error = ProtocolError;
+/// A [`Connection`] with the simplest executor there is: requests that wait are polled whenever
+/// another one comes.
+pub struct Direct {
+    pub connection: Rc<Connection>,
+    pub hub: Rc<Hub>,
+    waiting: Vec<Pin<Box<dyn Future<Output = Processed>>>>,
+}
 
-    fn process(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, ProtocolError> {
-        Connection::process(self, message)
+type Processed = Result<(), ProtocolError>;
+
+impl Direct {
+    /// A connection of a client that shares with nobody.
+    pub fn new(config: &Arc<Config>) -> Direct {
+        Direct::beside(config, &Hub::new())
+    }
+
+    /// A connection of a client that shares with those that have the same hub.
+    pub fn beside(config: &Arc<Config>, hub: &Rc<Hub>) -> Direct {
+        Direct {
+            connection: hub.connect(config),
+            hub: Rc::clone(hub),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Hands over a message, and returns all frames that are to be sent then.
+    ///
+    /// # Errors
+    ///
+    /// The connection is to be dropped.
+    pub fn exchange(&mut self, message: &[u8]) -> Result<Vec<Vec<u8>>, ProtocolError> {
+        assert!(!self.connection.is_busy(), "a message overtakes another");
+        let future = Rc::clone(&self.connection).process(message.to_vec().into());
+        self.waiting.push(Box::pin(future));
+        self.run()
+    }
+
+    /// Lets what waits go on, if it can, and returns all frames that are to be sent then.
+    ///
+    /// # Errors
+    ///
+    /// The connection is to be dropped.
+    pub fn run(&mut self) -> Result<Vec<Vec<u8>>, ProtocolError> {
+        let mut context = task::Context::from_waker(Waker::noop());
+        let mut result = Ok(());
+        loop {
+            self.waiting
+                .retain_mut(|future| match future.as_mut().poll(&mut context) {
+                    Poll::Ready(ended) => {
+                        result = result.and(ended);
+                        false
+                    }
+                    Poll::Pending => true,
+                });
+            if !self.hub.run() {
+                break;
+            }
+        }
+        result.map(|()| std::iter::from_fn(|| self.connection.next_reply()).collect())
     }
 }
 
-pub struct Client<T = Connection> {
+impl Transport for Direct {
+    type Error = ProtocolError;
+
+    fn process(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, ProtocolError> {
+        let frames = self.exchange(message)?;
+        assert!(frames.len() <= 1, "{} frames", frames.len());
+        Ok(frames.into_iter().next())
+    }
+}
+
+pub struct Client<T = Direct> {
     pub connection: T,
     pub message_id: u64,
     pub session_id: u64,
@@ -111,7 +180,7 @@ impl Request {
 
 impl Client {
     pub fn new(config: &Arc<Config>) -> Client {
-        Client::over(Connection::new(Arc::clone(config), "test"))
+        Client::over(Direct::new(config))
     }
 
     /// A client that has negotiated, logged on as a guest and connected to `share`.

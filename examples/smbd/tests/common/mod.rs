@@ -5,6 +5,7 @@
 
 pub mod bodies;
 pub mod client;
+pub mod hub;
 pub mod process;
 pub mod server;
 pub mod smbclient;

@@ -1,0 +1,248 @@
+//! The parent's end of what clients share: a socket for each child, and the table that they ask.
+//!
+//! A child is never waited for. What it is told goes into a buffer and from there to its socket
+//! when that takes it; one that lets too much pile up, sends nonsense, or doesn't acknowledge in
+//! time is killed, and what it held is free at once.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::net::UnixStream;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use smbd::sharing::message::Stream;
+use smbd::sharing::{Action, Ask, ClientId, Misbehaviour, Summary, Table};
+use tevent::{Context, Fd, FdFlags, Timer};
+
+use crate::send_queue::SendQueue;
+
+/// What may wait for a child to read it.
+const MAX_QUEUED: usize = 4 * 1024 * 1024;
+/// How much is read from a child at a time; the others get their turns in between.
+const READ_LEN: usize = 64 * 1024;
+
+/// All children that share.
+pub(crate) struct Hub {
+    table: RefCell<Table>,
+    children: RefCell<BTreeMap<ClientId, Rc<Child>>>,
+    /// Those with something to be sent.
+    unsent: RefCell<BTreeSet<ClientId>>,
+    timer: OnceCell<Timer>,
+}
+
+struct Child {
+    peer: String,
+    /// Missing before the fork.
+    pid: Cell<Option<Pid>>,
+    event: OnceCell<Fd<UnixStream>>,
+    queue: RefCell<SendQueue>,
+}
+
+impl Hub {
+    /// Nobody, where the break of an oplock is over after `break_timeout`.
+    pub(crate) fn new(context: &Context, break_timeout: Duration) -> Rc<Hub> {
+        Rc::new(Hub {
+            table: RefCell::new(Table::new(break_timeout, context.now())),
+            children: RefCell::default(),
+            unsent: RefCell::default(),
+            timer: OnceCell::new(),
+        })
+    }
+
+    /// Takes over the parent's end of a client's socket pair.
+    ///
+    /// # Errors
+    ///
+    /// It can't be watched.
+    pub(crate) fn add(
+        self: &Rc<Self>,
+        context: &Context,
+        socket: UnixStream,
+        peer: &str,
+    ) -> io::Result<ClientId> {
+        socket.set_nonblocking(true)?;
+        let id = self.table.borrow_mut().add_client();
+        let child = Rc::new(Child {
+            peer: peer.to_owned(),
+            pid: Cell::new(None),
+            event: OnceCell::new(),
+            queue: RefCell::default(),
+        });
+        let hub = Rc::downgrade(self);
+        let mut stream = Stream::default();
+        let added = context.add_fd(socket, FdFlags::READ, move |context, event, flags| {
+            if let Some(hub) = hub.upgrade() {
+                hub.ready(context, id, event.get_ref(), flags, &mut stream);
+            }
+        });
+        match added {
+            Ok(event) => {
+                event.set_name(&format!("{peer} (shared state)"));
+                // It was empty.
+                let _ = child.event.set(event);
+                self.children.borrow_mut().insert(id, child);
+                Ok(id)
+            }
+            Err(e) => {
+                self.table.borrow_mut().remove_client(id, context.now());
+                Err(e.into())
+            }
+        }
+    }
+
+    /// The client has a process, which is to be killed if it misbehaves.
+    pub(crate) fn set_process(&self, id: ClientId, pid: u32) {
+        if let Some(child) = self.children.borrow().get(&id) {
+            child
+                .pid
+                .set(i32::try_from(pid).ok().and_then(Pid::from_raw));
+        }
+    }
+
+    /// A client is gone: what it held is free.
+    pub(crate) fn remove(self: &Rc<Self>, context: &Context, id: ClientId) {
+        let child = self.children.borrow_mut().remove(&id);
+        if child.is_some() {
+            self.table.borrow_mut().remove_client(id, context.now());
+            self.act(context);
+        }
+    }
+
+    /// In a child: forgets the other children.
+    pub(crate) fn clear(&self) {
+        let children = self.children.take();
+        drop(children);
+    }
+
+    /// What a client has open.
+    pub(crate) fn summary(&self, id: ClientId) -> Summary {
+        self.table.borrow().summary(id)
+    }
+
+    fn ready(
+        self: &Rc<Self>,
+        context: &Context,
+        id: ClientId,
+        socket: &UnixStream,
+        flags: FdFlags,
+        stream: &mut Stream,
+    ) {
+        if flags.contains(FdFlags::WRITE) {
+            self.unsent.borrow_mut().insert(id);
+        }
+        if flags.contains(FdFlags::READ) {
+            match self.read(context, id, socket, stream) {
+                Ok(true) => {}
+                Ok(false) => self.remove(context, id),
+                Err(Misbehaviour(what)) => self.evict(context, id, what),
+            }
+        }
+        self.act(context);
+    }
+
+    /// Hears what a child has to say. `false` at its end.
+    fn read(
+        &self,
+        context: &Context,
+        id: ClientId,
+        mut socket: &UnixStream,
+        stream: &mut Stream,
+    ) -> Result<bool, Misbehaviour> {
+        const NO_MESSAGE: Misbehaviour = Misbehaviour("what it sends is no message");
+        let mut buffer = [0; READ_LEN];
+        match socket.read(&mut buffer) {
+            Ok(0) => return Ok(false),
+            Ok(count) => stream.extend(&buffer[..count]),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => return Ok(false),
+        }
+        while let Some(message) = stream.next_message().map_err(|_| NO_MESSAGE)? {
+            let ask = Ask::parse(message).map_err(|_| NO_MESSAGE)?;
+            let mut table = self.table.borrow_mut();
+            table.handle(id, ask, context.now())?;
+        }
+        Ok(true)
+    }
+
+    /// Does what the table wants done.
+    fn act(self: &Rc<Self>, context: &Context) {
+        loop {
+            let action = self.table.borrow_mut().next_action();
+            match action {
+                Some((id, Action::Tell(notice))) => {
+                    if let Some(child) = self.children.borrow().get(&id) {
+                        let mut bytes = Vec::with_capacity(32);
+                        notice.put(&mut bytes);
+                        child.queue.borrow_mut().push(bytes);
+                        self.unsent.borrow_mut().insert(id);
+                    }
+                }
+                Some((id, Action::Evict)) => self.evict(context, id, "it hangs"),
+                None => {
+                    let Some(id) = self.unsent.borrow_mut().pop_first() else {
+                        break;
+                    };
+                    self.flush(context, id);
+                }
+            }
+        }
+        self.set_timer(context);
+    }
+
+    fn flush(self: &Rc<Self>, context: &Context, id: ClientId) {
+        let child = self.children.borrow().get(&id).cloned();
+        let Some(child) = child else { return };
+        let Some(event) = child.event.get() else {
+            return;
+        };
+        let (sent, waiting) = {
+            let mut queue = child.queue.borrow_mut();
+            (queue.send(event.get_ref()), queue.len())
+        };
+        match sent {
+            Ok(_) if waiting > MAX_QUEUED => self.evict(context, id, "it reads nothing"),
+            Ok(_) => event.set_writable(waiting > 0),
+            Err(_) => self.remove(context, id),
+        }
+    }
+
+    /// Ends a child that can't be trusted any more.
+    fn evict(self: &Rc<Self>, context: &Context, id: ClientId, why: &str) {
+        let child = self.children.borrow().get(&id).cloned();
+        if let Some(child) = child {
+            log::error!("{}: killed: {why}", child.peer);
+            if let Some(pid) = child.pid.get()
+                && let Err(e) = kill_process(pid, Signal::KILL)
+            {
+                log::warn!("{}: {e}", child.peer);
+            }
+        }
+        self.remove(context, id);
+    }
+
+    fn set_timer(self: &Rc<Self>, context: &Context) {
+        match self.table.borrow().deadline() {
+            Some(deadline) => {
+                let timer = self.timer.get_or_init(|| {
+                    let hub: Weak<Hub> = Rc::downgrade(self);
+                    context.add_timer(deadline, move |context, _| {
+                        if let Some(hub) = hub.upgrade() {
+                            hub.table.borrow_mut().expire(context.now());
+                            hub.act(context);
+                        }
+                    })
+                });
+                if timer.deadline() != Some(deadline) {
+                    timer.set_deadline(deadline);
+                }
+            }
+            None => {
+                if let Some(timer) = self.timer.get() {
+                    timer.disarm();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Copying on the server, and the other IOCTLs that concern the data of a file
+//! ([MS-SMB2] 3.3.5.15.5, 3.3.5.15.6, [MS-FSCC] 2.3).
+
+use std::cell::RefCell;
+
+use super::io::is_range;
+use super::open::{DiskOpen, Object, Open};
+use super::session::Session;
+use crate::share::data;
+use crate::share::metadata::Kind;
+use crate::wire::create::access;
+use crate::wire::file::FileId;
+use crate::wire::ioctl::{CopyChunks, DuplicateExtents};
+use crate::wire::status::Status;
+use crate::wire::{Malformed, Put, Reader};
+
+/// Limits of SRV_COPYCHUNK, those of Windows.
+const MAX_CHUNKS: u32 = 256;
+const MAX_CHUNK_LEN: u32 = 1024 * 1024;
+const MAX_COPY_LEN: u64 = 16 * 1024 * 1024;
+
+/// Output of an IOCTL, with the status if it is not success.
+pub(super) type Output = Result<(Status, Vec<u8>), Status>;
+
+/// What opens are copied from by: an open's ids, worth nothing in another session.
+pub(super) fn resume_key(id: FileId, max_output: usize) -> Output {
+    let mut output = Vec::with_capacity(32);
+    output.put_u64(id.persistent);
+    output.put_u64(id.volatile);
+    output.put_u64(0);
+    output.put_u32(0); // ContextLength
+    output.put_u32(0);
+    if max_output < output.len() {
+        return Err(Status::BUFFER_TOO_SMALL);
+    }
+    Ok((Status::SUCCESS, output))
+}
+
+/// `SRV_COPYCHUNK_RESPONSE`
+fn copied(chunks: u32, partial: u32, total: u32) -> Vec<u8> {
+    let mut output = Vec::with_capacity(12);
+    output.put_u32(chunks);
+    output.put_u32(partial);
+    output.put_u32(total);
+    output
+}
+
+/// SRV_COPYCHUNK and SRV_COPYCHUNK_WRITE: `readable` says that the target has to be.
+pub(super) fn copy_chunks(
+    session: &Session,
+    target: &RefCell<DiskOpen>,
+    input: &[u8],
+    max_output: usize,
+    readable: bool,
+) -> Output {
+    if max_output < 12 {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    let request = CopyChunks::parse(input)?;
+    let limits = Ok((
+        Status::INVALID_PARAMETER,
+        copied(MAX_CHUNKS, MAX_CHUNK_LEN, MAX_COPY_LEN as u32),
+    ));
+    if request.count > MAX_CHUNKS {
+        return limits;
+    }
+    let chunks = request.chunks()?;
+    let total: u64 = chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
+    let is_wrong = |length: u32| length == 0 || length > MAX_CHUNK_LEN;
+    if total > MAX_COPY_LEN || chunks.iter().any(|chunk| is_wrong(chunk.length)) {
+        return limits;
+    }
+    let mut r = Reader::new(&request.source);
+    let source = FileId::parse(&mut r)?;
+    let source = session
+        .open_of_any_tree(source)
+        .ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
+    let (from, to) = descriptors(&source, target, |from, to| {
+        to.check_access(access::FILE_WRITE_DATA)?;
+        from.check_access(access::FILE_READ_DATA | access::FILE_EXECUTE)?;
+        if readable {
+            to.check_access(access::FILE_READ_DATA)?;
+        }
+        Ok(())
+    })?;
+    let mut written = 0;
+    for (done, chunk) in chunks.iter().enumerate() {
+        let length = u64::from(chunk.length);
+        let size = data::size(&from).map_err(Status::from_errno)?;
+        let beyond = chunk
+            .source_offset
+            .checked_add(length)
+            .is_none_or(|end| end > size);
+        let status = if beyond {
+            Err(Status::INVALID_VIEW_SIZE)
+        } else if !is_range(chunk.target_offset, length) {
+            Err(Status::INVALID_PARAMETER)
+        } else {
+            data::copy(&from, chunk.source_offset, &to, chunk.target_offset, length)
+                .map_err(Status::from_errno)
+        };
+        match status {
+            Ok(count) => written += count as u32,
+            // What has been copied is told along.
+            Err(status) => return Ok((status, copied(done as u32, 0, written))),
+        }
+    }
+    target.borrow_mut().note_written();
+    Ok((Status::SUCCESS, copied(chunks.len() as u32, 0, written)))
+}
+
+/// FSCTL_DUPLICATE_EXTENTS_TO_FILE: as copying, which shares the blocks where the file system can.
+pub(super) fn duplicate_extents(
+    session: &Session,
+    target: &RefCell<DiskOpen>,
+    input: &[u8],
+) -> Output {
+    let request = DuplicateExtents::parse(input).map_err(|Malformed| Status::BUFFER_TOO_SMALL)?;
+    if !target.borrow().share.shares_blocks() {
+        return Err(Status::INVALID_DEVICE_REQUEST);
+    }
+    let source = session
+        .open_of_any_tree(request.source)
+        .ok_or(Status::INVALID_HANDLE)?;
+    let (from, to) = descriptors(&source, target, |from, to| {
+        to.check_access(access::FILE_WRITE_DATA)?;
+        from.check_access(access::FILE_READ_DATA)
+    })?;
+    let length = request.byte_count;
+    let from_size = data::size(&from).map_err(Status::from_errno)?;
+    let to_size = data::size(&to).map_err(Status::from_errno)?;
+    let ends = |offset: u64, size| offset.checked_add(length).is_some_and(|end| end <= size);
+    if !ends(request.source_offset, from_size) || !ends(request.target_offset, to_size) {
+        return Err(Status::NOT_SUPPORTED);
+    }
+    data::copy(
+        &from,
+        request.source_offset,
+        &to,
+        request.target_offset,
+        length,
+    )
+    .map_err(Status::from_errno)?;
+    target.borrow_mut().note_written();
+    Ok((Status::SUCCESS, Vec::new()))
+}
+
+/// The descriptors to copy from and to, which may be one file.
+fn descriptors(
+    source: &Open,
+    target: &RefCell<DiskOpen>,
+    check: impl FnOnce(&DiskOpen, &DiskOpen) -> Result<(), Status>,
+) -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Status> {
+    let Object::Disk(source) = &source.object else {
+        return Err(Status::INVALID_DEVICE_REQUEST);
+    };
+    let (from, to) = (source.borrow(), target.borrow());
+    check(&from, &to)?;
+    if from.node.metadata.kind != Kind::File || to.node.metadata.kind != Kind::File {
+        return Err(Status::INVALID_DEVICE_REQUEST);
+    }
+    let copy = |disk: &DiskOpen| {
+        disk.node
+            .fd
+            .try_clone()
+            .map_err(|_| Status::TOO_MANY_OPENED_FILES)
+    };
+    Ok((copy(&from)?, copy(&to)?))
+}
+
+/// FSCTL_SET_SPARSE
+pub(super) fn set_sparse(disk: &mut DiskOpen, input: &[u8]) -> Output {
+    disk.check_access(
+        access::FILE_WRITE_DATA | access::FILE_APPEND_DATA | access::FILE_WRITE_ATTRIBUTES,
+    )?;
+    if disk.is_directory() {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    let sparse = input.first().is_none_or(|&byte| byte != 0); // without a buffer: yes
+    disk.refresh()?;
+    disk.node.set_sparse(sparse)?;
+    Ok((Status::SUCCESS, Vec::new()))
+}
+
+/// FSCTL_SET_ZERO_DATA
+pub(super) fn set_zero_data(disk: &mut DiskOpen, input: &[u8]) -> Output {
+    disk.check_access(access::FILE_WRITE_DATA)?;
+    let mut r = Reader::new(input);
+    let (from, to) = (r.u64()?, r.u64()?);
+    if disk.is_directory() || !is_range(from, 0) || !is_range(to, 0) || from > to {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    disk.refresh()?;
+    let to = to.min(disk.node.metadata.end_of_file());
+    let punch = disk.node.metadata.is_sparse();
+    disk.changing_data(|disk| {
+        data::zero(&disk.node.fd, from, to, punch).map_err(Status::from_errno)
+    })?;
+    disk.note_written();
+    Ok((Status::SUCCESS, Vec::new()))
+}
+
+/// FSCTL_QUERY_ALLOCATED_RANGES
+pub(super) fn query_allocated_ranges(
+    disk: &mut DiskOpen,
+    input: &[u8],
+    max_output: usize,
+) -> Output {
+    const RANGE_LEN: usize = 16;
+    disk.check_access(access::FILE_READ_DATA)?;
+    let mut r = Reader::new(input);
+    let (offset, length) = (r.u64()?, r.u64()?);
+    if disk.is_directory() || !is_range(offset, length) {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    disk.refresh()?;
+    let end = (offset + length).min(disk.node.metadata.end_of_file());
+    let sparse = disk.node.metadata.is_sparse();
+    let mut output = Vec::new();
+    let mut at = offset;
+    while at < end {
+        // Only what is marked as sparse has holes to its clients.
+        let range = match sparse {
+            true => data::next_data(&disk.node.fd, at, end).map_err(Status::from_errno)?,
+            false => Some((at, end)),
+        };
+        let Some((from, to)) = range else { break };
+        if output.len() + RANGE_LEN > max_output {
+            return match output.is_empty() {
+                true => Err(Status::BUFFER_TOO_SMALL),
+                false => Ok((Status::BUFFER_OVERFLOW, output)),
+            };
+        }
+        output.put_u64(from);
+        output.put_u64(to - from);
+        at = to;
+    }
+    Ok((Status::SUCCESS, output))
+}
+
+/// FSCTL_FILE_LEVEL_TRIM: what the client needs no more is given back.
+pub(super) fn trim(disk: &mut DiskOpen, input: &[u8], max_output: usize) -> Output {
+    disk.check_access(access::FILE_WRITE_DATA)?;
+    if disk.is_directory() {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    let mut r = Reader::new(input);
+    r.skip(4)?; // Key, of byte-range locks; not used
+    let count = r.u32()?;
+    if r.rest().len() / 16 < count as usize {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    disk.refresh()?;
+    let size = disk.node.metadata.end_of_file();
+    for _ in 0..count {
+        let (offset, length) = (r.u64()?, r.u64()?);
+        let end = offset.saturating_add(length).min(size);
+        disk.changing_data(|disk| {
+            data::zero(&disk.node.fd, offset, end, true).map_err(Status::from_errno)
+        })?;
+    }
+    disk.note_written();
+    let mut output = Vec::new();
+    if max_output >= 4 {
+        output.put_u32(count);
+    }
+    Ok((Status::SUCCESS, output))
+}

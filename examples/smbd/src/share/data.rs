@@ -1,0 +1,199 @@
+//! What is in a file: writing, sizes, holes, copies.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::{Errno, ReadWriteFlags};
+
+/// How much is copied or cleared in one step where the kernel can't do it alone.
+const STEP: usize = 64 * 1024;
+
+/// Writes all of `data` at `offset`; with `durable` it is on the disk when this returns.
+///
+/// # Errors
+///
+/// What the file system refuses; a part may have been written.
+pub fn write_at(
+    fd: impl AsFd,
+    mut data: &[u8],
+    mut offset: u64,
+    durable: bool,
+) -> Result<(), Errno> {
+    while !data.is_empty() {
+        let result = if durable {
+            let slices = [std::io::IoSlice::new(data)];
+            rustix::io::pwritev2(&fd, &slices, offset, ReadWriteFlags::DSYNC)
+        } else {
+            rustix::io::pwrite(&fd, data, offset)
+        };
+        match result {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(count) => {
+                data = &data[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// The length of a file.
+///
+/// # Errors
+///
+/// What `fstat` fails with.
+pub fn size(fd: impl AsFd) -> Result<u64, Errno> {
+    Ok(u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0))
+}
+
+/// Reserves room for the first `size` bytes, the length of the file staying as it is.
+///
+/// # Errors
+///
+/// `ENOSPC`, and what else the file system refuses. One that can't reserve is content.
+pub fn reserve(fd: impl AsFd, size: u64) -> Result<(), Errno> {
+    if size == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(&fd, FallocateFlags::KEEP_SIZE, 0, size) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes `from..to` zeros, the length of the file staying as it is. With `punch` the range is given
+/// back to the file system.
+///
+/// # Errors
+///
+/// What the file system refuses.
+pub fn zero(fd: impl AsFd, from: u64, to: u64, punch: bool) -> Result<(), Errno> {
+    if from >= to {
+        return Ok(());
+    }
+    let how = if punch {
+        FallocateFlags::PUNCH_HOLE
+    } else {
+        FallocateFlags::ZERO_RANGE
+    };
+    match rustix::fs::fallocate(&fd, how | FallocateFlags::KEEP_SIZE, from, to - from) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let zeros = [0; STEP];
+            let mut at = from;
+            while at < to {
+                let count = (to - at).min(STEP as u64);
+                write_at(&fd, &zeros[..count as usize], at, false)?;
+                at += count;
+            }
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// The next range with data in `from..to`, `None` if there is no more.
+///
+/// # Errors
+///
+/// What the file system refuses.
+pub fn next_data(fd: impl AsFd, from: u64, to: u64) -> Result<Option<(u64, u64)>, Errno> {
+    let start = match rustix::fs::seek(&fd, SeekFrom::Data(from)) {
+        Ok(start) if start < to => start,
+        Ok(_) | Err(Errno::NXIO) => return Ok(None),
+        // Without holes everything is data.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((from, to))),
+        Err(errno) => return Err(errno),
+    };
+    let end = match rustix::fs::seek(&fd, SeekFrom::Hole(start)) {
+        Ok(end) => end.min(to),
+        Err(Errno::NXIO) => to,
+        Err(errno) => return Err(errno),
+    };
+    Ok(Some((start, end)))
+}
+
+/// Copies `length` bytes from one file to another or within one, and returns how many there were to
+/// copy.
+///
+/// The kernel does it where it can, some file systems without copying anything.
+///
+/// # Errors
+///
+/// What the file system refuses; a part may have been copied.
+pub fn copy(
+    source: impl AsFd,
+    mut from: u64,
+    target: impl AsFd,
+    mut to: u64,
+    length: u64,
+) -> Result<u64, Errno> {
+    let (source, target) = (source.as_fd(), target.as_fd());
+    let mut left = length;
+    while left > 0 {
+        let (mut source_at, mut target_at) = (from, to);
+        let step = usize::try_from(left).unwrap_or(usize::MAX);
+        let copied = rustix::fs::copy_file_range(
+            source,
+            Some(&mut source_at),
+            target,
+            Some(&mut target_at),
+            step,
+        );
+        match copied {
+            Ok(0) => break,
+            Ok(count) => {
+                from += count as u64;
+                to += count as u64;
+                left -= count as u64;
+            }
+            Err(Errno::INTR) => {}
+            // Ranges of one file that overlap, or file systems that can't.
+            Err(Errno::INVAL | Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::TXTBSY) => {
+                left -= copy_through_memory(source, from, target, to, left)?;
+                break;
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(length - left)
+}
+
+/// Copies from the end that keeps what has yet to be copied where the ranges overlap.
+fn copy_through_memory(
+    source: BorrowedFd<'_>,
+    from: u64,
+    target: BorrowedFd<'_>,
+    to: u64,
+    length: u64,
+) -> Result<u64, Errno> {
+    let length = length.min(size(source)?.saturating_sub(from));
+    let mut buffer = vec![0; STEP];
+    let mut done = 0;
+    while done < length {
+        let count = (length - done).min(STEP as u64);
+        let at = if to > from {
+            length - done - count
+        } else {
+            done
+        };
+        let part = &mut buffer[..count as usize];
+        let mut filled = 0;
+        while filled < part.len() {
+            match rustix::io::pread(source, &mut part[filled..], from + at + filled as u64) {
+                // Cut short meanwhile: what is gone reads as zeros.
+                Ok(0) => {
+                    part[filled..].fill(0);
+                    break;
+                }
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        write_at(target, part, to + at, false)?;
+        done += count;
+    }
+    Ok(length)
+}

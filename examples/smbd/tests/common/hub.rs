@@ -1,0 +1,119 @@
+//! What clients share, for connections without processes and sockets around them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smbd::config::Config;
+use smbd::server::Connection;
+use smbd::sharing::{Action, Ask, BREAK_TIMEOUT, ClientId, Link, Notice, Table};
+
+/// The parent. Messages go through their bytes, as between processes.
+#[derive(Debug)]
+pub struct Hub {
+    table: RefCell<Table>,
+    now: Cell<Instant>,
+    connections: RefCell<HashMap<ClientId, Weak<Connection>>>,
+    asked: RefCell<VecDeque<(ClientId, Vec<u8>)>>,
+    /// How many messages processes have sent.
+    pub messages: Cell<usize>,
+}
+
+#[derive(Debug)]
+struct Line {
+    hub: Rc<Hub>,
+    client: ClientId,
+}
+
+impl Link for Line {
+    fn send(&self, ask: &Ask) {
+        let mut bytes = Vec::new();
+        ask.put(&mut bytes);
+        self.hub.messages.set(self.hub.messages.get() + 1);
+        self.hub.asked.borrow_mut().push_back((self.client, bytes));
+    }
+}
+
+impl Hub {
+    pub fn new() -> Rc<Hub> {
+        let now = Instant::now();
+        Rc::new(Hub {
+            table: RefCell::new(Table::new(BREAK_TIMEOUT, now)),
+            now: Cell::new(now),
+            connections: RefCell::default(),
+            asked: RefCell::default(),
+            messages: Cell::new(0),
+        })
+    }
+
+    /// A connection of one more client.
+    pub fn connect(self: &Rc<Self>, config: &Arc<Config>) -> Rc<Connection> {
+        let client = self.table.borrow_mut().add_client();
+        let line = Line {
+            hub: Rc::clone(self),
+            client,
+        };
+        let connection = Connection::new(Arc::clone(config), "test", Rc::new(line));
+        self.connections
+            .borrow_mut()
+            .insert(client, Rc::downgrade(&connection));
+        connection
+    }
+
+    /// Brings all messages to where they are to go. `false` if there are none.
+    pub fn run(&self) -> bool {
+        let mut has_run = false;
+        loop {
+            let asked = self.asked.borrow_mut().pop_front();
+            if let Some((client, bytes)) = asked {
+                has_run = true;
+                let ask = Ask::parse(&bytes[4..]).expect("a message that is none");
+                let handled = self.table.borrow_mut().handle(client, ask, self.now.get());
+                handled.expect("a connection misbehaves");
+            }
+            let action = self.table.borrow_mut().next_action();
+            match action {
+                Some((client, Action::Tell(notice))) => {
+                    has_run = true;
+                    let mut bytes = Vec::new();
+                    notice.put(&mut bytes);
+                    let notice = Notice::parse(&bytes[4..]).expect("a message that is none");
+                    let connection = self.connections.borrow().get(&client).cloned();
+                    if let Some(connection) = connection.and_then(|weak| weak.upgrade()) {
+                        connection.deliver(notice);
+                    }
+                }
+                Some((_, Action::Evict)) => panic!("a connection hangs"),
+                None if self.asked.borrow().is_empty() => return has_run,
+                None => {}
+            }
+        }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, time: Duration) {
+        self.now.set(self.now.get() + time);
+        self.table.borrow_mut().expire(self.now.get());
+        self.run();
+    }
+
+    /// The process of the client that came as the `index`th is gone.
+    pub fn kill(&self, index: u64) {
+        let client = ClientId(index + 1);
+        self.connections.borrow_mut().remove(&client);
+        self.asked
+            .borrow_mut()
+            .retain(|(other, _)| *other != client);
+        self.table
+            .borrow_mut()
+            .remove_client(client, self.now.get());
+        self.run();
+    }
+
+    /// Whether nobody has anything.
+    pub fn is_empty(&self) -> bool {
+        self.table.borrow().is_empty()
+    }
+}
