@@ -67,7 +67,7 @@ fn run(address: SocketAddr) -> io::Result<()> {
 async fn drive(context: &Context, is_over: impl Fn() -> bool) -> io::Result<()> {
     #[allow(
         deprecated,
-        reason = "what takes its place is unsafe, as it can't know that the descriptor is borrowed"
+        reason = "newer versions ask for a promise in its place, as they do not see the borrow"
     )]
     let descriptor = AsyncFd::with_interest(std::os::fd::AsFd::as_fd(context), Interest::READABLE)?;
     loop {

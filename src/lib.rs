@@ -32,8 +32,9 @@
 //!
 //! The repository has whole programs in `examples/`, a table for those who come from the C library
 //! in `docs/porting.md`, futures in `docs/futures.md`, requests and queues in `docs/requests.md`,
-//! statistics, tracers and tests without waiting in `docs/observing.md`, listening sockets in `docs/listener.md`, loops inside each other in `docs/embedding.md`, threads and
-//! processes in `docs/many-cores.md`, and
+//! listening sockets in `docs/listener.md`, loops inside each other in `docs/embedding.md`, threads and
+//! processes in `docs/many-cores.md`, statistics, tracers and tests without waiting in
+//! `docs/observing.md`, and
 //! how this is built in `docs/architecture.md`.
 //!
 //! # The order of things
@@ -416,11 +417,6 @@ struct FuturesPage;
 #[doc = include_str!("../docs/requests.md")]
 struct RequestsPage;
 
-/// And in the page about looking into a loop.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/observing.md")]
-struct ObservingPage;
-
 /// In that about listeners.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/listener.md")]
@@ -435,6 +431,11 @@ struct EmbeddingPage;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/many-cores.md")]
 struct ManyCoresPage;
+
+/// And in the page about looking into a loop.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/observing.md")]
+struct ObservingPage;
 
 /// And in that for those who come from the C library.
 #[cfg(doctest)]
