@@ -7,7 +7,7 @@ use rustix::process::{Signal as ProcessSignal, getpid, kill_process};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tevent::{BackendKind, EventKind, SignalFlags, Signum, Stats};
+use tevent::{BackendKind, Context, EventKind, SignalFlags, Signum, Stats};
 
 on_every_backend!(
     turns_waits_and_calls_are_counted,
@@ -17,6 +17,8 @@ on_every_backend!(
     what_waits_in_the_queues_is_counted,
     a_late_timer_is_counted,
     times_are_measured_if_that_is_wanted,
+    times_are_measured_from_the_call_after_the_one_that_asks,
+    it_prints_what_there_is_to_say,
     a_loop_inside_a_handler_is_not_the_handlers_time,
 );
 
@@ -208,6 +210,63 @@ fn times_are_measured_if_that_is_wanted(kind: BackendKind) {
     context.defer(|_| dawdle(WHILE));
     context.run().unwrap();
     assert_eq!(context.stats().in_handlers, stats.in_handlers);
+}
+
+fn times_are_measured_from_the_call_after_the_one_that_asks(kind: BackendKind) {
+    // A descriptor that is always ready, and an immediate that is all there is, are called in turns
+    // that look at nothing else.
+    let asks_third = || {
+        let calls = Cell::new(0);
+        move |context: &Context| {
+            calls.set(calls.get() + 1);
+            match calls.get() {
+                ..3 => {}
+                3 => context.set_times_measured(true),
+                4 => dawdle(WHILE),
+                _ => context.stop(),
+            }
+        }
+    };
+    let context = context(kind);
+    let (ours, _theirs) = readable();
+    let called = asks_third();
+    let fd = context.add_fd(ours, READ, move |context, _, _| called(context));
+    context.run().unwrap();
+    assert!(context.stats().in_handlers[EventKind::Fd] >= WHILE);
+    drop(fd);
+    context.set_times_measured(false);
+    let called = asks_third();
+    let immediate = context.add_immediate(move |context, immediate| {
+        immediate.schedule();
+        called(context);
+    });
+    immediate.schedule();
+    context.run().unwrap();
+    assert!(context.stats().in_handlers[EventKind::Immediate] >= WHILE);
+}
+
+fn it_prints_what_there_is_to_say(kind: BackendKind) {
+    let context = context(kind);
+    assert_eq!(
+        context.stats().to_string(),
+        "turns 0, waits 0, fd 0, timer 0, signal 0, immediate 0, late timers 0; \
+         fds 0/0 ready 0, timers 0, immediates 0/0, signals 0"
+    );
+    context.set_times_measured(true);
+    context.defer(|_| dawdle(WHILE));
+    context.run().unwrap();
+    context.set_wait_timeout(Some(WHILE));
+    assert!(!context.run_once().unwrap(), "it waits in vain");
+    let stats = context.stats();
+    let immediates = format!(
+        ", immediate 1 in {:?},",
+        stats.in_handlers[EventKind::Immediate]
+    );
+    let asleep = format!(", asleep {:?};", stats.asleep);
+    let text = stats.to_string();
+    for part in ["turns ", &immediates, ", fd 0,", &asleep] {
+        assert!(text.contains(part), "{part:?} is in {text:?}");
+    }
 }
 
 fn a_loop_inside_a_handler_is_not_the_handlers_time(kind: BackendKind) {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{NOTHING, Number, READ, WRITE, context, panic_of, turn};
+use common::{NOTHING, Number, OnDrop, READ, WRITE, context, panic_of, readable, turn};
 use rustix::process::{Signal as ProcessSignal, getpid, kill_process};
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tevent::{
     Backend, BackendKind, Context, Disarmed, EventKind, FdFlags, ReadyList, Severity, SignalFlags,
-    Signum, Timer, Token, TracedEvent, Tracer,
+    Signum, Timer, Token, TracedEvent, Tracer, WeakContext,
 };
 
 on_every_backend!(
@@ -31,6 +31,10 @@ on_every_backend!(
     a_tracer_may_use_handles,
     a_tracer_may_be_replaced_by_a_handler,
     a_cleared_tracer_is_told_nothing_and_dropped,
+    a_tracer_that_a_busy_handler_sets_is_told_of_the_next_call,
+    a_tracer_may_take_itself_away,
+    a_tracer_is_told_nothing_while_a_panic_unwinds,
+    a_traced_event_says_what_it_is,
     a_tracer_that_panics_is_taken_away,
     a_handler_that_panics_leaves_the_tracer_there,
     a_peer_that_is_gone_disarms_a_writer,
@@ -528,6 +532,92 @@ fn a_handler_that_panics_leaves_the_tracer_there(kind: BackendKind) {
     );
 }
 
+fn a_tracer_that_a_busy_handler_sets_is_told_of_the_next_call(kind: BackendKind) {
+    let context = context(kind);
+    let trace = Trace::default();
+    let (inner, calls) = (trace.clone(), Cell::new(0));
+    let (ours, _theirs) = readable();
+    let event = context.add_fd(ours, READ, move |context, _, _| {
+        calls.set(calls.get() + 1);
+        match calls.get() {
+            3 => context.set_tracer(inner.clone()),
+            4 => context.stop(),
+            _ => {}
+        }
+    });
+    context.run().unwrap();
+    assert_eq!(trace.take_events(), ["begin fd -", "end fd -"]);
+    drop(event);
+}
+
+/// Takes itself away in its first call.
+struct Brief {
+    context: WeakContext,
+    _owned: OnDrop<Box<dyn FnMut()>>,
+}
+
+impl Tracer for Brief {
+    fn handler_begin(&mut self, _: &TracedEvent) {
+        let context = self.context.upgrade().expect("it runs");
+        context.clear_tracer();
+    }
+    fn handler_end(&mut self, _: &TracedEvent) {
+        unreachable!("it was taken away");
+    }
+}
+
+fn a_tracer_may_take_itself_away(kind: BackendKind) {
+    let context = context(kind);
+    let dropped = Rc::new(Cell::new(0));
+    let inner = Rc::clone(&dropped);
+    context.set_tracer(Brief {
+        context: context.downgrade(),
+        _owned: OnDrop(Box::new(move || inner.set(inner.get() + 1))),
+    });
+    context.defer(|_| ());
+    context.defer(|_| ());
+    context.run().unwrap();
+    assert_eq!(dropped.get(), 1);
+}
+
+fn a_tracer_is_told_nothing_while_a_panic_unwinds(kind: BackendKind) {
+    let context = context(kind);
+    let trace = Trace::of(&context);
+    let weak = context.downgrade();
+    context.defer(move |_| {
+        let _guard = OnDrop(|| {
+            let context = weak.upgrade().expect("it unwinds through its run");
+            context.add_immediate(|_, _| ()).detach();
+        });
+        panic!("the handler");
+    });
+    assert_eq!(panic_of(|| context.run()), "the handler");
+    assert_eq!(trace.take_events(), ["begin immediate -"]);
+}
+
+/// Writes events as they print themselves.
+struct Printer(Trace);
+
+impl Tracer for Printer {
+    fn handler_begin(&mut self, event: &TracedEvent) {
+        self.0.add(event.to_string());
+    }
+}
+
+fn a_traced_event_says_what_it_is(kind: BackendKind) {
+    let context = context(kind);
+    let trace = Trace::default();
+    context.set_tracer(Printer(trace.clone()));
+    let timer = context.add_timer(context.now(), |_, _| ());
+    context.run().unwrap();
+    let place = timer.location().expect("it is there");
+    assert_eq!(trace.take(), [format!("timer added at {place}")]);
+    timer.set_name("idle");
+    timer.set_deadline(context.now());
+    context.run().unwrap();
+    assert_eq!(trace.take(), [format!("timer \"idle\" added at {place}")]);
+}
+
 fn a_peer_that_is_gone_disarms_a_writer(kind: BackendKind) {
     let context = context(kind);
     let trace = Trace::of(&context);
@@ -609,6 +699,27 @@ fn a_refused_change_is_told() {
             "disarmed fd refused: the kernel has refused a change".to_owned(),
         ]
     );
+}
+
+/// The same.
+#[test]
+fn an_event_that_wants_nothing_is_not_disarmed_with_its_siblings() {
+    let context = poor(false);
+    let trace = Trace::of(&context);
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let ours = Rc::new(ours);
+    let idle = context.add_fd(Rc::clone(&ours), NOTHING, |_, _, _| ());
+    let event = context.add_fd(ours, READ, |_, _, _| ()).unwrap();
+    event.set_name("refused");
+    event.set_flags(READ | WRITE);
+    assert!(context.run_once().is_err());
+    let mut lines = trace.take_events();
+    lines.retain(|line| line.starts_with("disarmed"));
+    assert_eq!(
+        lines,
+        ["disarmed fd refused: the kernel has refused a change"]
+    );
+    drop(idle);
 }
 
 /// The same.
