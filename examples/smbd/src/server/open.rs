@@ -105,6 +105,9 @@ impl DiskOpen {
         if !self.keeps_write_time && !self.keeps_change_time {
             let result = change(self)?;
             self.note_written();
+            if self.node.metadata.stored.change_time.is_some() {
+                self.node.set_attributes(None, None)?; // which ends a change time that was set
+            }
             return Ok(result);
         }
         self.refresh()?;
