@@ -30,6 +30,7 @@ use smbd::sharing::Link;
 use smbd::transport::{FrameReader, Message};
 use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer, WeakContext};
 
+use crate::isolation;
 use crate::send_queue::SendQueue;
 use crate::uplink::Uplink;
 
@@ -37,6 +38,9 @@ use crate::uplink::Uplink;
 const HIGH_WATER: usize = 16 * 1024 * 1024;
 /// It goes on when no more than this many wait.
 const LOW_WATER: usize = 1024 * 1024;
+
+/// How long a client may take to log on.
+const LOGON_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -86,14 +90,17 @@ pub(crate) fn serve(
     peer: String,
     config: Arc<Config>,
     idle_timeout: Option<Duration>,
+    run_as: Option<String>,
 ) -> std::io::Result<()> {
+    let process = isolation::enter(context.downgrade(), &peer, Arc::clone(&config), run_as)?;
     let uplink = Uplink::new(link)?;
+    let port = Rc::clone(&uplink) as Rc<dyn Link>;
     let client = Rc::new(Client {
         context: context.downgrade(),
         event: OnceCell::new(),
         changes: OnceCell::new(),
-        frames: RefCell::new(FrameReader::new()),
-        connection: Connection::new(config, &peer, Rc::clone(&uplink) as Rc<dyn Link>),
+        frames: RefCell::new(FrameReader::for_stranger()),
+        connection: Connection::new(config, &peer, port, Box::new(process)),
         process: Connection::process,
         place: RefCell::new(Some(Box::pin(None))),
         held: Cell::new(0),
@@ -124,6 +131,17 @@ pub(crate) fn serve(
     event.on_close(move |_stream| log::info!("{peer}: disconnected"));
     // It was empty.
     let _ = client.event.set(event);
+    let stranger = Rc::downgrade(&client);
+    let timer = context.add_timer_after(LOGON_TIMEOUT, move |context, _| {
+        if let Some(client) = stranger.upgrade()
+            && !client.connection.is_authenticated()
+        {
+            log::warn!("{}: hasn't logged on, disconnected", client.peer);
+            context.stop();
+        }
+    });
+    timer.set_name("logon");
+    timer.detach();
     let listener = Rc::downgrade(&client);
     uplink.listen(context, move |context, notices| {
         let Some(client) = listener.upgrade() else {
@@ -236,11 +254,14 @@ where
             {
                 return Ok(true);
             }
-            let message = self
-                .frames
-                .borrow_mut()
+            let mut frames = self.frames.borrow_mut();
+            if self.connection.is_authenticated() {
+                frames.accept_long();
+            }
+            let message = frames
                 .next_message()
                 .map_err(|e| End::Failed(e.to_string()))?;
+            drop(frames);
             let Some(message) = message else {
                 return Ok(true);
             };

@@ -29,6 +29,7 @@ mod copy;
 mod create;
 mod credits;
 mod error;
+mod host;
 mod io;
 mod ioctl;
 mod lock;
@@ -62,6 +63,7 @@ use crate::wire::status::Status;
 use credits::CreditWindow;
 pub use error::ProtocolError;
 use error::{Outcome, Refusal};
+pub use host::{Host, NoHost};
 use negotiate::Negotiation;
 use open::Links;
 use pending::{Exchange, Pending, Turn};
@@ -80,6 +82,7 @@ const SMALL_RESPONSE: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Connection {
     config: Arc<Config>,
+    host: Box<dyn Host>,
     /// Who it is, for the log.
     peer: String,
     negotiation: RefCell<Negotiation>,
@@ -93,6 +96,8 @@ pub struct Connection {
     port: Rc<Port>,
     /// Requests that wait for other clients.
     pending: Pending,
+    /// Somebody has logged on.
+    is_authenticated: Cell<bool>,
     /// Of files whose CREATE has been granted but not been answered.
     early_breaks: RefCell<Vec<Break>>,
     /// A message is being processed that others must not overtake.
@@ -113,16 +118,18 @@ struct Chain {
 }
 
 impl Connection {
-    /// A connection just accepted from `peer`, a name for log lines. What it
-    /// asks the parent goes over `link`, and what that answers is to be
+    /// A connection just accepted from `peer`, a name for log lines, in the
+    /// process `host`. What it asks the parent goes over `link`, and what that answers is to be
     /// [delivered](Connection::deliver).
     pub fn new(
         config: Arc<Config>,
         peer: impl std::fmt::Display,
         link: Rc<dyn Link>,
+        host: Box<dyn Host>,
     ) -> Rc<Connection> {
         Rc::new(Connection {
             config,
+            host,
             peer: peer.to_string(),
             negotiation: RefCell::new(Negotiation::Open),
             window: RefCell::new(CreditWindow::new()),
@@ -131,6 +138,7 @@ impl Connection {
             changes: Changes::default(),
             port: Port::new(link),
             pending: Pending::default(),
+            is_authenticated: Cell::new(false),
             early_breaks: RefCell::default(),
             is_busy: Cell::new(false),
             replies: RefCell::default(),
@@ -140,6 +148,11 @@ impl Connection {
     /// Whether the next message has to wait, as the one at hand would be overtaken.
     pub fn is_busy(&self) -> bool {
         self.is_busy.get()
+    }
+
+    /// Whether somebody has logged on, be it as a guest.
+    pub fn is_authenticated(&self) -> bool {
+        self.is_authenticated.get()
     }
 
     /// How many requests wait for other clients.
@@ -198,33 +211,31 @@ impl Connection {
     /// # Errors
     ///
     /// The connection has to be dropped, when the replies up to here have been sent.
-    pub async fn process(self: Rc<Self>, message: Message) -> Result<(), ProtocolError> {
+    pub async fn process(self: Rc<Self>, mut message: Message) -> Result<(), ProtocolError> {
         let turn = Turn::begin(&self);
-        let decrypted;
-        let (message, seal) = match message.first_chunk::<4>() {
-            Some(&header::PROTOCOL_SMB2) => (&message[..], None),
+        let (range, seal) = match message.first_chunk::<4>() {
+            Some(&header::PROTOCOL_SMB2) => (0..message.len(), None),
             Some(&header::PROTOCOL_SMB1) => {
                 self.send(self.negotiate_smb1(&message)?.finish());
                 return Ok(());
             }
             Some(&header::PROTOCOL_TRANSFORM) => {
-                let seal;
-                (decrypted, seal) = self.decrypt(&message)?;
-                (&decrypted[..], Some(seal))
+                let (range, seal) = self.decrypt(&mut message)?;
+                (range, Some(seal))
             }
             Some(&header::PROTOCOL_COMPRESSED) => return Err(ProtocolError::Compressed),
             _ => return Err(ProtocolError::Header),
         };
         let exchange = Exchange::new(&self, turn, seal);
         let mut chain = None;
-        let mut rest = message;
+        let mut rest = &mut message[range];
         for _ in 0..MAX_COMPOUND {
             let header = Header::parse(rest).map_err(|_| ProtocolError::Header)?;
             let next = header.next_command as usize;
-            let element = if next == 0 {
-                rest
+            let (element, others) = if next == 0 {
+                rest.split_at_mut(rest.len())
             } else if next >= HEADER_LEN && next.is_multiple_of(8) && next < rest.len() {
-                &rest[..next]
+                rest.split_at_mut(next)
             } else {
                 return Err(ProtocolError::Compound);
             };
@@ -237,7 +248,7 @@ impl Connection {
                 }
                 return Ok(());
             }
-            rest = &rest[next..];
+            rest = others;
         }
         Err(ProtocolError::Compound)
     }
@@ -245,7 +256,7 @@ impl Connection {
     async fn process_one(
         &self,
         header: &Header,
-        message: &[u8],
+        message: &mut [u8],
         chain: &mut Option<Chain>,
         exchange: &Exchange,
     ) -> Result<(), ProtocolError> {
@@ -256,8 +267,16 @@ impl Connection {
             .ok_or(ProtocolError::UnknownCommand(header.command))?;
         if command == Command::Cancel {
             // It takes no message id and gets no answer (3.3.5.16).
-            self.pending.cancel(header);
-            return Ok(());
+            let (_, checked) =
+                self.check_protection(header, header.session_id, 0, message, exchange.seal());
+            return match checked {
+                Ok(()) => {
+                    self.pending.cancel(header);
+                    Ok(())
+                }
+                Err(Refusal::Disconnect(error)) => Err(error),
+                Err(_) => Ok(()),
+            };
         }
         if !self
             .window
@@ -275,7 +294,9 @@ impl Connection {
         let inherited = chain.filter(|_| related);
         let session_id = inherited.map_or(header.session_id, |chain| chain.session_id);
         let tree_id = inherited.map_or(header.tree_id, |chain| chain.tree_id);
-        let (protection, checked) = self.check_protection(session_id, message, exchange.seal());
+        let seal = exchange.seal();
+        let (protection, checked) =
+            self.check_protection(header, session_id, tree_id, message, seal);
         exchange.begin(header, session_id, protection);
         let request = Request {
             message,
@@ -291,7 +312,7 @@ impl Connection {
         let mut frame = exchange.frame_for(command);
         let mut reply = frame.start_response(session_id, tree_id);
         let outcome = match inherited {
-            _ if checked.is_err() => checked.map(|()| Status::SUCCESS).map_err(Refusal::from),
+            _ if checked.is_err() => checked.map(|()| Status::SUCCESS),
             None if related => Err(Status::INVALID_PARAMETER.into()),
             Some(Chain {
                 failed_create: Some(status),

@@ -41,6 +41,7 @@ pub const RELATED_FILE: [u8; 16] = [0xFF; 16];
 /// A response, taken apart.
 #[derive(Debug, Clone)]
 pub struct Response {
+    pub command: u16,
     pub status: Status,
     pub credits: u16,
     pub flags: u32,
@@ -305,6 +306,7 @@ pub fn responses(frame: &[u8]) -> Vec<Response> {
         assert_eq!(next % 8, 0, "alignment in a compound");
         let end = if next == 0 { rest.len() } else { next };
         responses.push(Response {
+            command: u16::from_le_bytes([rest[12], rest[13]]),
             status: Status(u32_at(8)),
             credits: u16::from_le_bytes([rest[14], rest[15]]),
             flags: u32_at(16),
@@ -318,6 +320,11 @@ pub fn responses(frame: &[u8]) -> Vec<Response> {
         }
         rest = &rest[next..];
     }
+}
+
+/// The token in a SESSION_SETUP response.
+pub fn security_buffer(response: &Response) -> &[u8] {
+    &response.body[8..]
 }
 
 /// The names in the output of a QUERY_DIRECTORY of class FileNames.
