@@ -128,7 +128,6 @@ fn write_file(disk: &mut DiskOpen, write: &Write<'_>) -> Result<(), Status> {
         data::write_at(&disk.node.fd, write.data, write.offset, durable).map_err(Status::from_errno)
     })?;
     disk.state.position = write.offset + write.data.len() as u64;
-    disk.note_written();
     Ok(())
 }
 

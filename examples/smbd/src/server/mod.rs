@@ -112,9 +112,9 @@ struct Chain {
     session_id: u64,
     tree_id: u32,
     file_id: Option<FileId>,
-    /// The status of a CREATE that failed: what is related to it fails alike.
-    /// No other failure spreads; a CLOSE has to work after a failed READ.
-    failed_create: Option<Status>,
+    /// The status of the first request, if it failed, or of a CREATE: what is related to it fails
+    /// alike. No other failure spreads; a CLOSE has to work after CREATE and a failed READ.
+    failed: Option<Status>,
 }
 
 impl Connection {
@@ -263,8 +263,13 @@ impl Connection {
         if header.flags & header::FLAG_RESPONSE != 0 {
             return Err(ProtocolError::NotARequest);
         }
-        let command = Command::from_code(header.command)
-            .ok_or(ProtocolError::UnknownCommand(header.command))?;
+        let known = Command::from_code(header.command);
+        let command = match known {
+            Some(command) => command,
+            None if chain.is_none() => return Err(ProtocolError::UnknownCommand(header.command)),
+            // What came before it in the compound is to be answered, and so is this.
+            None => Command::Echo,
+        };
         if command == Command::Cancel {
             // It takes no message id and gets no answer (3.3.5.16).
             let (_, checked) =
@@ -311,11 +316,13 @@ impl Connection {
         // to wait with it.
         let mut frame = exchange.frame_for(command);
         let mut reply = frame.start_response(session_id, tree_id);
+        let is_first = related && inherited.is_none();
         let outcome = match inherited {
+            _ if matches!(checked, Err(Refusal::Disconnect(_))) => checked.map(|()| Status::SUCCESS),
+            _ if is_first || known.is_none() => Err(Status::INVALID_PARAMETER.into()),
             _ if checked.is_err() => checked.map(|()| Status::SUCCESS),
-            None if related => Err(Status::INVALID_PARAMETER.into()),
             Some(Chain {
-                failed_create: Some(status),
+                failed: Some(status),
                 ..
             }) => Err(status.into()),
             _ => match reply.check_room(SMALL_RESPONSE) {
@@ -341,8 +348,8 @@ impl Connection {
             session_id,
             tree_id,
             file_id,
-            failed_create: match inherited.and_then(|chain| chain.failed_create) {
-                None if command == Command::Create && status.is_error() => Some(status),
+            failed: match inherited.and_then(|chain| chain.failed) {
+                None if status.is_error() && (command == Command::Create || !related) => Some(status),
                 earlier => earlier,
             },
         });

@@ -106,12 +106,18 @@ impl DiskOpen {
         change: impl FnOnce(&mut Self) -> Result<T, Status>,
     ) -> Result<T, Status> {
         if !self.keeps_write_time && !self.keeps_change_time {
-            return change(self);
+            let result = change(self)?;
+            self.note_written();
+            if self.node.metadata.stored.change_time.is_some() {
+                self.node.set_attributes(None, None)?; // which ends a change time that was set
+            }
+            return Ok(result);
         }
         self.refresh()?;
         let write_time = self.node.metadata.last_write_time();
         let change_time = self.node.metadata.shown_change_time();
         let result = change(self)?;
+        self.note_written();
         if self.keeps_write_time {
             self.node.set_times(None, Some(write_time))?;
         }

@@ -117,7 +117,9 @@ fn put_disk_info(
         }
         query::INFO_FILESYSTEM => Ok(volume::put(query.class, &disk.share, room, out)?),
         query::INFO_SECURITY => {
-            disk.check_access(access::READ_CONTROL)?;
+            if query.additional != 0 {
+                disk.check_access(access::READ_CONTROL)?;
+            }
             disk.refresh()?;
             let descriptor = security::descriptor(&disk.node.metadata, query.additional);
             if descriptor.len() > room {
