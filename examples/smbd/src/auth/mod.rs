@@ -340,9 +340,12 @@ impl Challenged {
         if authenticate.nt_response.len() <= 1 {
             return Err(AuthError::NoPassword(name()));
         }
-        let response = authenticate
-            .ntlmv2()
-            .map_err(|_| AuthError::NotNtlmv2(name()))?;
+        // NTLM's first version ([MS-NLMP] 2.2.2.6).
+        const NTLMV1_LEN: usize = 24;
+        if authenticate.nt_response.len() == NTLMV1_LEN {
+            return Err(AuthError::NotNtlmv2(name()));
+        }
+        let response = authenticate.ntlmv2()?;
         // An unknown user takes as long as a known one.
         let nobody = NtHash::from_bytes([0; 16]);
         let hash = user.map_or(&nobody, |user| &user.hash);

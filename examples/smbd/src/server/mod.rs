@@ -34,6 +34,7 @@ mod io;
 mod ioctl;
 mod lock;
 mod negotiate;
+mod notify;
 mod open;
 mod oplock;
 mod pending;
@@ -47,10 +48,12 @@ mod tree;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::share::changes::Changes;
 use crate::sharing::{Break, Link, Notice, Port};
 use crate::transport::Message;
 use crate::wire::file::FileId;
@@ -87,6 +90,8 @@ pub struct Connection {
     sessions: RefCell<HashMap<u64, Rc<Session>>>,
     /// The names by which the client has something open.
     links: RefCell<Links>,
+    /// The directories that the client watches.
+    changes: Changes,
     /// The way to what all clients share.
     port: Rc<Port>,
     /// Requests that wait for other clients.
@@ -130,6 +135,7 @@ impl Connection {
             window: RefCell::new(CreditWindow::new()),
             sessions: RefCell::default(),
             links: RefCell::default(),
+            changes: Changes::default(),
             port: Port::new(link),
             pending: Pending::default(),
             is_authenticated: Cell::new(false),
@@ -162,9 +168,24 @@ impl Connection {
     /// Takes what the parent has sent. Futures that wait for it are woken, and
     /// there may be [replies](Connection::next_reply).
     pub fn deliver(&self, notice: Notice) {
+        let is_restriction = matches!(notice, Notice::Restrict { .. });
         if let Some(broken) = self.port.deliver(notice) {
             self.send_break(broken);
         }
+        if is_restriction {
+            self.wake_watches();
+        }
+    }
+
+    /// What becomes readable when a directory that the client watches has
+    /// changed; nothing before it watches one.
+    pub fn changes_source(&self) -> Option<Rc<OwnedFd>> {
+        self.changes.source()
+    }
+
+    /// Takes in what has changed. Futures that wait for it are woken.
+    pub fn read_changes(&self) {
+        self.changes.read();
     }
 
     /// Ends all sessions, and with them all opens, in order. Nothing more is to
