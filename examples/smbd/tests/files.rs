@@ -230,8 +230,6 @@ fn requests_take_the_access_that_was_granted() {
             set_info(file, 1, 14, &[5, 0, 0, 0, 0, 0, 0, 0]),
             Status::SUCCESS,
         ),
-        (LOCK, lock(file, 1), Status::NOT_SUPPORTED),
-        (LOCK, lock(file, 4), Status::RANGE_NOT_LOCKED),
         (
             CHANGE_NOTIFY,
             change_notify(file),

@@ -165,6 +165,7 @@ impl Connection {
                 position: 0,
             },
             enumeration: None,
+            watch: None,
             held: Some(held),
             keeps_write_time: false,
             keeps_access_time: false,

@@ -225,11 +225,15 @@ impl Connection {
         let Object::Disk(disk) = &open.object else {
             return;
         };
-        let (held, link) = {
+        let (held, link, watch) = {
             let mut disk = disk.borrow_mut();
             disk.finish_writing();
-            (disk.held.take(), Rc::clone(&disk.link))
+            (disk.held.take(), Rc::clone(&disk.link), disk.watch.take())
         };
+        if watch.is_some() {
+            drop(watch);
+            self.changes.tidy();
+        }
         if let Some(held) = held
             && let Some(removing) = held.close().await
         {

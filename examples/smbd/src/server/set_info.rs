@@ -172,8 +172,6 @@ fn set_basic(disk: &mut DiskOpen, basic: &BasicInformation) -> Result<(), Status
         disk.node.set_change_time(time)?;
     } else if disk.keeps_change_time && basic.change_time == 0 {
         disk.node.set_change_time(change_time)?;
-    } else if basic.change_time == FOLLOW {
-        disk.node.set_attributes(None, None)?; // which ends a change time that was set
     }
     for (time, keeps) in [
         (basic.change_time, &mut disk.keeps_change_time),
