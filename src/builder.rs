@@ -60,6 +60,7 @@ impl Builder {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "tevent_context_init_byname")]
     pub fn backend(mut self, kind: BackendKind) -> Builder {
         self.backend = Ok(kind);
         self
@@ -101,6 +102,7 @@ impl Builder {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "tevent_context_set_wait_timeout")]
     pub fn wait_timeout(mut self, timeout: Option<Duration>) -> Builder {
         self.wait_timeout = Some(Timeout::new(timeout));
         self
@@ -129,6 +131,7 @@ impl Builder {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "tevent_loop_allow_nesting")]
     pub fn nesting_allowed(mut self, allowed: bool) -> Builder {
         self.nesting_allowed = allowed;
         self

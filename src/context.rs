@@ -114,9 +114,11 @@ pub(crate) struct RunState {
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
     /// There may be more to look at than the doorbell and the descriptors: an immediate, an armed
-    /// timer, a request to stop, somebody who is told of slow handlers, an ended event. Whoever adds
-    /// one of these sets this; a turn that finds none clears it.
-    busy: Cell<bool>,
+    /// timer, a request to stop, somebody who watches, an ended event. Whoever adds one of these sets
+    /// this; a turn that finds none, or only timers that are later, clears it.
+    busy: Cell<Busy>,
+    /// If the loop is busy later, when.
+    pub(crate) quiet_until: Cell<Instant>,
     /// Missing while it runs.
     pub(crate) nesting_hook: Cell<Option<NestingHook>>,
     /// The hook that is running was replaced.
@@ -135,6 +137,15 @@ pub(crate) struct RunState {
     pub(crate) latest_time: Cell<Instant>,
 }
 
+/// Whether a turn has to look at everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Busy {
+    No,
+    /// Not before there is something for timers to do.
+    Later,
+    Yes,
+}
+
 /// Immediates and timers that were called since the loop last looked at descriptors.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Streak {
@@ -148,7 +159,8 @@ impl RunState {
         RunState {
             level: Cell::default(),
             stop: Cell::default(),
-            busy: Cell::new(true),
+            busy: Cell::new(Busy::Yes),
+            quiet_until: Cell::new(now),
             nesting_hook: Cell::default(),
             nesting_hook_changed: Cell::default(),
             running_fd: Cell::default(),
@@ -164,16 +176,23 @@ impl RunState {
     /// Says that the next turn is to look at everything.
     #[inline]
     pub(crate) fn set_busy(&self) {
-        self.busy.set(true);
+        self.busy.set(Busy::Yes);
     }
 
     #[inline]
-    pub(crate) fn is_busy(&self) -> bool {
+    pub(crate) fn busy(&self) -> Busy {
         self.busy.get()
     }
 
     pub(crate) fn clear_busy(&self) {
-        self.busy.set(false);
+        self.busy.set(Busy::No);
+    }
+
+    /// Says that there is nothing to look at but timers, and at those from this time on, which is
+    /// before the first is due.
+    pub(crate) fn set_quiet_until(&self, time: Instant) {
+        self.quiet_until.set(time);
+        self.busy.set(Busy::Later);
     }
 
     pub(crate) fn replace_nesting_hook(&self, hook: Option<NestingHook>) -> Option<NestingHook> {

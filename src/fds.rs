@@ -144,20 +144,22 @@ impl Fds {
     }
 
     /// Finds out whether the next wait can be a plain one, provided that it is told to wait for one
-    /// of these times.
-    pub(crate) fn settle(&mut self, timeouts: [Timeout; 2]) {
+    /// of these times. Returns whether it can.
+    pub(crate) fn settle(&mut self, timeouts: [Timeout; 2]) -> bool {
+        self.mux.settle(None);
         let whole = |timeout| match timeout {
             Timeout::ZERO | Timeout::Precise(_) => None,
             Timeout::Whole(milliseconds) => Some(milliseconds),
         };
         let [Some(until), Some(run)] = timeouts.map(whole) else {
-            return;
+            return false;
         };
         self.limits = [until, run];
         // A wake-up descriptor that stays readable has to be looked for.
         if self.wakeup.is_none() {
             self.mux.settle(self.backend.plain_wait(&self.ready));
         }
+        self.mux.settled().is_some()
     }
 
     /// Fills the batch anew, in a loop that `is_run`, and says what is [next](Fds::next) in it.

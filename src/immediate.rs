@@ -315,7 +315,7 @@ impl Immediate {
         self.inner.immediates().push(self.key)
     }
 
-    /// Schedules it for a waker. Returns as [`schedule`](Immediate::schedule).
+    /// Schedules it for what is built on it, see [`Inner::tell_if_left`]. Returns as [`schedule`](Immediate::schedule).
     #[inline]
     pub(crate) fn schedule_and_tell(&self) -> bool {
         let is_there = self.schedule();

@@ -96,6 +96,9 @@ impl<T> Slots<T> {
     /// When 2³² - 1 entries are stored already.
     pub(crate) fn insert(&mut self, value: T) -> Key {
         // u32::MAX is left out: Key::to_bits() of no entry may be all ones.
+        if self.slab.len() == self.slab.capacity() {
+            self.grow();
+        }
         let index = self.slab.vacant_key();
         assert!(index < u32::MAX as usize, "more than 2^32 - 1 events");
         let key = Key::new(index as u32, self.next_generation);
@@ -103,6 +106,12 @@ impl<T> Slots<T> {
         self.next_generation = next.unwrap_or(NonZeroU32::MIN);
         self.slab.insert(Slot { value, key });
         key
+    }
+
+    /// By an eighth, as doubling would leave up to half of the table unused.
+    #[cold]
+    fn grow(&mut self) {
+        self.slab.reserve_exact((self.slab.len() / 8).max(4));
     }
 
     /// Makes the next insertion get the key of the latest one, which was removed at once and left

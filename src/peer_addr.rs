@@ -39,7 +39,7 @@ enum Kind {
     Abstract(Box<[u8]>),
     Unnamed,
     /// The number of a family that this crate can't read.
-    Other(u16),
+    Other(i32),
 }
 
 impl PeerAddr {
@@ -59,7 +59,7 @@ impl PeerAddr {
         PeerAddr(Kind::Unnamed)
     }
 
-    pub(crate) fn other(family: u16) -> PeerAddr {
+    pub(crate) fn other(family: i32) -> PeerAddr {
         PeerAddr(Kind::Other(family))
     }
 

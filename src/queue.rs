@@ -247,7 +247,7 @@ impl Inner {
         }
         if let Some(head) = self.head().filter(|head| !head.is_triggered.get()) {
             if let Some(immediate) = &head.immediate {
-                immediate.schedule();
+                immediate.schedule_and_tell();
             }
         }
     }

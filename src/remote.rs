@@ -40,8 +40,8 @@ impl Inbox {
 }
 
 impl Inner {
-    /// For what wakers and futures do, who don't know whether anybody runs the loop: if nobody does,
-    /// whoever polls its descriptor is told to make a turn.
+    /// For what wakers, futures, requests and queues do, who may be used where nobody knows of the
+    /// loop: if that isn't running, whoever polls its descriptor is told to make a turn.
     #[inline]
     pub(crate) fn tell_if_left(&self) {
         if self.state.level.get() == 0 {

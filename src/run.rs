@@ -1,7 +1,7 @@
 //! The loop: the one place where the order of things is decided.
 
 use crate::backend::mux;
-use crate::context::{Context, Inner, Streak};
+use crate::context::{Busy, Context, Inner, Streak};
 use crate::error::{self, OsError};
 use crate::fds::{FdHandler, ReadyFd, Removed};
 use crate::flags::FdFlags;
@@ -12,7 +12,7 @@ use crate::trace::{EventKind, Severity};
 use std::io;
 use std::os::fd::RawFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A closure that is told when a loop begins and ends.
 pub(crate) type NestingHook = Box<dyn FnMut(&Context, Nesting)>;
@@ -37,6 +37,9 @@ pub enum Nesting {
     /// It has returned.
     End(u32),
 }
+
+/// Of a loop that doesn't look how far away its timers are, in milliseconds: a day.
+const LONGEST_WAIT: u128 = 86_400_000;
 
 /// What became of one turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -315,7 +318,7 @@ impl Context {
         let doorbell = inner.doorbell;
         'turns: loop {
             let turn = 'turn: {
-                if inner.state.is_busy() {
+                if inner.is_busy() {
                     inner.state.running_fd.set(None);
                     inner.drop_ended();
                     if stop.is_set() || finished() {
@@ -540,11 +543,49 @@ impl Inner {
         } else {
             self.watch_wait(|| timeout.limit(), || self.wait_for(timeout))
         };
-        if !self.state.is_busy() {
-            let timeouts = [false, true].map(|is_run| self.options.wait_timeout(is_run));
-            self.fds.borrow_mut().settle(timeouts);
-        }
+        self.settle(now);
         Ok(result)
+    }
+
+    /// Finds out whether the next turns can be short ones, and for how long they may wait.
+    fn settle(&self, now: Option<Instant>) {
+        let timeouts = [false, true].map(|is_run| self.options.wait_timeout(is_run));
+        if self.state.busy() == Busy::No {
+            self.fds.borrow_mut().settle(timeouts);
+            return;
+        }
+        if self.has_immediates() || self.watch.is_watched() || self.clock.is_virtual() {
+            return;
+        }
+        let Some(deadline) = self.timers.borrow_mut().next_deadline() else {
+            return;
+        };
+        // While it takes more than half of the time to the first timer, a wait may last for the other
+        // half, whenever it begins: there is no need to know how much is left. It may end too early,
+        // and then the next one is exact.
+        let now = now.unwrap_or_else(|| self.clock.now());
+        let half = deadline.saturating_duration_since(now) / 2;
+        let limit = Duration::from_millis(half.as_millis().min(LONGEST_WAIT) as u64);
+        if limit.is_zero() {
+            return;
+        }
+        let timeouts = timeouts.map(|timeout| {
+            let shorter = timeout.limit().map_or(limit, |timeout| timeout.min(limit));
+            Timeout::new(Some(shorter))
+        });
+        if self.fds.borrow_mut().settle(timeouts) {
+            self.state.set_quiet_until(now + half);
+        }
+    }
+
+    /// Whether there may be something to look at other than the doorbell and descriptors.
+    #[inline(always)]
+    fn is_busy(&self) -> bool {
+        match self.state.busy() {
+            Busy::No => false,
+            Busy::Later => self.clock.now() >= self.state.quiet_until.get(),
+            Busy::Yes => true,
+        }
     }
 
     #[inline(always)]

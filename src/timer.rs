@@ -365,6 +365,7 @@ impl Timer {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "tevent_update_timer")]
     pub fn set_after(&self, delay: Duration) -> bool {
         self.inner.state.set_busy();
         let deadline = self.inner.after(delay);

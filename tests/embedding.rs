@@ -335,6 +335,17 @@ fn wakes_and_awaiting_between_turns_make_the_descriptor_readable(kind: BackendKi
     told("it is woken again, and ends");
     assert!(task.is_finished());
 
+    // What is built on immediates.
+    let queue = context.queue("turns");
+    let (request, completer) = context.request::<(), ()>("request");
+    let _entry = queue.add(&completer, |_, _| ());
+    told("a request is at the head of a queue");
+    request.set_timeout(GUARD);
+    told("a request has a deadline");
+    request.on_complete(|_, _| ());
+    completer.finish_later(Ok::<(), ()>(()));
+    told("a request calls back");
+
     // Polled by somebody else.
     let mut sleep = std::pin::pin!(context.sleep(GUARD));
     let mut poll = std::task::Context::from_waker(std::task::Waker::noop());
@@ -360,6 +371,8 @@ fn wakes_and_awaiting_between_turns_make_the_descriptor_readable(kind: BackendKi
     assert!(ready.as_mut().poll(&mut poll).is_ready());
 }
 
+/// The need: to run inside a loop that a program has already, which another library or a toolkit
+/// brought along.
 fn an_epoll_loop_around_misses_nothing(kind: BackendKind) {
     if kind == BackendKind::Poll {
         // There is no descriptor that descriptors are behind: as documented.

@@ -71,6 +71,7 @@ fn in_several_threads(kind: BackendKind, test: Test) {
     test(&runtime.expect("a runtime"), &context(kind));
 }
 
+/// The need: a library that was written for this loop is used in a program of tokio's.
 fn every_kind_of_event_is_served(runtime: &Runtime, context: &Context) {
     let done = chain(context, 50);
     let counts = Counts::default();

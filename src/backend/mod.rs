@@ -204,6 +204,7 @@ impl ReadyList {
 
     /// Adds a ready descriptor. One without room for it is left out.
     #[inline]
+    #[doc(alias = "tevent_common_invoke_fd_handler")]
     pub fn push(&mut self, token: Token, readiness: Readiness) {
         if self.room() > 0 {
             self.events.push(Ready::new(token, readiness).0);
@@ -290,6 +291,7 @@ pub trait Backend {
     ///
     /// The descriptor can't be watched; the error reaches the caller of
     /// [`add_fd`](crate::Context::add_fd).
+    #[doc(alias = "tevent_common_add_fd")]
     fn add(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()>;
 
     /// Replaces the interest in a watched descriptor.
@@ -298,6 +300,8 @@ pub trait Backend {
     ///
     /// The events on the descriptor are disarmed, and the error reaches the caller of `run` unless
     /// it says that the descriptor was closed.
+    #[doc(alias = "tevent_common_fd_get_flags")]
+    #[doc(alias = "tevent_common_fd_set_flags")]
     fn modify(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()>;
 
     /// Stops to watch a descriptor.
@@ -305,6 +309,8 @@ pub trait Backend {
     /// # Errors
     ///
     /// They are ignored, as the descriptor is about to go.
+    #[doc(alias = "tevent_common_fd_destructor")]
+    #[doc(alias = "tevent_common_fd_set_close_fn")]
     fn remove(&mut self, fd: RawFd, token: Token) -> io::Result<()>;
 
     /// Waits for ready descriptors, for at most `timeout` (`None`: for ever, zero: not at all),
@@ -331,6 +337,9 @@ pub trait Backend {
     /// # Errors
     ///
     /// As for [`add`](Backend::add).
+    #[doc(alias = "tevent_common_wakeup")]
+    #[doc(alias = "tevent_common_wakeup_fd")]
+    #[doc(alias = "tevent_common_wakeup_init")]
     fn add_wakeup(&mut self, fd: RawFd, token: Token) -> io::Result<WakeupTrigger> {
         self.add(fd, token, FdFlags::READ)?;
         Ok(WakeupTrigger::Level)

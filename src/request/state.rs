@@ -115,7 +115,9 @@ impl Core {
     }
 
     pub(super) fn schedule(&self) -> bool {
-        self.immediate.get().is_some_and(Immediate::schedule)
+        self.immediate
+            .get()
+            .is_some_and(Immediate::schedule_and_tell)
     }
 
     pub(super) fn clear_deadline(&self) {
@@ -474,6 +476,7 @@ impl<T, E> Shared<T, E> {
         };
         let none = core.deadline.replace(Some(timer));
         drop(none);
+        context.inner.tell_if_left();
         true
     }
 }

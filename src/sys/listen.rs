@@ -188,7 +188,7 @@ fn address(storage: &libc::sockaddr_storage, length: usize) -> PeerAddr {
         // SAFETY: as above.
         unix_address(unsafe { &*at.cast::<libc::sockaddr_un>() }, length)
     } else {
-        PeerAddr::other(storage.ss_family.into())
+        PeerAddr::other(family)
     }
 }
 

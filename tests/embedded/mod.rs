@@ -100,7 +100,7 @@ impl EpollLoop {
 pub async fn drive_in_tokio(context: &Context, counts: &Counts, done: impl Fn() -> bool) {
     #[allow(
         deprecated,
-        reason = "what takes its place is unsafe, as it can't know that the descriptor is borrowed"
+        reason = "newer versions ask for a promise in its place, as they do not see the borrow"
     )]
     let descriptor =
         tokio::io::unix::AsyncFd::with_interest(context.as_fd(), tokio::io::Interest::READABLE)

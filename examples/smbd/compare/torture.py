@@ -130,6 +130,9 @@ def ours(directory, program):
             [program, "passwd", "--users", users, USER], check=True,
             input=f"{PASSWORD}\n{PASSWORD}\n".encode(), stdout=subprocess.DEVNULL)
         command += ["--users", users]
+    if "--run-as" in options:
+        shutil.chown(directory / "share", UNIX_USER)
+        command += ["--run-as", UNIX_USER]
     return Server("this smbd", directory, command, port)
 
 

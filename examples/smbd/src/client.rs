@@ -16,6 +16,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -29,6 +30,7 @@ use smbd::sharing::Link;
 use smbd::transport::{FrameReader, Message};
 use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer, WeakContext};
 
+use crate::isolation;
 use crate::send_queue::SendQueue;
 use crate::uplink::Uplink;
 
@@ -36,6 +38,9 @@ use crate::uplink::Uplink;
 const HIGH_WATER: usize = 16 * 1024 * 1024;
 /// It goes on when no more than this many wait.
 const LOW_WATER: usize = 1024 * 1024;
+
+/// How long a client may take to log on.
+const LOGON_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -52,6 +57,8 @@ struct Client<F> {
     context: WeakContext,
     peer: String,
     event: OnceCell<Fd<TcpStream>>,
+    /// Changes of directories that the client watches.
+    changes: OnceCell<Fd<Rc<OwnedFd>>>,
     frames: RefCell<FrameReader>,
     connection: Rc<Connection>,
     /// Makes the future that processes a message.
@@ -83,13 +90,17 @@ pub(crate) fn serve(
     peer: String,
     config: Arc<Config>,
     idle_timeout: Option<Duration>,
+    run_as: Option<String>,
 ) -> std::io::Result<()> {
+    let process = isolation::enter(context.downgrade(), &peer, Arc::clone(&config), run_as)?;
     let uplink = Uplink::new(link)?;
+    let port = Rc::clone(&uplink) as Rc<dyn Link>;
     let client = Rc::new(Client {
         context: context.downgrade(),
         event: OnceCell::new(),
-        frames: RefCell::new(FrameReader::new()),
-        connection: Connection::new(config, &peer, Rc::clone(&uplink) as Rc<dyn Link>),
+        changes: OnceCell::new(),
+        frames: RefCell::new(FrameReader::for_stranger()),
+        connection: Connection::new(config, &peer, port, Box::new(process)),
         process: Connection::process,
         place: RefCell::new(Some(Box::pin(None))),
         held: Cell::new(0),
@@ -120,6 +131,17 @@ pub(crate) fn serve(
     event.on_close(move |_stream| log::info!("{peer}: disconnected"));
     // It was empty.
     let _ = client.event.set(event);
+    let stranger = Rc::downgrade(&client);
+    let timer = context.add_timer_after(LOGON_TIMEOUT, move |context, _| {
+        if let Some(client) = stranger.upgrade()
+            && !client.connection.is_authenticated()
+        {
+            log::warn!("{}: hasn't logged on, disconnected", client.peer);
+            context.stop();
+        }
+    });
+    timer.set_name("logon");
+    timer.detach();
     let listener = Rc::downgrade(&client);
     uplink.listen(context, move |context, notices| {
         let Some(client) = listener.upgrade() else {
@@ -232,15 +254,19 @@ where
             {
                 return Ok(true);
             }
-            let message = self
-                .frames
-                .borrow_mut()
+            let mut frames = self.frames.borrow_mut();
+            if self.connection.is_authenticated() {
+                frames.accept_long();
+            }
+            let message = frames
                 .next_message()
                 .map_err(|e| End::Failed(e.to_string()))?;
+            drop(frames);
             let Some(message) = message else {
                 return Ok(true);
             };
             let result = self.start(context, message);
+            self.watch_changes(context);
             self.collect();
             result.map_err(|e| End::Failed(e.to_string()))?;
         }
@@ -294,6 +320,31 @@ where
             let _ = self.send(event.get_ref());
         }
         self.settle(&context, event, result);
+    }
+
+    /// Waits for changes of directories from the first watch on.
+    fn watch_changes(self: &Rc<Self>, context: &Context) {
+        if self.changes.get().is_some() {
+            return;
+        }
+        let Some(source) = self.connection.changes_source() else {
+            return;
+        };
+        let client = Rc::downgrade(self);
+        let added = context.add_fd(source, FdFlags::READ, move |_, _, _| {
+            if let Some(client) = client.upgrade() {
+                client.connection.read_changes();
+                client.go_on(Ok(()));
+            }
+        });
+        match added {
+            Ok(event) => {
+                event.set_name("changes");
+                // It was empty.
+                let _ = self.changes.set(event);
+            }
+            Err(e) => log::error!("{}: changes of directories: {e}", self.peer),
+        }
     }
 
     /// Takes over what the connection has to send.

@@ -235,7 +235,8 @@ impl Daemon {
     fn serve(&self, context: &Context, stream: TcpStream, link: UnixStream, peer: String) {
         let config = Arc::clone(&self.config.borrow());
         let idle_timeout = self.options.idle_timeout;
-        if let Err(e) = client::serve(context, stream, link, peer, config, idle_timeout) {
+        let run_as = self.options.run_as.clone();
+        if let Err(e) = client::serve(context, stream, link, peer, config, idle_timeout, run_as) {
             log::error!("can't serve: {e}");
             context.stop();
         }

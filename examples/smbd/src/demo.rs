@@ -17,6 +17,23 @@ impl DemoShare {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Gives the directory and all in it to a system user.
+    ///
+    /// # Errors
+    ///
+    /// What changing the owner fails with; it takes root.
+    pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
+        fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+            if path.is_dir() {
+                for entry in std::fs::read_dir(path)? {
+                    give(&entry?.path(), uid, gid)?;
+                }
+            }
+            std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+        }
+        give(&self.path, uid, gid)
+    }
 }
 
 impl Drop for DemoShare {

@@ -11,6 +11,7 @@
 pub mod args;
 pub mod auth;
 pub mod config;
+pub mod crypto;
 pub mod demo;
 pub mod rpc;
 pub mod server;

@@ -10,6 +10,8 @@
 mod client;
 mod daemon;
 mod hub;
+mod isolation;
+mod passwd;
 mod send_queue;
 mod sockets;
 mod uplink;
@@ -18,11 +20,12 @@ use std::error::Error;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::rc::Rc;
 
-use smbd::args::{self, Invocation, Options, ShareArg};
-use smbd::config::{Config, host_name};
+use smbd::args::{self, Invocation, Options, Passwd, ShareArg};
+use smbd::auth::users::Users;
+use smbd::config::{Access, Config, Security, SharePoint, ShareRules, host_name};
 use smbd::demo::{DemoShare, demo_share};
-use smbd::share::Share;
 use tevent::Context;
 
 use crate::daemon::Daemon;
@@ -30,6 +33,7 @@ use crate::daemon::Daemon;
 fn main() -> ExitCode {
     let options = match args::parse(std::env::args_os().skip(1)) {
         Ok(Invocation::Run(options)) => options,
+        Ok(Invocation::Passwd(options)) => return change_password(&options),
         Ok(Invocation::Help) => return print(args::HELP),
         Ok(Invocation::Version) => return print(concat!("smbd ", env!("CARGO_PKG_VERSION"), "\n")),
         Err(e) => {
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
         _ => log::LevelFilter::Trace,
     };
     env_logger::Builder::new().filter_level(level).init();
-    match run(options) {
+    match run(*options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("smbd: {e}");
@@ -53,44 +57,77 @@ fn main() -> ExitCode {
 }
 
 /// Serves until told to stop; in a child, until its client is gone.
-fn run(mut options: Options) -> Result<(), Box<dyn Error>> {
-    let demo = add_demo_share(&mut options)?;
+fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    let demo = match options.shares.is_empty() {
+        true => Some(Rc::new(demo_share()?)),
+        false => None,
+    };
+    isolation::check(options.run_as.as_deref()).map_err(|e| format!("--run-as: {e}"))?;
+    if let Some(demo) = &demo {
+        isolation::give_to_guests(demo, options.run_as.as_deref())?;
+    }
     let context = Context::new()?;
-    let shares = options.shares.clone();
-    let reload = move || configure(&shares);
-    let daemon = Daemon::new(&context, options, reload()?, Box::new(reload));
+    let config = configure(&options, demo.as_deref())?;
+    let guid = config.server_guid();
+    let is_demo = demo.is_some();
+    let reload = move || {
+        let options = match args::parse(std::env::args_os().skip(1))? {
+            Invocation::Run(options) => options,
+            // The arguments are the same, and so is what they ask for.
+            _ => return Err("these arguments don't start a server".into()),
+        };
+        Ok(configure(&options, demo.as_deref())?.with_guid(guid))
+    };
+    isolation::report();
+    let daemon = Daemon::new(&context, options, config, Box::new(reload));
     daemon.handle_signals(&context)?;
     let addresses = daemon
         .listen(&context)
         .map_err(|e| format!("there is nothing to listen on: {e}"))?;
-    announce(&addresses, demo.is_some())?;
+    announce(&addresses, is_demo)?;
     context.run()?;
     Ok(())
 }
 
-/// Without a share on the command line there is one to try, for as long as the result lives.
-fn add_demo_share(options: &mut Options) -> std::io::Result<Option<DemoShare>> {
-    if !options.shares.is_empty() {
-        return Ok(None);
+/// Reads and opens all that the options name. Without a share among them there is one to try.
+fn configure(options: &Options, demo: Option<&DemoShare>) -> Result<Config, Box<dyn Error>> {
+    let mut shares = Vec::new();
+    for ShareArg { name, path, rules } in &options.shares {
+        let point = SharePoint::open(name, path, rules.clone())
+            .map_err(|e| format!("share {name}: {path:?}: {e}"))?;
+        shares.push(point);
     }
-    let demo = demo_share()?;
-    options.shares.push(ShareArg {
-        name: String::from("demo"),
-        path: demo.path().to_owned(),
-        read_only: true,
-    });
-    Ok(Some(demo))
+    if let Some(demo) = demo.filter(|_| shares.is_empty()) {
+        let rules = ShareRules {
+            guest: Some(Some(Access::ReadWrite)),
+            ..ShareRules::default()
+        };
+        shares.push(SharePoint::open("demo", demo.path(), rules)?);
+    }
+    let users = match &options.users {
+        None => Users::new(),
+        Some(path) => {
+            let users = Users::read(path)?;
+            log::info!("{}: {} users", path.display(), users.len());
+            users
+        }
+    };
+    Ok(Config::new(&host_name(), shares)?.with_security(Security {
+        users,
+        guest: options.guest,
+        require_signing: options.require_signing,
+        require_encryption: options.require_encryption,
+    }))
 }
 
-fn configure(shares: &[ShareArg]) -> Result<Config, Box<dyn Error>> {
-    let shares = shares.iter().map(|share| {
-        Share::open(&share.name, &share.path, share.read_only)
-            .map_err(|e| format!("share {}: {:?}: {e}", share.name, share.path))
-    });
-    Ok(Config::new(
-        &host_name(),
-        shares.collect::<Result<_, _>>()?,
-    )?)
+fn change_password(options: &Passwd) -> ExitCode {
+    match passwd::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("smbd: {e}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Says where the server listens, and for the demo share what to try.

@@ -21,7 +21,7 @@
 //! per message.
 
 use std::cell::RefCell;
-use std::ops::{Deref, Range};
+use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 
 use crate::wire::header::{HEADER_LEN, PROTOCOL_SMB1};
@@ -32,6 +32,9 @@ pub const FRAME_HEADER_LEN: usize = 4;
 /// The longest message that is accepted: the largest WRITE (8 MiB) and room
 /// for its headers and for small requests compounded with it.
 pub const MAX_MESSAGE_LEN: usize = 8 * 1024 * 1024 + 64 * 1024;
+
+/// The longest message of a client of whom nothing is known yet.
+pub const MAX_STRANGER_LEN: usize = 64 * 1024;
 
 /// The longest message the 24-bit length can express, the bound for replies.
 pub const MAX_REPLY_LEN: usize = 0xFF_FFFF;
@@ -52,7 +55,7 @@ pub enum FrameError {
     NetbiosSessionRequest,
     /// The first byte is no packet type known here.
     UnknownType(u8),
-    /// The announced length is beyond [`MAX_MESSAGE_LEN`].
+    /// The announced length is beyond [`MAX_MESSAGE_LEN`], or [`MAX_STRANGER_LEN`].
     TooLong(usize),
     /// The announced length has no room for an SMB2 header.
     TooShort(usize),
@@ -67,10 +70,9 @@ impl std::fmt::Display for FrameError {
             FrameError::UnknownType(byte) => {
                 write!(f, "frame begins with {byte:#04x}: not SMB over direct TCP")
             }
-            FrameError::TooLong(length) => write!(
-                f,
-                "frame announces {length} bytes, more than the {MAX_MESSAGE_LEN} allowed"
-            ),
+            FrameError::TooLong(length) => {
+                write!(f, "frame announces {length} bytes, more than is allowed")
+            }
             FrameError::TooShort(length) => {
                 write!(f, "frame of {length} bytes has no room for an SMB header")
             }
@@ -91,6 +93,8 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     pool: Pool,
+    /// Messages may have no more than [`MAX_STRANGER_LEN`] bytes.
+    is_stranger: bool,
 }
 
 /// Buffers that wait for their next use.
@@ -131,6 +135,12 @@ impl Deref for Message {
     }
 }
 
+impl DerefMut for Message {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.range.clone()]
+    }
+}
+
 impl From<Vec<u8>> for Message {
     fn from(bytes: Vec<u8>) -> Self {
         Message {
@@ -161,6 +171,19 @@ impl FrameReader {
     /// A reader without a buffer; the first [`spare`](Self::spare) allocates it.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A reader for a client of whom nothing is known yet: messages are short.
+    pub fn for_stranger() -> Self {
+        FrameReader {
+            is_stranger: true,
+            ..Self::default()
+        }
+    }
+
+    /// The client is known now.
+    pub fn accept_long(&mut self) {
+        self.is_stranger = false;
     }
 
     /// Room for the next bytes of the stream, never empty.
@@ -261,7 +284,9 @@ impl FrameReader {
     /// Gives back the buffer if nothing is in it.
     pub fn release(&mut self) {
         if !self.is_mid_message() {
+            let is_stranger = self.is_stranger;
             *self = Self::default();
+            self.is_stranger = is_stranger;
         }
     }
 
@@ -297,7 +322,9 @@ impl FrameReader {
         };
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         match kind {
-            0x00 if length > MAX_MESSAGE_LEN => Err(FrameError::TooLong(length)),
+            0x00 if length > MAX_MESSAGE_LEN || self.is_stranger && length > MAX_STRANGER_LEN => {
+                Err(FrameError::TooLong(length))
+            }
             0x00 if length < MIN_SMB1_LEN => Err(FrameError::TooShort(length)),
             // Only SMB1 has messages shorter than an SMB2 header; which it is
             // shows in the protocol id.

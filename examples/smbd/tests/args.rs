@@ -14,7 +14,7 @@ fn run(args: &[&str]) -> Result<Invocation, String> {
 #[track_caller]
 fn options(args: &[&str]) -> Options {
     match run(args) {
-        Ok(Invocation::Run(options)) => options,
+        Ok(Invocation::Run(options)) => *options,
         other => panic!("{args:?}: {other:?}"),
     }
 }
@@ -47,7 +47,7 @@ fn everything_can_be_given() {
         "-vv",
     ]);
     assert_eq!(options.shares[0].path, PathBuf::from("/tmp"));
-    assert!(options.shares[0].read_only && !options.shares[1].read_only);
+    assert!(options.shares[0].rules.read_only && !options.shares[1].rules.read_only);
     assert_eq!(options.shares[1].name, "Grüße");
     assert_eq!(options.listen.len(), 2);
     assert!(options.listen[1].is_ipv6());

@@ -4,7 +4,10 @@ mod common;
 
 use common::client::*;
 use common::config;
-use smbd::auth::{Acceptor, AuthError, Identity, Step, der, spnego};
+use common::logon::Credentials;
+use smbd::auth::ntlmv2::{self, NtHash, Side};
+use smbd::auth::users::Users;
+use smbd::auth::{Acceptor, AuthError, Identity, Server, Step, der, spnego};
 use smbd::wire::status::Status;
 
 const NTLMSSP: &[u8] = &[0x2B, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x02, 0x0A];
@@ -29,9 +32,18 @@ fn init(mechanisms: &[&[u8]], token: &[u8]) -> Vec<u8> {
     )
 }
 
+/// Lets everybody in as a guest.
+fn server(users: &Users) -> Server<'_> {
+    Server {
+        name: "server",
+        users,
+        guests: true,
+    }
+}
+
 #[track_caller]
 fn goes_on(acceptor: &mut Acceptor, token: &[u8]) -> Vec<u8> {
-    match acceptor.step(token, "server", [1; 8]) {
+    match acceptor.step(token, server(&Users::new()), [1; 8]) {
         Ok(Step::Continue(token)) => token,
         other => panic!("{other:?}"),
     }
@@ -39,7 +51,7 @@ fn goes_on(acceptor: &mut Acceptor, token: &[u8]) -> Vec<u8> {
 
 #[track_caller]
 fn ends(acceptor: &mut Acceptor, token: &[u8]) -> Identity {
-    match acceptor.step(token, "server", [1; 8]) {
+    match acceptor.step(token, server(&Users::new()), [1; 8]) {
         Ok(Step::Done(_, logon)) => logon.identity,
         other => panic!("{other:?}"),
     }
@@ -60,7 +72,7 @@ fn bare_ntlmssp_and_spnego_lead_to_the_same() {
         let token = goes_on(&mut wrapped, &init(&[NTLMSSP], &ntlm_negotiate()));
         assert!(matches!(
             spnego::parse(&token),
-            Ok(spnego::Token::Response(Some(_)))
+            Ok(spnego::Token::Response(response)) if response.mech_token.is_some()
         ));
         let token = spnego::incomplete(&ntlm_authenticate(user));
         assert_eq!(ends(&mut wrapped, &token), identity);
@@ -71,12 +83,80 @@ fn bare_ntlmssp_and_spnego_lead_to_the_same() {
 fn a_client_that_prefers_kerberos_is_led_to_ntlmssp() {
     let mut acceptor = Acceptor::new();
     let token = goes_on(&mut acceptor, &init(&[KERBEROS, NTLMSSP], b"a ticket"));
-    assert_eq!(spnego::parse(&token), Ok(spnego::Token::Response(None)));
+    assert!(matches!(
+        spnego::parse(&token),
+        Ok(spnego::Token::Response(response)) if response.mech_token.is_none()
+    ));
     goes_on(&mut acceptor, &spnego::incomplete(&ntlm_negotiate()));
     ends(
         &mut acceptor,
         &spnego::incomplete(&ntlm_authenticate("bob")),
     );
+}
+
+/// A negTokenResp with a token and a mechListMIC.
+fn response(token: &[u8], mic: &[u8]) -> Vec<u8> {
+    let field = |n, value: &[u8]| {
+        der::element(
+            der::context(n),
+            &[&der::element(der::OCTET_STRING, &[value])],
+        )
+    };
+    let fields = [field(2, token), field(3, mic)].concat();
+    der::element(der::context(1), &[&der::element(der::SEQUENCE, &[&fields])])
+}
+
+#[test]
+fn both_sides_sign_the_list_of_mechanisms() {
+    let mut users = Users::new();
+    users.set("bob", NtHash::of_password("secret")).unwrap();
+    let server = Server {
+        name: "server",
+        users: &users,
+        guests: false,
+    };
+    let oids = [KERBEROS, NTLMSSP].map(|oid| der::element(der::OID, &[oid]));
+    let list = der::element(der::SEQUENCE, &[&oids.concat()]);
+    for (tampered, mechanisms) in [
+        (false, [KERBEROS, NTLMSSP]),
+        // Somebody has changed the order.
+        (true, [NTLMSSP, KERBEROS]),
+    ] {
+        let mut acceptor = Acceptor::new();
+        let mut step = |token: &[u8]| acceptor.step(token, server, [1; 8]);
+        let first = init(&mechanisms, &ntlm_negotiate());
+        let challenge = match step(&first).unwrap() {
+            Step::Continue(token) if tampered => token,
+            Step::Continue(_) => match step(&spnego::incomplete(&ntlm_negotiate())).unwrap() {
+                Step::Continue(token) => token,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let Ok(spnego::Token::Response(token)) = spnego::parse(&challenge) else {
+            panic!("no response");
+        };
+        let bob = Credentials::new("bob", "secret");
+        let (token, key) = bob.authenticate(&ntlm_negotiate(), token.mech_token.unwrap());
+        let flags = u32::from_le_bytes(token[60..64].try_into().unwrap());
+        let mic = ntlmv2::signature(&key, flags, Side::Client, &list);
+        let result = step(&response(&token, &mic));
+        if tampered {
+            let error = AuthError::Tampered(String::from("bob"));
+            assert_eq!(result.unwrap_err(), error);
+            continue;
+        }
+        let Ok(Step::Done(last, logon)) = result else {
+            panic!("{result:?}");
+        };
+        assert_eq!(logon.identity, Identity::User(String::from("bob")));
+        assert_eq!(logon.session_key, Some(key));
+        let mic = ntlmv2::signature(&key, flags, Side::Server, &list);
+        assert!(matches!(
+            spnego::parse(&last),
+            Ok(spnego::Token::Response(response)) if response.mech_list_mic == Some(&mic)
+        ));
+    }
 }
 
 #[test]
@@ -91,7 +171,7 @@ fn wrong_tokens_are_told_apart() {
         (b"nonsense".to_vec(), AuthError::Malformed),
         (Vec::new(), AuthError::Malformed),
     ] {
-        let result = Acceptor::new().step(&token, "server", [1; 8]);
+        let result = Acceptor::new().step(&token, server(&Users::new()), [1; 8]);
         assert_eq!(result.unwrap_err(), error, "{token:x?}");
     }
 }

@@ -5,7 +5,9 @@ mod common;
 use common::client::*;
 use common::{TempDir, config, noise};
 use proptest::prelude::*;
-use smbd::auth::Acceptor;
+use smbd::auth::ntlmv2::NtHash;
+use smbd::auth::users::Users;
+use smbd::auth::{Acceptor, Server};
 use smbd::rpc::{Pipe, srvsvc};
 use smbd::transport::MAX_REPLY_LEN;
 
@@ -152,6 +154,13 @@ proptest! {
         spnego in any::<bool>(),
     ) {
         let mut acceptor = Acceptor::new();
+        let mut users = Users::new();
+        users.set("someone", NtHash::of_password("secret")).unwrap();
+        let server = Server {
+            name: "server",
+            users: &users,
+            guests: false,
+        };
         for token in [ntlm_negotiate(), ntlm_authenticate("someone")] {
             let mut token = if spnego { smbd::auth::spnego::incomplete(&token) } else { token };
             for (at, byte) in &damages {
@@ -159,7 +168,7 @@ proptest! {
                 token[at] = *byte;
             }
             token.truncate(cut.index(token.len()) + 1);
-            if acceptor.step(&token, "server", [0; 8]).is_err() {
+            if acceptor.step(&token, server, [0; 8]).is_err() {
                 break;
             }
         }

@@ -26,6 +26,18 @@ pub mod flags {
     pub const KEY_56: u32 = 0x8000_0000;
 }
 
+// AvIds of AV_PAIRs ([MS-NLMP] 2.2.2.1)
+const MSV_AV_EOL: u16 = 0;
+const MSV_AV_NB_COMPUTER_NAME: u16 = 1;
+const MSV_AV_NB_DOMAIN_NAME: u16 = 2;
+const MSV_AV_DNS_COMPUTER_NAME: u16 = 3;
+const MSV_AV_DNS_DOMAIN_NAME: u16 = 4;
+const MSV_AV_FLAGS: u16 = 6;
+const MSV_AV_TIMESTAMP: u16 = 7;
+
+/// The bit of `MSV_AV_FLAGS` that announces a MIC.
+const AV_FLAG_MIC: u32 = 0x0000_0002;
+
 /// The flags a client may choose from.
 const SUPPORTED: u32 = flags::UNICODE
     | flags::SIGN
@@ -47,13 +59,17 @@ pub enum Message<'a> {
     Authenticate(Authenticate<'a>),
 }
 
-/// An AUTHENTICATE_MESSAGE, as far as it names a user.
+/// An AUTHENTICATE_MESSAGE.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authenticate<'a> {
     /// The user's name.
     pub user: String,
+    /// The domain the client believes the user to be of.
+    pub domain: String,
     /// `NtChallengeResponse`: proof of the password.
     pub nt_response: &'a [u8],
+    /// `EncryptedRandomSessionKey`, empty if there is none.
+    pub encrypted_key: &'a [u8],
     /// The negotiated flags.
     pub flags: u32,
 }
@@ -63,6 +79,60 @@ impl Authenticate<'_> {
     pub fn is_anonymous(&self) -> bool {
         self.flags & flags::ANONYMOUS != 0 || self.user.is_empty() && self.nt_response.is_empty()
     }
+
+    /// Takes the NTLMv2 response apart.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]; an NTLMv1 response is also none of NTLMv2.
+    pub fn ntlmv2(&self) -> Result<Ntlmv2Response, Malformed> {
+        let mut r = Reader::new(self.nt_response);
+        r.skip(16)?; // the proof
+        if r.array::<2>()? != [1, 1] {
+            return Err(Malformed); // RespType, HiRespType
+        }
+        r.skip(6)?; // Reserved
+        r.skip(8 + 8 + 4)?; // TimeStamp, ChallengeFromClient, Reserved
+        let mut flags = 0;
+        loop {
+            let id = r.u16()?;
+            let length = r.u16()?;
+            let value = r.bytes(length.into())?;
+            match id {
+                MSV_AV_EOL => break,
+                MSV_AV_FLAGS => {
+                    flags = u32::from_le_bytes(value.try_into().map_err(|_| Malformed)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(Ntlmv2Response {
+            has_mic: flags & AV_FLAG_MIC != 0,
+        })
+    }
+}
+
+/// What an NTLMv2 response says, beside the proof, which covers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ntlmv2Response {
+    /// The message has a MIC.
+    pub has_mic: bool,
+}
+
+/// Where the MIC of an AUTHENTICATE_MESSAGE is, if its NTLMv2 response says that there is one.
+const MIC: std::ops::Range<usize> = 72..88;
+
+/// Takes the MIC out of an AUTHENTICATE_MESSAGE: the message with zeros instead, and the MIC.
+///
+/// # Errors
+///
+/// [`Malformed`] when the message is too short for one.
+pub fn take_mic(token: &[u8]) -> Result<(Vec<u8>, [u8; 16]), Malformed> {
+    let mic = token.get(MIC).and_then(|mic| mic.try_into().ok());
+    let mic = mic.ok_or(Malformed)?;
+    let mut token = token.to_vec();
+    token[MIC].fill(0);
+    Ok((token, mic))
 }
 
 /// Parses a client's message.
@@ -77,20 +147,24 @@ pub fn parse(token: &[u8]) -> Result<Message<'_>, Malformed> {
         3 => {
             let _lm_response = field(&mut r, token)?;
             let nt_response = field(&mut r, token)?;
-            let _domain = field(&mut r, token)?;
+            let domain = field(&mut r, token)?;
             let user = field(&mut r, token)?;
             let _workstation = field(&mut r, token)?;
-            let _session_key = field(&mut r, token)?;
+            let encrypted_key = field(&mut r, token)?;
             let flags = r.u32()?;
-            let user = if flags & flags::UNICODE != 0 {
-                text::from_utf16le(user)?
-            } else {
-                // The OEM code page is not known here; all agree on ASCII.
-                String::from_utf8_lossy(user).into_owned()
+            let text = |bytes: &[u8]| {
+                if flags & flags::UNICODE != 0 {
+                    text::from_utf16le(bytes)
+                } else {
+                    // The OEM code page is not known here; all agree on ASCII.
+                    Ok(String::from_utf8_lossy(bytes).into_owned())
+                }
             };
             Ok(Message::Authenticate(Authenticate {
-                user,
+                user: text(user)?,
+                domain: text(domain)?,
                 nt_response,
+                encrypted_key,
                 flags,
             }))
         }
@@ -151,12 +225,6 @@ fn put_field(out: &mut Vec<u8>, value: &[u8], offset: &mut usize) {
 
 /// The AV_PAIRs of TargetInfo ([MS-NLMP] 2.2.2.1), always Unicode.
 fn target_info(netbios_name: &str, dns_name: &str) -> Vec<u8> {
-    const MSV_AV_EOL: u16 = 0;
-    const MSV_AV_NB_COMPUTER_NAME: u16 = 1;
-    const MSV_AV_NB_DOMAIN_NAME: u16 = 2;
-    const MSV_AV_DNS_COMPUTER_NAME: u16 = 3;
-    const MSV_AV_DNS_DOMAIN_NAME: u16 = 4;
-    const MSV_AV_TIMESTAMP: u16 = 7;
     let mut out = Vec::new();
     let mut pair = |id: u16, value: &[u8]| {
         out.put_u16(id);

@@ -16,8 +16,17 @@ const ACCEPT_INCOMPLETE: u8 = 1;
 pub enum Token<'a> {
     /// `negTokenInit`, the first one.
     Init(Init<'a>),
-    /// `negTokenResp` with its `responseToken`.
-    Response(Option<&'a [u8]>),
+    /// `negTokenResp`.
+    Response(Response<'a>),
+}
+
+/// A client's `negTokenResp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Response<'a> {
+    /// `responseToken`
+    pub mech_token: Option<&'a [u8]>,
+    /// `mechListMIC`: the signature of what it first offered.
+    pub mech_list_mic: Option<&'a [u8]>,
 }
 
 /// A client's `negTokenInit`.
@@ -29,6 +38,8 @@ pub struct Init<'a> {
     pub prefers_ntlmssp: bool,
     /// The optimistic token.
     pub mech_token: Option<&'a [u8]>,
+    /// The mechanisms as the `mechListMIC`s of both sides sign them: the encoded list.
+    pub mech_list: &'a [u8],
 }
 
 /// Parses a client's token.
@@ -49,14 +60,19 @@ pub fn parse(token: &[u8]) -> Result<Token<'_>, Malformed> {
         // Seen without the GSS-API wrapping, too.
         (tag, inner, _) if tag == context(0) => parse_init(inner).map(Token::Init),
         (tag, inner, _) if tag == context(1) => {
-            let mut response_token = None;
+            let mut response = Response {
+                mech_token: None,
+                mech_list_mic: None,
+            };
             for_each_field(inner, |tag, contents| {
                 if tag == context(2) {
-                    response_token = Some(der::expect(contents, der::OCTET_STRING)?.0);
+                    response.mech_token = Some(der::expect(contents, der::OCTET_STRING)?.0);
+                } else if tag == context(3) {
+                    response.mech_list_mic = Some(der::expect(contents, der::OCTET_STRING)?.0);
                 }
                 Ok(())
             })?;
-            Ok(Token::Response(response_token))
+            Ok(Token::Response(response))
         }
         _ => Err(Malformed),
     }
@@ -67,9 +83,11 @@ fn parse_init(input: &[u8]) -> Result<Init<'_>, Malformed> {
         offers_ntlmssp: false,
         prefers_ntlmssp: false,
         mech_token: None,
+        mech_list: &[],
     };
     for_each_field(input, |tag, contents| {
         if tag == context(0) {
+            init.mech_list = contents;
             let (mut mechanisms, _) = der::expect(contents, der::SEQUENCE)?;
             let mut first = true;
             while !mechanisms.is_empty() {
@@ -147,12 +165,18 @@ pub fn incomplete(token: &[u8]) -> Vec<u8> {
     response(ACCEPT_INCOMPLETE, &[&mechanism, &token])
 }
 
-/// `negTokenResp` accept-completed.
+/// `negTokenResp` accept-completed, with the server's `mechListMIC` if the client has sent one.
 ///
-/// It carries no `mechListMIC`: that is made with the session key, which a
-/// guest or anonymous logon does not have, and clients do not ask for one there.
-pub fn completed() -> Vec<u8> {
-    response(ACCEPT_COMPLETED, &[])
+/// It is made with the session key, which a guest or anonymous logon does not have; clients do
+/// not ask for one there.
+pub fn completed(mech_list_mic: Option<&[u8]>) -> Vec<u8> {
+    match mech_list_mic {
+        None => response(ACCEPT_COMPLETED, &[]),
+        Some(mic) => {
+            let mic = der::element(context(3), &[&der::element(der::OCTET_STRING, &[mic])]);
+            response(ACCEPT_COMPLETED, &[&mic])
+        }
+    }
 }
 
 fn response(state: u8, fields: &[&[u8]]) -> Vec<u8> {
@@ -168,22 +192,34 @@ mod tests {
 
     #[test]
     fn our_own_hint_parses_as_a_token() {
+        let list = der::element(der::SEQUENCE, &[&der::element(der::OID, &[OID_NTLMSSP])]);
         assert_eq!(
             parse(&hint()),
             Ok(Token::Init(Init {
                 offers_ntlmssp: true,
                 prefers_ntlmssp: true,
                 mech_token: None,
+                mech_list: &list,
             }))
         );
     }
 
     #[test]
     fn responses_carry_their_token() {
+        let response = |mech_token, mech_list_mic| {
+            Ok(Token::Response(Response {
+                mech_token,
+                mech_list_mic,
+            }))
+        };
         assert_eq!(
             parse(&incomplete(b"abc")),
-            Ok(Token::Response(Some(b"abc")))
+            response(Some(&b"abc"[..]), None)
         );
-        assert_eq!(parse(&completed()), Ok(Token::Response(None)));
+        assert_eq!(parse(&completed(None)), response(None, None));
+        assert_eq!(
+            parse(&completed(Some(b"mic"))),
+            response(None, Some(&b"mic"[..]))
+        );
     }
 }

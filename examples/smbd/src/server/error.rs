@@ -15,8 +15,13 @@ pub enum ProtocolError {
     UnknownCommand(u16),
     /// An SMB1 message that is no NEGOTIATE, or one that offers no SMB2.
     Smb1,
-    /// An encrypted message, though encryption has not been negotiated.
+    /// An encrypted message for which there are no keys: of an unknown session, one without a
+    /// user, or without encryption having been negotiated.
     Encrypted,
+    /// An encrypted message that was changed, or that holds another session's requests.
+    Tampered,
+    /// A TREE_CONNECT in 3.1.1 that is neither signed nor encrypted.
+    Unsigned,
     /// A compressed message, though compression has not been negotiated.
     Compressed,
     /// A compound whose NextCommand leads nowhere, or without end.
@@ -39,7 +44,11 @@ impl std::fmt::Display for ProtocolError {
             ProtocolError::NotARequest => f.write_str("response received from a client"),
             ProtocolError::UnknownCommand(code) => write!(f, "unknown command {code:#06x}"),
             ProtocolError::Smb1 => f.write_str("SMB1 is not spoken"),
-            ProtocolError::Encrypted => f.write_str("encrypted message without encryption"),
+            ProtocolError::Encrypted => f.write_str("encrypted message without keys for it"),
+            ProtocolError::Tampered => f.write_str("encrypted message that was tampered with"),
+            ProtocolError::Unsigned => {
+                f.write_str("TREE_CONNECT that is neither signed nor encrypted")
+            }
             ProtocolError::Compressed => f.write_str("compressed message without compression"),
             ProtocolError::Compound => f.write_str("compound with a wrong NextCommand"),
             ProtocolError::MessageId(id) => write!(f, "message id {id} is not available"),

@@ -43,8 +43,8 @@ impl Connection {
                 session::put_empty(reply.out);
                 return Ok(Status::SUCCESS);
             }
-            let waits = elements[0].flags & LOCKFLAG_FAIL_IMMEDIATELY == 0;
-            if elements.len() > 1 && waits {
+            let waits = |element: &LockElement| element.flags & LOCKFLAG_FAIL_IMMEDIATELY == 0;
+            if elements.len() > 1 && elements.iter().any(waits) {
                 return Err(Status::INVALID_PARAMETER.into());
             }
             let ranges: Vec<Range> = elements.iter().map(range).collect::<Result<_, _>>()?;
@@ -52,7 +52,7 @@ impl Connection {
             if ranges.len() > MAX_RANGES {
                 return Err(Status::INSUFFICIENT_RESOURCES.into());
             }
-            held.lock(ranges, waits)
+            held.lock(ranges, waits(&elements[0]))
         };
         drop(open); // so that CLOSE ends it though this waits
         let mut asked = asked;

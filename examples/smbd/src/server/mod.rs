@@ -29,10 +29,12 @@ mod copy;
 mod create;
 mod credits;
 mod error;
+mod host;
 mod io;
 mod ioctl;
 mod lock;
 mod negotiate;
+mod notify;
 mod open;
 mod oplock;
 mod pending;
@@ -46,10 +48,12 @@ mod tree;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::share::changes::Changes;
 use crate::sharing::{Break, Link, Notice, Port};
 use crate::transport::Message;
 use crate::wire::file::FileId;
@@ -59,6 +63,7 @@ use crate::wire::status::Status;
 use credits::CreditWindow;
 pub use error::ProtocolError;
 use error::{Outcome, Refusal};
+pub use host::{Host, NoHost};
 use negotiate::Negotiation;
 use open::Links;
 use pending::{Exchange, Pending, Turn};
@@ -77,6 +82,7 @@ const SMALL_RESPONSE: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Connection {
     config: Arc<Config>,
+    host: Box<dyn Host>,
     /// Who it is, for the log.
     peer: String,
     negotiation: RefCell<Negotiation>,
@@ -84,10 +90,14 @@ pub struct Connection {
     sessions: RefCell<HashMap<u64, Rc<Session>>>,
     /// The names by which the client has something open.
     links: RefCell<Links>,
+    /// The directories that the client watches.
+    changes: Changes,
     /// The way to what all clients share.
     port: Rc<Port>,
     /// Requests that wait for other clients.
     pending: Pending,
+    /// Somebody has logged on.
+    is_authenticated: Cell<bool>,
     /// Of files whose CREATE has been granted but not been answered.
     early_breaks: RefCell<Vec<Break>>,
     /// A message is being processed that others must not overtake.
@@ -102,29 +112,33 @@ struct Chain {
     session_id: u64,
     tree_id: u32,
     file_id: Option<FileId>,
-    /// The status of a CREATE that failed: what is related to it fails alike.
-    /// No other failure spreads; a CLOSE has to work after a failed READ.
-    failed_create: Option<Status>,
+    /// The status of the first request, if it failed, or of a CREATE: what is related to it fails
+    /// alike. No other failure spreads; a CLOSE has to work after CREATE and a failed READ.
+    failed: Option<Status>,
 }
 
 impl Connection {
-    /// A connection just accepted from `peer`, a name for log lines. What it
-    /// asks the parent goes over `link`, and what that answers is to be
+    /// A connection just accepted from `peer`, a name for log lines, in the
+    /// process `host`. What it asks the parent goes over `link`, and what that answers is to be
     /// [delivered](Connection::deliver).
     pub fn new(
         config: Arc<Config>,
         peer: impl std::fmt::Display,
         link: Rc<dyn Link>,
+        host: Box<dyn Host>,
     ) -> Rc<Connection> {
         Rc::new(Connection {
             config,
+            host,
             peer: peer.to_string(),
             negotiation: RefCell::new(Negotiation::Open),
             window: RefCell::new(CreditWindow::new()),
             sessions: RefCell::default(),
             links: RefCell::default(),
+            changes: Changes::default(),
             port: Port::new(link),
             pending: Pending::default(),
+            is_authenticated: Cell::new(false),
             early_breaks: RefCell::default(),
             is_busy: Cell::new(false),
             replies: RefCell::default(),
@@ -134,6 +148,11 @@ impl Connection {
     /// Whether the next message has to wait, as the one at hand would be overtaken.
     pub fn is_busy(&self) -> bool {
         self.is_busy.get()
+    }
+
+    /// Whether somebody has logged on, be it as a guest.
+    pub fn is_authenticated(&self) -> bool {
+        self.is_authenticated.get()
     }
 
     /// How many requests wait for other clients.
@@ -149,9 +168,24 @@ impl Connection {
     /// Takes what the parent has sent. Futures that wait for it are woken, and
     /// there may be [replies](Connection::next_reply).
     pub fn deliver(&self, notice: Notice) {
+        let is_restriction = matches!(notice, Notice::Restrict { .. });
         if let Some(broken) = self.port.deliver(notice) {
             self.send_break(broken);
         }
+        if is_restriction {
+            self.wake_watches();
+        }
+    }
+
+    /// What becomes readable when a directory that the client watches has
+    /// changed; nothing before it watches one.
+    pub fn changes_source(&self) -> Option<Rc<OwnedFd>> {
+        self.changes.source()
+    }
+
+    /// Takes in what has changed. Futures that wait for it are woken.
+    pub fn read_changes(&self) {
+        self.changes.read();
     }
 
     /// Ends all sessions, and with them all opens, in order. Nothing more is to
@@ -177,33 +211,31 @@ impl Connection {
     /// # Errors
     ///
     /// The connection has to be dropped, when the replies up to here have been sent.
-    pub async fn process(self: Rc<Self>, message: Message) -> Result<(), ProtocolError> {
+    pub async fn process(self: Rc<Self>, mut message: Message) -> Result<(), ProtocolError> {
         let turn = Turn::begin(&self);
-        let decrypted;
-        let (message, seal) = match message.first_chunk::<4>() {
-            Some(&header::PROTOCOL_SMB2) => (&message[..], None),
+        let (range, seal) = match message.first_chunk::<4>() {
+            Some(&header::PROTOCOL_SMB2) => (0..message.len(), None),
             Some(&header::PROTOCOL_SMB1) => {
                 self.send(self.negotiate_smb1(&message)?.finish());
                 return Ok(());
             }
             Some(&header::PROTOCOL_TRANSFORM) => {
-                let seal;
-                (decrypted, seal) = self.decrypt(&message)?;
-                (&decrypted[..], Some(seal))
+                let (range, seal) = self.decrypt(&mut message)?;
+                (range, Some(seal))
             }
             Some(&header::PROTOCOL_COMPRESSED) => return Err(ProtocolError::Compressed),
             _ => return Err(ProtocolError::Header),
         };
         let exchange = Exchange::new(&self, turn, seal);
         let mut chain = None;
-        let mut rest = message;
+        let mut rest = &mut message[range];
         for _ in 0..MAX_COMPOUND {
             let header = Header::parse(rest).map_err(|_| ProtocolError::Header)?;
             let next = header.next_command as usize;
-            let element = if next == 0 {
-                rest
+            let (element, others) = if next == 0 {
+                rest.split_at_mut(rest.len())
             } else if next >= HEADER_LEN && next.is_multiple_of(8) && next < rest.len() {
-                &rest[..next]
+                rest.split_at_mut(next)
             } else {
                 return Err(ProtocolError::Compound);
             };
@@ -216,7 +248,7 @@ impl Connection {
                 }
                 return Ok(());
             }
-            rest = &rest[next..];
+            rest = others;
         }
         Err(ProtocolError::Compound)
     }
@@ -224,19 +256,32 @@ impl Connection {
     async fn process_one(
         &self,
         header: &Header,
-        message: &[u8],
+        message: &mut [u8],
         chain: &mut Option<Chain>,
         exchange: &Exchange,
     ) -> Result<(), ProtocolError> {
         if header.flags & header::FLAG_RESPONSE != 0 {
             return Err(ProtocolError::NotARequest);
         }
-        let command = Command::from_code(header.command)
-            .ok_or(ProtocolError::UnknownCommand(header.command))?;
+        let known = Command::from_code(header.command);
+        let command = match known {
+            Some(command) => command,
+            None if chain.is_none() => return Err(ProtocolError::UnknownCommand(header.command)),
+            // What came before it in the compound is to be answered, and so is this.
+            None => Command::Echo,
+        };
         if command == Command::Cancel {
             // It takes no message id and gets no answer (3.3.5.16).
-            self.pending.cancel(header);
-            return Ok(());
+            let (_, checked) =
+                self.check_protection(header, header.session_id, 0, message, exchange.seal());
+            return match checked {
+                Ok(()) => {
+                    self.pending.cancel(header);
+                    Ok(())
+                }
+                Err(Refusal::Disconnect(error)) => Err(error),
+                Err(_) => Ok(()),
+            };
         }
         if !self
             .window
@@ -254,7 +299,9 @@ impl Connection {
         let inherited = chain.filter(|_| related);
         let session_id = inherited.map_or(header.session_id, |chain| chain.session_id);
         let tree_id = inherited.map_or(header.tree_id, |chain| chain.tree_id);
-        let (protection, checked) = self.check_protection(session_id, message, exchange.seal());
+        let seal = exchange.seal();
+        let (protection, checked) =
+            self.check_protection(header, session_id, tree_id, message, seal);
         exchange.begin(header, session_id, protection);
         let request = Request {
             message,
@@ -269,11 +316,13 @@ impl Connection {
         // to wait with it.
         let mut frame = exchange.frame_for(command);
         let mut reply = frame.start_response(session_id, tree_id);
+        let is_first = related && inherited.is_none();
         let outcome = match inherited {
-            _ if checked.is_err() => checked.map(|()| Status::SUCCESS).map_err(Refusal::from),
-            None if related => Err(Status::INVALID_PARAMETER.into()),
+            _ if matches!(checked, Err(Refusal::Disconnect(_))) => checked.map(|()| Status::SUCCESS),
+            _ if is_first || known.is_none() => Err(Status::INVALID_PARAMETER.into()),
+            _ if checked.is_err() => checked.map(|()| Status::SUCCESS),
             Some(Chain {
-                failed_create: Some(status),
+                failed: Some(status),
                 ..
             }) => Err(status.into()),
             _ => match reply.check_room(SMALL_RESPONSE) {
@@ -299,8 +348,18 @@ impl Connection {
             session_id,
             tree_id,
             file_id,
-            failed_create: match inherited.and_then(|chain| chain.failed_create) {
-                None if command == Command::Create && status.is_error() => Some(status),
+            failed: match inherited.and_then(|chain| chain.failed) {
+                // There was nothing to relate to.
+                None if status == Status::USER_SESSION_DELETED
+                    || status == Status::NETWORK_NAME_DELETED =>
+                {
+                    Some(Status::INVALID_PARAMETER)
+                }
+                None if status.is_error()
+                    && (command == Command::Create || !related || is_first) =>
+                {
+                    Some(status)
+                }
                 earlier => earlier,
             },
         });

@@ -1,6 +1,9 @@
 //! NEGOTIATE, in SMB2's form and in SMB1's ([MS-SMB2] 3.3.5.3, 3.3.5.4), and
 //! the later check that nobody has tampered with it.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::Connection;
 use super::error::{Outcome, ProtocolError, Refusal};
 use super::protection::Protection;
@@ -8,12 +11,13 @@ use super::reply::{Frame, Reply};
 use super::request::Request;
 use crate::auth::spnego;
 use crate::config::Config;
+use crate::crypto::preauth::PreauthHash;
+use crate::crypto::sealing::CipherId;
+use crate::crypto::signing::Algorithm;
 use crate::wire::header::{Command, ResponseHeader};
-use crate::wire::negotiate::{self, Dialect, Preauth, Response, ValidateInfo};
+use crate::wire::negotiate::{self, Dialect, Ids, Response, ResponseContexts, ValidateInfo};
 use crate::wire::status::Status;
 use crate::wire::{Put, smb1, time};
-
-const SECURITY_MODE: u16 = negotiate::SIGNING_ENABLED;
 
 /// How far a connection has come.
 #[derive(Debug)]
@@ -22,14 +26,42 @@ pub(super) enum Negotiation {
     Open,
     /// "SMB 2.???" has been answered; an SMB2 NEGOTIATE has to follow.
     Wildcard,
-    /// The dialect is settled, and what the client said to that end.
-    Done(Dialect, ValidateInfo),
+    /// Everything is settled.
+    Done(Rc<Negotiated>),
+}
+
+/// What has been agreed upon.
+#[derive(Debug)]
+pub(super) struct Negotiated {
+    pub(super) dialect: Dialect,
+    /// How messages are signed.
+    pub(super) signing: Algorithm,
+    /// How they are encrypted, if the client can do that.
+    pub(super) cipher: Option<CipherId>,
+    /// What the client was told.
+    capabilities: u32,
+    security_mode: u16,
+    /// What it said itself.
+    client: ValidateInfo,
+    /// In 3.1.1: the hash of the two messages.
+    pub(super) preauth: Rc<RefCell<PreauthHash>>,
+}
+
+impl Negotiated {
+    /// The SecurityMode of the client's NEGOTIATE.
+    pub(super) fn client_security_mode(&self) -> u16 {
+        self.client.security_mode
+    }
 }
 
 impl Negotiation {
     pub(super) fn dialect(&self) -> Option<Dialect> {
+        self.done().map(|negotiated| negotiated.dialect)
+    }
+
+    pub(super) fn done(&self) -> Option<&Rc<Negotiated>> {
         match self {
-            Negotiation::Done(dialect, _) => Some(*dialect),
+            Negotiation::Done(negotiated) => Some(negotiated),
             Negotiation::Open | Negotiation::Wildcard => None,
         }
     }
@@ -44,28 +76,48 @@ pub(super) fn max_size(dialect: Option<Dialect>) -> u32 {
     }
 }
 
-fn capabilities(dialect: Option<Dialect>) -> u32 {
+/// The server's capabilities; in 3.1.1 encryption has a context of its own.
+fn capabilities(dialect: Option<Dialect>, encrypts: bool) -> u32 {
     match dialect {
         None | Some(Dialect::Smb202) => 0,
+        Some(Dialect::Smb300 | Dialect::Smb302) if encrypts => {
+            negotiate::CAP_LARGE_MTU | negotiate::CAP_ENCRYPTION
+        }
         Some(_) => negotiate::CAP_LARGE_MTU,
     }
+}
+
+fn security_mode(config: &Config) -> u16 {
+    match config.security().require_signing {
+        true => negotiate::SIGNING_ENABLED | negotiate::SIGNING_REQUIRED,
+        false => negotiate::SIGNING_ENABLED,
+    }
+}
+
+/// The first of `preference` that is offered.
+fn choose<T: Copy>(preference: &[T], number: fn(T) -> u16, offered: Ids<'_>) -> Option<T> {
+    preference
+        .iter()
+        .copied()
+        .find(|&one| offered.contains(number(one)))
 }
 
 fn put_response(
     config: &Config,
     dialect: Option<Dialect>,
-    preauth_salt: Option<[u8; 32]>,
+    capabilities: u32,
+    contexts: Option<ResponseContexts>,
     out: &mut Vec<u8>,
 ) {
     Response {
-        security_mode: SECURITY_MODE,
+        security_mode: security_mode(config),
         revision: dialect.map_or(negotiate::WILDCARD_REVISION, Dialect::revision),
         server_guid: config.server_guid(),
-        capabilities: capabilities(dialect),
+        capabilities,
         max_size: max_size(dialect),
         system_time: time::now(),
         security_buffer: &spnego::hint(),
-        preauth_salt,
+        contexts,
     }
     .put(out);
 }
@@ -91,23 +143,29 @@ impl Connection {
         if !self.window.borrow_mut().consume(0, 1) {
             return Err(ProtocolError::MessageId(0));
         }
+        let capabilities = capabilities(dialect, false);
         let negotiation = match dialect {
             None => Negotiation::Wildcard,
-            Some(dialect) => Negotiation::Done(
+            Some(dialect) => Negotiation::Done(Rc::new(Negotiated {
                 dialect,
-                ValidateInfo {
+                signing: Algorithm::HmacSha256,
+                cipher: None,
+                capabilities,
+                security_mode: security_mode(&self.config),
+                client: ValidateInfo {
                     capabilities: 0,
                     guid: [0; 16],
                     security_mode: 0,
                     revisions: Vec::new(),
                 },
-            ),
+                preauth: Rc::default(),
+            })),
         };
         self.negotiation.replace(negotiation);
         log::debug!("{}: SMB1 NEGOTIATE, {offer:?}", self.peer);
         let mut frame = Frame::new(None);
         let reply = frame.start_response(0, 0);
-        put_response(&self.config, dialect, None, reply.out);
+        put_response(&self.config, dialect, capabilities, None, reply.out);
         let header = ResponseHeader {
             credit_charge: 0,
             command: Command::Negotiate as u16,
@@ -134,31 +192,75 @@ impl Connection {
             return Err(Status::INVALID_PARAMETER.into());
         }
         let dialect = offer.common_dialect().ok_or(Status::NOT_SUPPORTED)?;
-        let mut preauth_salt = None;
-        if dialect == Dialect::Smb311 {
-            match offer.preauth()? {
-                Preauth::Invalid => return Err(Status::INVALID_PARAMETER.into()),
-                Preauth::NoCommonHash => {
-                    return Err(Status::SMB_NO_PREAUTH_INTEGRITY_HASH_OVERLAP.into());
-                }
-                Preauth::Sha512 => {
-                    let mut salt = [0; 32];
-                    getrandom::fill(&mut salt).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
-                    preauth_salt = Some(salt);
+        let mut signing = match dialect {
+            Dialect::Smb202 | Dialect::Smb210 => Algorithm::HmacSha256,
+            Dialect::Smb300 | Dialect::Smb302 | Dialect::Smb311 => Algorithm::AesCmac,
+        };
+        let mut cipher = None;
+        let mut contexts = None;
+        let preauth = Rc::new(RefCell::new(PreauthHash::default()));
+        match dialect {
+            Dialect::Smb202 | Dialect::Smb210 => {}
+            Dialect::Smb300 | Dialect::Smb302 => {
+                if offer.capabilities & negotiate::CAP_ENCRYPTION != 0 {
+                    cipher = Some(CipherId::Aes128Ccm);
                 }
             }
+            Dialect::Smb311 => {
+                let offered = offer.contexts()?;
+                if offered.hashes.is_none() {
+                    return Err(Status::INVALID_PARAMETER.into());
+                }
+                if !offered.offers_sha512() {
+                    return Err(Status::SMB_NO_PREAUTH_INTEGRITY_HASH_OVERLAP.into());
+                }
+                cipher = offered
+                    .ciphers
+                    .and_then(|ids| choose(&CipherId::PREFERENCE, CipherId::number, ids));
+                let chosen = offered
+                    .signing
+                    .and_then(|ids| choose(&Algorithm::PREFERENCE, Algorithm::number, ids));
+                signing = chosen.unwrap_or(signing);
+                let mut salt = [0; 32];
+                getrandom::fill(&mut salt).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
+                contexts = Some(ResponseContexts {
+                    salt,
+                    cipher: offered.ciphers.map(|_| cipher.map_or(0, CipherId::number)),
+                    signing: chosen.map(Algorithm::number),
+                });
+                preauth.borrow_mut().update(request.message);
+                request.exchange.protect(Protection::hashed(&preauth));
+            }
         }
-        put_response(&self.config, Some(dialect), preauth_salt, reply.out);
-        log::debug!("{}: dialect {:#06x}", self.peer, dialect.revision());
-        self.negotiation.replace(Negotiation::Done(
+        let capabilities = capabilities(Some(dialect), cipher.is_some());
+        put_response(
+            &self.config,
+            Some(dialect),
+            capabilities,
+            contexts,
+            reply.out,
+        );
+        log::debug!(
+            "{}: dialect {:#06x}, {signing:?}, {cipher:?}",
+            self.peer,
+            dialect.revision()
+        );
+        let negotiated = Negotiated {
             dialect,
-            ValidateInfo {
+            signing,
+            cipher,
+            capabilities,
+            security_mode: security_mode(&self.config),
+            client: ValidateInfo {
                 capabilities: offer.capabilities,
                 guid: offer.client_guid,
                 security_mode: offer.security_mode,
                 revisions: offer.revisions().collect(),
             },
-        ));
+            preauth,
+        };
+        self.negotiation
+            .replace(Negotiation::Done(Rc::new(negotiated)));
         Ok(Status::SUCCESS)
     }
 
@@ -169,19 +271,21 @@ impl Connection {
         max_output: usize,
     ) -> Result<Vec<u8>, Refusal> {
         const OUTPUT_LEN: usize = 24;
-        let Negotiation::Done(dialect, said) = &*self.negotiation.borrow() else {
-            return Err(ProtocolError::NotNegotiated.into());
-        };
+        let negotiation = self.negotiation.borrow();
+        let negotiated = negotiation.done().ok_or(ProtocolError::NotNegotiated)?;
         let now_says = ValidateInfo::parse(input)?;
         // 3.1.1 protects its NEGOTIATE by itself; there the request is an attack.
-        if *dialect == Dialect::Smb311 || now_says != *said || max_output < OUTPUT_LEN {
+        if negotiated.dialect == Dialect::Smb311
+            || now_says != negotiated.client
+            || max_output < OUTPUT_LEN
+        {
             return Err(ProtocolError::NegotiateTampered.into());
         }
         let mut out = Vec::with_capacity(OUTPUT_LEN);
-        out.put_u32(capabilities(Some(*dialect)));
+        out.put_u32(negotiated.capabilities);
         out.put_bytes(&self.config.server_guid());
-        out.put_u16(SECURITY_MODE);
-        out.put_u16(dialect.revision());
+        out.put_u16(negotiated.security_mode);
+        out.put_u16(negotiated.dialect.revision());
         Ok(out)
     }
 }

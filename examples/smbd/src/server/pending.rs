@@ -195,6 +195,16 @@ impl Exchange {
         self.current.borrow().as_ref()?.async_id
     }
 
+    /// Says what becomes of the response at hand, now that the request has decided it. An
+    /// encrypted one needs no signature.
+    pub(super) fn protect(&self, protection: Protection) {
+        if self.seal.is_none()
+            && let Some(current) = &mut *self.current.borrow_mut()
+        {
+            current.protection = protection;
+        }
+    }
+
     /// What the response at hand is signed with.
     pub(super) fn protection(&self) -> Protection {
         let current = self.current.borrow();

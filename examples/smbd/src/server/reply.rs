@@ -8,6 +8,7 @@ use crate::wire::file::FileId;
 use crate::wire::header::{HEADER_LEN, NEXT_COMMAND_OFFSET, ResponseHeader};
 use crate::wire::negotiate::Dialect;
 use crate::wire::status::Status;
+use crate::wire::transform::TRANSFORM_LEN;
 
 /// Left free for the errors that answer the rest of a compound, 80 bytes each.
 const RESERVE: usize = super::MAX_COMPOUND * 80;
@@ -26,10 +27,20 @@ pub(super) struct Frame {
     seal: Option<Seal>,
 }
 
+/// An empty message, behind room for the framing header and, if it is to be encrypted, for the
+/// transform header.
+fn start(seal: Option<&Seal>) -> Vec<u8> {
+    let mut bytes = transport::start_frame();
+    if seal.is_some() {
+        bytes.put_zeros(TRANSFORM_LEN);
+    }
+    bytes
+}
+
 impl Frame {
     pub(super) fn new(seal: Option<Seal>) -> Self {
         Frame {
-            bytes: transport::start_frame(),
+            bytes: start(seal.as_ref()),
             earlier: 0,
             latest: None,
             protection: Protection::default(),
@@ -57,6 +68,14 @@ impl Frame {
         std::mem::replace(self, empty)
     }
 
+    /// Where the first response begins.
+    fn base(&self) -> usize {
+        match self.seal {
+            Some(_) => FRAME_HEADER_LEN + TRANSFORM_LEN,
+            None => FRAME_HEADER_LEN,
+        }
+    }
+
     /// Whether there is no response in it.
     pub(super) fn is_empty(&self) -> bool {
         self.latest.is_none()
@@ -70,8 +89,8 @@ impl Frame {
         }
         if let Some(start) = other.latest {
             self.pad();
-            let base = self.bytes.len() - FRAME_HEADER_LEN;
-            self.bytes.extend(other.bytes.drain(FRAME_HEADER_LEN..));
+            let base = self.bytes.len() - other.base();
+            self.bytes.extend(other.bytes.drain(other.base()..));
             self.latest = Some(base + start);
             self.protection = other.protection;
         }
@@ -80,7 +99,7 @@ impl Frame {
     /// Ends the latest response, as another is to follow.
     fn pad(&mut self) {
         if let Some(latest) = self.latest {
-            self.bytes.align(FRAME_HEADER_LEN, 8);
+            self.bytes.align(self.base(), 8);
             let distance = self.bytes.len() - latest;
             self.bytes
                 .patch_u32(latest + NEXT_COMMAND_OFFSET, distance as u32);
@@ -91,7 +110,7 @@ impl Frame {
     /// Begins a response. Its header is entered by [`Frame::finish_response`].
     pub(super) fn start_response(&mut self, session_id: u64, tree_id: u32) -> Reply<'_> {
         if self.bytes.is_empty() {
-            self.bytes = transport::start_frame();
+            self.bytes = start(self.seal.as_ref());
         }
         self.pad();
         self.latest = Some(self.bytes.len());
@@ -150,12 +169,15 @@ impl Frame {
     pub(super) fn finish(mut self) -> Option<Vec<u8>> {
         let latest = self.latest?;
         self.protection.seal_response(&mut self.bytes[latest..]);
-        let mut bytes = match &self.seal {
-            Some(seal) => seal.encrypt(self.bytes),
-            None => self.bytes,
-        };
-        transport::finish_frame(&mut bytes);
-        Some(bytes)
+        if let Some(seal) = &self.seal
+            && seal.encrypt(&mut self.bytes[FRAME_HEADER_LEN..]).is_err()
+        {
+            // After 2^64 messages. It can't go out as it is.
+            log::error!("a reply can't be encrypted any more");
+            return None;
+        }
+        transport::finish_frame(&mut self.bytes);
+        Some(self.bytes)
     }
 }
 

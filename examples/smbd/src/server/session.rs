@@ -1,19 +1,23 @@
 //! Sessions with their tree connects and opens, and the requests that make
 //! and end sessions ([MS-SMB2] 3.3.5.5, 3.3.5.6).
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Connection;
 use super::error::{Outcome, Refusal};
+use super::negotiate::Negotiated;
 use super::open::Open;
+use super::protection::{Keys, Protection};
 use super::reply::Reply;
 use super::request::Request;
 use crate::auth::{Acceptor, Identity, Logon, Step};
+use crate::crypto::preauth::PreauthHash;
 use crate::share::Share;
 use crate::wire::file::FileId;
+use crate::wire::negotiate::{Dialect, SIGNING_REQUIRED};
 use crate::wire::session::{self, SessionSetup};
 use crate::wire::status::Status;
 
@@ -36,7 +40,17 @@ pub(super) struct Session {
     logon: RefCell<Option<Logon>>,
     /// An authentication under way, the first or a renewal.
     acceptor: RefCell<Option<Acceptor>>,
+    /// In 3.1.1, until the first logon: the hash of what has been said.
+    preauth: Rc<RefCell<PreauthHash>>,
+    /// Made by the first logon, unless it was a guest's. A renewal doesn't change them.
+    pub(super) keys: OnceCell<Keys>,
+    /// Requests have to be signed.
+    pub(super) signing_required: Cell<bool>,
+    /// Requests have to be encrypted.
+    pub(super) encrypt: Cell<bool>,
     pub(super) trees: RefCell<HashMap<u32, Tree>>,
+    /// Those whose share demands that requests are encrypted.
+    pub(super) encrypted_trees: RefCell<HashSet<u32>>,
     pub(super) opens: RefCell<HashMap<u64, Rc<Open>>>,
     /// The ids given last; they are not used again.
     pub(super) last_tree_id: Cell<u32>,
@@ -44,6 +58,14 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Who it is, as far as that is settled.
+    pub(super) fn identity(&self) -> Identity {
+        let logon = self.logon.borrow();
+        logon
+            .as_ref()
+            .map_or(Identity::Anonymous, |logon| logon.identity.clone())
+    }
+
     /// The tree connect of a request.
     pub(super) fn tree(&self, tree_id: u32) -> Result<Tree, Status> {
         self.trees
@@ -83,41 +105,52 @@ impl Connection {
             .ok_or(Status::USER_SESSION_DELETED)
     }
 
-    /// SESSION_SETUP.
-    ///
-    /// `PreviousSessionId` is not acted upon: it names a session of another
-    /// connection, which ends when that connection does.
+    /// SESSION_SETUP
     pub(super) async fn session_setup(
         &self,
         request: &Request<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
         let setup = SessionSetup::parse(request.message)?;
+        let negotiated = self.negotiation.borrow().done().cloned();
+        let negotiated = negotiated.ok_or(Status::INVALID_PARAMETER)?;
         if setup.flags & session::REQUEST_FLAG_BINDING != 0 {
             // Multichannel is not among the capabilities.
             return Err(Status::REQUEST_NOT_ACCEPTED.into());
         }
         let id = match request.session_id {
-            0 => self.new_session()?,
-            id if self.sessions.borrow().contains_key(&id) => id,
-            _ => return Err(Status::USER_SESSION_DELETED.into()),
+            0 => self.new_session(&negotiated)?,
+            id => id,
         };
+        let session = self.sessions.borrow().get(&id).cloned();
+        let session = session.ok_or(Status::USER_SESSION_DELETED)?;
         reply.session_id = id;
-        match self.authenticate(id, setup.security_buffer) {
+        let hashes = negotiated.dialect == Dialect::Smb311 && session.logon.borrow().is_none();
+        if hashes {
+            session.preauth.borrow_mut().update(request.message);
+        }
+        let result = match self.authenticate(&session, setup.security_buffer).await {
             Ok(Step::Continue(token)) => {
-                session::put_session_setup(reply.out, 0, &token);
-                Ok(Status::MORE_PROCESSING_REQUIRED)
-            }
-            Ok(Step::Done(token, logon)) => {
-                log::info!("{}: session {id:#x} of {}", self.peer, logon.identity);
-                let session_flags = match logon.identity {
-                    Identity::Anonymous => session::SESSION_FLAG_IS_NULL,
-                    Identity::Guest(_) => session::SESSION_FLAG_IS_GUEST,
-                };
-                session::put_session_setup(reply.out, session_flags, &token);
-                if let Some(session) = self.sessions.borrow().get(&id) {
-                    session.logon.replace(Some(logon));
+                if hashes {
+                    request
+                        .exchange
+                        .protect(Protection::hashed(&session.preauth));
                 }
+                session::put_session_setup(reply.out, 0, &token);
+                return Ok(Status::MORE_PROCESSING_REQUIRED);
+            }
+            Ok(Step::Done(token, logon)) => self
+                .log_on(id, &session, &setup, &negotiated, logon)
+                .await
+                .map(|flags| (flags, token)),
+            Err(refusal) => Err(refusal),
+        };
+        match result {
+            Ok((flags, token)) => {
+                if let Some(keys) = session.keys.get() {
+                    request.exchange.protect(Protection::signed(keys));
+                }
+                session::put_session_setup(reply.out, flags, &token);
                 Ok(Status::SUCCESS)
             }
             Err(refusal) => {
@@ -126,6 +159,82 @@ impl Connection {
                 self.end_session(id).await;
                 Err(refusal)
             }
+        }
+    }
+
+    /// Lets somebody in who has authenticated, and returns the session's flags.
+    async fn log_on(
+        &self,
+        id: u64,
+        session: &Session,
+        setup: &SessionSetup<'_>,
+        negotiated: &Negotiated,
+        logon: Logon,
+    ) -> Result<u16, Refusal> {
+        let security = self.config.security();
+        let refuse = |why: &str| {
+            log::warn!("{}: {} refused: {why}", self.peer, logon.identity);
+            Err(Status::ACCESS_DENIED.into())
+        };
+        if let Some(session_key) = &logon.session_key {
+            session.keys.get_or_init(|| {
+                Keys::new(
+                    session_key,
+                    negotiated.dialect,
+                    negotiated.signing,
+                    negotiated.cipher,
+                    &session.preauth.borrow(),
+                )
+            });
+        }
+        let keys = session.keys.get();
+        if security.require_signing && keys.is_none() {
+            return refuse("without a password nothing can be signed");
+        }
+        if security.require_encryption && !keys.is_some_and(Keys::can_encrypt) {
+            return refuse("encryption is required");
+        }
+        if let Err(why) = self.host.admit(&logon.identity) {
+            return refuse(&why);
+        }
+        let flags = match logon.identity {
+            Identity::Anonymous => session::SESSION_FLAG_IS_NULL,
+            Identity::Guest(_) => session::SESSION_FLAG_IS_GUEST,
+            Identity::User(_) if security.require_encryption => {
+                session.encrypt.set(true);
+                session::SESSION_FLAG_ENCRYPT_DATA
+            }
+            Identity::User(_) => 0,
+        };
+        let required = security.require_signing
+            || (setup.security_mode | negotiated.client_security_mode()) & SIGNING_REQUIRED != 0;
+        if keys.is_some() && required {
+            session.signing_required.set(true);
+        }
+        log::info!("{}: session {id:#x} of {}", self.peer, logon.identity);
+        self.end_previous(setup.previous_session_id, id, &logon.identity)
+            .await;
+        session.logon.replace(Some(logon));
+        self.is_authenticated.set(true);
+        Ok(flags)
+    }
+
+    /// Ends the session that a client has lost and that this one replaces, if it was the same
+    /// user's (3.3.5.5.3).
+    async fn end_previous(&self, previous: u64, id: u64, identity: &Identity) {
+        if previous == 0 || previous == id {
+            return;
+        }
+        let is_theirs = self
+            .sessions
+            .borrow()
+            .get(&previous)
+            .is_some_and(|session| {
+                let logon = session.logon.borrow();
+                logon.as_ref().is_some_and(|old| old.identity == *identity)
+            });
+        if is_theirs {
+            self.end_session(previous).await;
         }
     }
 
@@ -140,7 +249,7 @@ impl Connection {
         }
     }
 
-    fn new_session(&self) -> Result<u64, Status> {
+    fn new_session(&self, negotiated: &Negotiated) -> Result<u64, Status> {
         let mut sessions = self.sessions.borrow_mut();
         if sessions.len() >= MAX_SESSIONS {
             return Err(Status::INSUFFICIENT_RESOURCES);
@@ -149,32 +258,36 @@ impl Connection {
             // Not to be guessed: on other connections it might be tried.
             let id = getrandom::u64().map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
             if id != 0 && id != u64::MAX && !sessions.contains_key(&id) {
-                sessions.insert(id, Rc::default());
+                let session = Session {
+                    preauth: Rc::new(RefCell::new(*negotiated.preauth.borrow())),
+                    ..Session::default()
+                };
+                sessions.insert(id, Rc::new(session));
                 return Ok(id);
             }
         }
     }
 
-    fn authenticate(&self, id: u64, token: &[u8]) -> Result<Step, Refusal> {
+    async fn authenticate(&self, session: &Session, token: &[u8]) -> Result<Step, Refusal> {
         let mut challenge = [0; 8];
         getrandom::fill(&mut challenge).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
-        let session = self
-            .sessions
-            .borrow()
-            .get(&id)
-            .cloned()
-            .ok_or(Status::USER_SESSION_DELETED)?;
         let mut acceptor = session.acceptor.take().unwrap_or_default();
-        let step = acceptor
-            .step(token, self.config.server_name(), challenge)
-            .map_err(|error| {
-                log::info!("{}: {error}", self.peer);
-                error.status()
-            })?;
-        if let Step::Continue(_) = step {
-            session.acceptor.replace(Some(acceptor));
+        match acceptor.step(token, self.config.authentication(), challenge) {
+            Ok(step) => {
+                if let Step::Continue(_) = step {
+                    session.acceptor.replace(Some(acceptor));
+                }
+                Ok(step)
+            }
+            Err(error) => {
+                log::warn!("{}: logon refused: {error}", self.peer);
+                if error.is_guess() {
+                    // Nothing else of this client is processed meanwhile.
+                    self.host.delay_failure().await;
+                }
+                Err(error.status().into())
+            }
         }
-        Ok(step)
     }
 
     /// LOGOFF

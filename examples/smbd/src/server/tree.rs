@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use super::Connection;
-use super::error::Outcome;
+use super::error::{Outcome, ProtocolError};
+use super::protection::Keys;
 use super::reply::Reply;
 use super::request::Request;
 use super::session::Tree;
 use crate::config::IPC_SHARE;
 use crate::share::Share;
 use crate::wire::create::access;
+use crate::wire::header::{FLAG_SIGNED, FLAGS_OFFSET};
+use crate::wire::negotiate::Dialect;
 use crate::wire::session::{self, ShareType};
 use crate::wire::status::Status;
 use crate::wire::text;
@@ -33,17 +36,40 @@ impl Connection {
         let path = session::parse_tree_connect(request.message)?;
         let config = Arc::clone(&self.config);
         let session = self.session(request.session_id)?;
+        // Else somebody in between could have chosen the dialect (3.3.5.7).
+        let is_signed = request.message[FLAGS_OFFSET] & FLAG_SIGNED as u8 != 0;
+        if request.dialect == Some(Dialect::Smb311)
+            && session.keys.get().is_some()
+            && !is_signed
+            && request.exchange.seal().is_none()
+        {
+            return Err(ProtocolError::Unsigned.into());
+        }
         let name = path
             .strip_prefix(r"\\")
             .and_then(|path| path.split_once('\\'))
             .map(|(_server, share)| share)
             .filter(|share| !share.is_empty())
             .ok_or(Status::INVALID_PARAMETER)?;
+        let identity = session.identity();
+        let mut encrypt = false;
         let tree = if text::same_name(name, IPC_SHARE) {
             Tree::Ipc
         } else {
-            let share = config.share(name).ok_or(Status::BAD_NETWORK_NAME)?;
-            Tree::Disk(Arc::clone(share))
+            let point = config.share(name).ok_or(Status::BAD_NETWORK_NAME)?;
+            let access = config.access(point, &identity).ok_or_else(|| {
+                log::warn!("{}: {identity} may not use share {name:?}", self.peer);
+                Status::ACCESS_DENIED
+            })?;
+            encrypt = point.rules.encrypt;
+            if encrypt && !session.keys.get().is_some_and(Keys::can_encrypt) {
+                log::warn!(
+                    "{}: {identity} refused: share {name:?} requires encryption",
+                    self.peer
+                );
+                return Err(Status::ACCESS_DENIED.into());
+            }
+            Tree::Disk(Arc::clone(point.for_access(access)))
         };
         let mut trees = session.trees.borrow_mut();
         if trees.len() >= MAX_TREES {
@@ -62,8 +88,11 @@ impl Connection {
             }
         };
         trees.insert(id, tree);
+        if encrypt {
+            session.encrypted_trees.borrow_mut().insert(id);
+        }
         reply.tree_id = id;
-        session::put_tree_connect(reply.out, share_type, maximal_access);
+        session::put_tree_connect(reply.out, share_type, maximal_access, encrypt);
         Ok(Status::SUCCESS)
     }
 

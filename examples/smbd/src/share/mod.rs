@@ -9,6 +9,7 @@
 //! exist costs a scan of its directory.
 
 pub mod change;
+pub mod changes;
 pub mod data;
 pub mod directory;
 pub mod info;
@@ -23,6 +24,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -36,7 +38,7 @@ use metadata::{Kind, Metadata};
 pub struct Share {
     name: String,
     read_only: bool,
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
 }
 
 /// Something found in a share.
@@ -116,8 +118,17 @@ impl Share {
         Ok(Share {
             name: name.to_owned(),
             read_only,
-            root,
+            root: Arc::new(root),
         })
+    }
+
+    /// The same share for those who may only read; it costs no descriptor.
+    pub fn for_reading(&self) -> Share {
+        Share {
+            name: self.name.clone(),
+            read_only: true,
+            root: Arc::clone(&self.root),
+        }
     }
 
     /// The name clients connect to.

@@ -232,7 +232,7 @@ impl File {
                     return Verdict::Soon;
                 }
                 if overwrites {
-                    self.break_level_ii(None, effects);
+                    self.break_level_ii(effects);
                 }
                 let locks = self.locks.iter().any(|(owner, _)| owner.client != client);
                 let cached = self
@@ -295,7 +295,7 @@ impl File {
                 if !self.locks.lock(owner, ranges) {
                     return refused(Refusal::LockConflict);
                 }
-                self.break_level_ii(None, effects);
+                self.break_level_ii(effects);
                 Verdict::Ready(Notice::Done { ticket })
             }
             Wanted::SetDelete { open, delete } => {
@@ -349,8 +349,8 @@ impl File {
 
     /// The level that can be granted beside what there is.
     fn grantable(&self, wanted: Oplock) -> Oplock {
-        let others = || self.opens.iter().filter(|open| !is_stat_open(open.access));
-        if wanted >= Oplock::Exclusive && others().next().is_none() {
+        let minds = |open: &Open| !is_stat_open(open.access) || open.oplock != Oplock::None;
+        if wanted >= Oplock::Exclusive && !self.opens.iter().any(minds) {
             return wanted;
         }
         let is_cached_alone = self.opens.iter().any(|open| open.oplock > Oplock::LevelII);
@@ -379,11 +379,10 @@ impl File {
         is_waiting
     }
 
-    /// Ends level II oplocks, which takes no acknowledgment. That of `spared`
-    /// stays.
-    pub(super) fn break_level_ii(&mut self, spared: Option<Owner>, effects: &mut Effects) {
+    /// Ends level II oplocks, which takes no acknowledgment.
+    fn break_level_ii(&mut self, effects: &mut Effects) {
         for open in &mut self.opens {
-            if open.oplock == Oplock::LevelII && Some(open.owner) != spared {
+            if open.oplock == Oplock::LevelII {
                 open.oplock = Oplock::None;
                 let Owner { client, open } = open.owner;
                 let to = Oplock::None;
@@ -473,12 +472,9 @@ impl File {
 
     /// An open changes the data.
     pub(super) fn announced(&mut self, owner: Owner, effects: &mut Effects) {
-        self.break_level_ii(Some(owner), effects);
-        let is_cached =
-            |open: &Open| open.oplock == Oplock::LevelII && open.owner.client != owner.client;
-        if !self.opens.iter().any(is_cached) {
-            self.lift_for(owner.client, CACHED, effects);
-        }
+        self.break_level_ii(effects);
+        // Nobody has anything cached any more.
+        self.lift_for(owner.client, CACHED, effects);
     }
 
     /// Ends what an open has but its entry.

@@ -17,10 +17,8 @@ const CONCERNS_OTHERS: u32 = access::FILE_READ_DATA
     | access::DELETE;
 
 /// Access that leaves the data alone, so that it breaks no oplock.
-const OF_STAT_OPENS: u32 = access::FILE_READ_ATTRIBUTES
-    | access::FILE_WRITE_ATTRIBUTES
-    | access::READ_CONTROL
-    | access::SYNCHRONIZE;
+const OF_STAT_OPENS: u32 =
+    access::FILE_READ_ATTRIBUTES | access::FILE_WRITE_ATTRIBUTES | access::SYNCHRONIZE;
 
 /// Whether an open with this access only looks at attributes.
 pub fn is_stat_open(access: u32) -> bool {

@@ -501,7 +501,8 @@ impl Held {
         }
     }
 
-    /// To be called when the data is changed: ends what others have cached.
+    /// To be called when the data is changed: ends all level II oplocks, this
+    /// open's too.
     /// Costs nothing unless somebody has.
     pub fn changes_data(&self) {
         let open = self.open;
@@ -509,8 +510,8 @@ impl Held {
             file.restrictions & CACHED != 0
                 || file
                     .opens
-                    .iter()
-                    .any(|(&other, mine)| other != open && mine.oplock == Oplock::LevelII)
+                    .values()
+                    .any(|mine| mine.oplock == Oplock::LevelII)
         });
         if is_cached == Some(true) {
             self.port.link.send(&Ask::Announce { open });

@@ -165,6 +165,8 @@ pub struct ResponseHeader {
     pub async_id: Option<u64>,
 }
 
+/// Offset of `Flags` in a header; the one byte holds all flags there are but one.
+pub const FLAGS_OFFSET: usize = 16;
 /// Offset of `NextCommand` in a header, to be patched when another response follows.
 pub const NEXT_COMMAND_OFFSET: usize = 20;
 

@@ -18,6 +18,7 @@ pub mod smb1;
 pub mod status;
 pub mod text;
 pub mod time;
+pub mod transform;
 
 /// The request does not have the structure its header announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -44,10 +44,18 @@ pub const WILDCARD_REVISION: u16 = 0x02FF;
 
 /// `SMB2_NEGOTIATE_SIGNING_ENABLED` of SecurityMode.
 pub const SIGNING_ENABLED: u16 = 0x0001;
+/// `SMB2_NEGOTIATE_SIGNING_REQUIRED` of SecurityMode.
+pub const SIGNING_REQUIRED: u16 = 0x0002;
+/// `SMB2_GLOBAL_CAP_ENCRYPTION` of Capabilities: in 3.0 and 3.0.2, AES-128-CCM.
+pub const CAP_ENCRYPTION: u32 = 0x0000_0040;
 /// `SMB2_GLOBAL_CAP_LARGE_MTU` of Capabilities: requests of several credits.
 pub const CAP_LARGE_MTU: u32 = 0x0000_0004;
 
+// The types of negotiate contexts (2.2.3.1).
 const PREAUTH_INTEGRITY_CAPABILITIES: u16 = 0x0001;
+const ENCRYPTION_CAPABILITIES: u16 = 0x0002;
+const SIGNING_CAPABILITIES: u16 = 0x0008;
+
 const HASH_SHA_512: u16 = 0x0001;
 
 /// A NEGOTIATE request.
@@ -65,15 +73,41 @@ pub struct Request<'a> {
     context_count: u16,
 }
 
-/// What the preauthentication context of a request offers.
+/// What the negotiate contexts of a 3.1.1 request offer. There may be one of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Contexts<'a> {
+    /// The hash algorithms of the preauthentication context.
+    pub hashes: Option<Ids<'a>>,
+    /// The ciphers of the encryption context.
+    pub ciphers: Option<Ids<'a>>,
+    /// The algorithms of the signing context.
+    pub signing: Option<Ids<'a>>,
+}
+
+/// Numbers of algorithms in the client's order, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Preauth {
-    /// No such context, or more than one: the request is invalid.
-    Invalid,
-    /// Hash algorithms are offered, but not SHA-512.
-    NoCommonHash,
-    /// SHA-512 is offered.
-    Sha512,
+pub struct Ids<'a>(&'a [[u8; 2]]);
+
+impl<'a> Ids<'a> {
+    /// Reads `count` of them.
+    fn read(r: &mut Reader<'a>, count: u16) -> Result<Self, Malformed> {
+        match r.bytes(usize::from(count) * 2)?.as_chunks().0 {
+            [] => Err(Malformed),
+            ids => Ok(Ids(ids)),
+        }
+    }
+
+    /// Whether `id` is among them.
+    pub fn contains(self, id: u16) -> bool {
+        self.0.contains(&id.to_le_bytes())
+    }
+}
+
+impl Contexts<'_> {
+    /// Whether SHA-512 is offered.
+    pub fn offers_sha512(&self) -> bool {
+        self.hashes.is_some_and(|ids| ids.contains(HASH_SHA_512))
+    }
 }
 
 impl<'a> Request<'a> {
@@ -121,18 +155,35 @@ impl<'a> Request<'a> {
         self.revisions().filter_map(Dialect::from_revision).max()
     }
 
-    /// Looks through the negotiate contexts of a 3.1.1 request.
-    pub fn preauth(&self) -> Result<Preauth, Malformed> {
+    /// Looks through the negotiate contexts of a 3.1.1 request. Those that are not known are
+    /// passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`], also when there are two of a kind or one offers nothing.
+    pub fn contexts(&self) -> Result<Contexts<'a>, Malformed> {
         let mut rest = self.contexts;
-        let mut found = None;
+        let mut contexts = Contexts::default();
         for index in 0..self.context_count {
             let mut r = Reader::new(rest);
             let kind = r.u16()?;
             let length = usize::from(r.u16()?);
             r.skip(4)?;
-            let data = r.bytes(length)?;
-            if kind == PREAUTH_INTEGRITY_CAPABILITIES && found.replace(data).is_some() {
-                return Ok(Preauth::Invalid);
+            let mut data = Reader::new(r.bytes(length)?);
+            let place = match kind {
+                PREAUTH_INTEGRITY_CAPABILITIES => Some(&mut contexts.hashes),
+                ENCRYPTION_CAPABILITIES => Some(&mut contexts.ciphers),
+                SIGNING_CAPABILITIES => Some(&mut contexts.signing),
+                _ => None,
+            };
+            if let Some(place) = place {
+                let count = data.u16()?;
+                if kind == PREAUTH_INTEGRITY_CAPABILITIES {
+                    data.skip(2)?; // SaltLength; the salt only has to be there to be hashed
+                }
+                if place.replace(Ids::read(&mut data, count)?).is_some() {
+                    return Err(Malformed);
+                }
             }
             // The next context is aligned to 8; the last needs no padding.
             if index + 1 < self.context_count {
@@ -140,18 +191,7 @@ impl<'a> Request<'a> {
                 rest = rest.get(step..).ok_or(Malformed)?;
             }
         }
-        let Some(data) = found else {
-            return Ok(Preauth::Invalid);
-        };
-        let mut r = Reader::new(data);
-        let algorithm_count = r.u16()?;
-        r.skip(2)?; // SaltLength; the salt only has to be there to be hashed
-        for _ in 0..algorithm_count {
-            if r.u16()? == HASH_SHA_512 {
-                return Ok(Preauth::Sha512);
-            }
-        }
-        Ok(Preauth::NoCommonHash)
+        Ok(contexts)
     }
 }
 
@@ -172,8 +212,49 @@ pub struct Response<'a> {
     pub system_time: u64,
     /// The SPNEGO token that names the mechanisms.
     pub security_buffer: &'a [u8],
-    /// 3.1.1: the salt of the preauthentication context.
-    pub preauth_salt: Option<[u8; 32]>,
+    /// In 3.1.1.
+    pub contexts: Option<ResponseContexts>,
+}
+
+/// The negotiate contexts of a 3.1.1 response.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseContexts {
+    /// The salt of the preauthentication context.
+    pub salt: [u8; 32],
+    /// The cipher that was chosen, 0 if there is none in common; without, the client has not asked.
+    pub cipher: Option<u16>,
+    /// The signing algorithm that was chosen; without, the client has not asked.
+    pub signing: Option<u16>,
+}
+
+impl ResponseContexts {
+    /// Appends them, and returns how many there are.
+    fn put(&self, base: usize, out: &mut Vec<u8>) -> u16 {
+        out.align(base, 8);
+        out.put_u16(PREAUTH_INTEGRITY_CAPABILITIES);
+        out.put_u16(6 + self.salt.len() as u16);
+        out.put_u32(0);
+        out.put_u16(1);
+        out.put_u16(self.salt.len() as u16);
+        out.put_u16(HASH_SHA_512);
+        out.put_bytes(&self.salt);
+        let mut count = 1;
+        for (kind, chosen) in [
+            (ENCRYPTION_CAPABILITIES, self.cipher),
+            (SIGNING_CAPABILITIES, self.signing),
+        ] {
+            if let Some(id) = chosen {
+                out.align(base, 8);
+                out.put_u16(kind);
+                out.put_u16(4);
+                out.put_u32(0);
+                out.put_u16(1);
+                out.put_u16(id);
+                count += 1;
+            }
+        }
+        count
+    }
 }
 
 impl Response<'_> {
@@ -183,7 +264,8 @@ impl Response<'_> {
         out.put_u16(65);
         out.put_u16(self.security_mode);
         out.put_u16(self.revision);
-        out.put_u16(u16::from(self.preauth_salt.is_some())); // NegotiateContextCount
+        let context_count_at = out.len();
+        out.put_u16(0);
         out.put_bytes(&self.server_guid);
         out.put_u32(self.capabilities);
         for _ in 0..3 {
@@ -196,16 +278,11 @@ impl Response<'_> {
         let context_offset_at = out.len();
         out.put_u32(0);
         out.put_bytes(self.security_buffer);
-        if let Some(salt) = self.preauth_salt {
+        if let Some(contexts) = &self.contexts {
             out.align(base, 8);
             out.patch_u32(context_offset_at, (out.len() - base) as u32);
-            out.put_u16(PREAUTH_INTEGRITY_CAPABILITIES);
-            out.put_u16(6 + salt.len() as u16);
-            out.put_u32(0);
-            out.put_u16(1);
-            out.put_u16(salt.len() as u16);
-            out.put_u16(HASH_SHA_512);
-            out.put_bytes(&salt);
+            let count = contexts.put(base, out);
+            out.patch_u16(context_count_at, count);
         }
     }
 }

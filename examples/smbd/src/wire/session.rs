@@ -9,12 +9,16 @@ pub const REQUEST_FLAG_BINDING: u8 = 0x01;
 pub const SESSION_FLAG_IS_GUEST: u16 = 0x0001;
 /// `SMB2_SESSION_FLAG_IS_NULL` of a response: an anonymous session.
 pub const SESSION_FLAG_IS_NULL: u16 = 0x0002;
+/// `SMB2_SESSION_FLAG_ENCRYPT_DATA` of a response: everything has to be encrypted.
+pub const SESSION_FLAG_ENCRYPT_DATA: u16 = 0x0004;
 
 /// A SESSION_SETUP request.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionSetup<'a> {
     /// [`REQUEST_FLAG_BINDING`] or 0.
     pub flags: u8,
+    /// `SMB2_NEGOTIATE_SIGNING_*`.
+    pub security_mode: u16,
     /// The authentication token.
     pub security_buffer: &'a [u8],
     /// A session the client lost and that this one replaces.
@@ -27,11 +31,13 @@ impl<'a> SessionSetup<'a> {
         let mut r = Reader::new(message.get(HEADER_LEN..).ok_or(Malformed)?);
         r.structure_size(25)?;
         let flags = r.u8()?;
-        r.skip(1 + 4 + 4)?; // SecurityMode, Capabilities, Channel
+        let security_mode = r.u8()?.into();
+        r.skip(4 + 4)?; // Capabilities, Channel
         let offset = r.u16()?;
         let length = r.u16()?;
         Ok(SessionSetup {
             flags,
+            security_mode,
             security_buffer: slice_at(message, offset.into(), length.into())?,
             previous_session_id: r.u64()?,
         })
@@ -77,8 +83,15 @@ pub enum ShareType {
     Pipe,
 }
 
-/// Appends the body of a TREE_CONNECT response.
-pub fn put_tree_connect(out: &mut Vec<u8>, share_type: ShareType, maximal_access: u32) {
+/// Appends the body of a TREE_CONNECT response. `encrypt` says that everything about the share has
+/// to be encrypted.
+pub fn put_tree_connect(
+    out: &mut Vec<u8>,
+    share_type: ShareType,
+    maximal_access: u32,
+    encrypt: bool,
+) {
+    const SHAREFLAG_ENCRYPT_DATA: u32 = 0x0000_8000;
     // SMB2_SHAREFLAG_NO_CACHING: without oplocks and notifications a client
     // has no way to learn that its offline copy has aged.
     const SHAREFLAG_NO_CACHING: u32 = 0x0000_0030;
@@ -88,7 +101,8 @@ pub fn put_tree_connect(out: &mut Vec<u8>, share_type: ShareType, maximal_access
         ShareType::Pipe => 0x02,
     });
     out.put_u8(0);
-    out.put_u32(SHAREFLAG_NO_CACHING);
+    let encrypt = if encrypt { SHAREFLAG_ENCRYPT_DATA } else { 0 };
+    out.put_u32(SHAREFLAG_NO_CACHING | encrypt);
     out.put_u32(0); // Capabilities
     out.put_u32(maximal_access);
 }

@@ -17,39 +17,70 @@ fn body(fixed: &[&[u8]], variable: &[u8]) -> Vec<u8> {
 }
 
 pub fn negotiate(dialects: &[u16]) -> Vec<u8> {
+    negotiate_with(dialects, &[], &[])
+}
+
+/// With ciphers and signing algorithms, in contexts of their own in 3.1.1. In 3.0 that there are
+/// ciphers is a capability.
+pub fn negotiate_with(dialects: &[u16], ciphers: &[u16], signing: &[u16]) -> Vec<u8> {
+    let capabilities: u32 = if ciphers.is_empty() { 0 } else { 0x40 };
+    let mut contexts: Vec<(u16, Vec<u8>)> = Vec::new();
+    if dialects.contains(&0x0311) {
+        let preauth = [&[1, 0, 32, 0, 1, 0][..], &[9; 32]].concat();
+        contexts.push((1, preauth));
+        for (kind, ids) in [(2, ciphers), (8, signing)] {
+            if !ids.is_empty() {
+                let ids = ids.iter().flat_map(|id| id.to_le_bytes());
+                let count = (ids.clone().count() as u16 / 2).to_le_bytes();
+                contexts.push((kind, count.into_iter().chain(ids).collect()));
+            }
+        }
+    }
+    negotiate_contexts(dialects, capabilities, &contexts)
+}
+
+/// With these negotiate contexts.
+pub fn negotiate_contexts(
+    dialects: &[u16],
+    capabilities: u32,
+    contexts: &[(u16, Vec<u8>)],
+) -> Vec<u8> {
     let mut out = [
         &36u16.to_le_bytes()[..],
         &(dialects.len() as u16).to_le_bytes(),
         &[1, 0, 0, 0],
-        &0u32.to_le_bytes(),
+        &capabilities.to_le_bytes(),
         &[7; 16],
     ]
     .concat();
     let context_offset = (64 + 36 + dialects.len() * 2).next_multiple_of(8);
-    let with_context = dialects.contains(&0x0311);
-    out.extend(
-        if with_context {
-            context_offset as u32
-        } else {
-            0
-        }
-        .to_le_bytes(),
-    );
-    out.extend(u32::from(with_context).to_le_bytes());
+    let offset = match contexts {
+        [] => 0,
+        _ => context_offset as u32,
+    };
+    out.extend(offset.to_le_bytes());
+    out.extend((contexts.len() as u32).to_le_bytes());
     out.extend(dialects.iter().flat_map(|d| d.to_le_bytes()));
-    if with_context {
-        out.resize(context_offset - 64, 0);
-        out.extend([1, 0, 38, 0, 0, 0, 0, 0, 1, 0, 32, 0, 1, 0]);
-        out.extend([9; 32]);
+    for (kind, data) in contexts {
+        out.resize((64 + out.len()).next_multiple_of(8) - 64, 0);
+        out.extend(kind.to_le_bytes());
+        out.extend((data.len() as u16).to_le_bytes());
+        out.extend([0; 4]);
+        out.extend(data);
     }
     out
 }
 
 pub fn session_setup(token: &[u8]) -> Vec<u8> {
+    session_setup_with(token, 1)
+}
+
+pub fn session_setup_with(token: &[u8], security_mode: u8) -> Vec<u8> {
     body(
         &[
             &25u16.to_le_bytes(),
-            &[0; 10],
+            &[0, security_mode],
+            &[0; 8],
             &(VARIABLE as u16).to_le_bytes(),
             &(token.len() as u16).to_le_bytes(),
         ],
@@ -107,6 +138,28 @@ pub fn create_with_contexts(
     options: u32,
     contexts: &[u8],
 ) -> Vec<u8> {
+    create_in_full(name, access, disposition, options, 0, contexts)
+}
+
+/// With `FILE_ATTRIBUTE_*`.
+pub fn create_with_attributes(
+    name: &str,
+    access: u32,
+    disposition: u32,
+    options: u32,
+    attributes: u32,
+) -> Vec<u8> {
+    create_in_full(name, access, disposition, options, attributes, &[])
+}
+
+fn create_in_full(
+    name: &str,
+    access: u32,
+    disposition: u32,
+    options: u32,
+    attributes: u32,
+    contexts: &[u8],
+) -> Vec<u8> {
     let mut variable = utf16(name);
     let name_length = variable.len() as u16;
     variable.resize(variable.len().next_multiple_of(8), 0);
@@ -119,7 +172,7 @@ pub fn create_with_contexts(
             &2u32.to_le_bytes(),
             &[0; 16],
             &access.to_le_bytes(),
-            &0u32.to_le_bytes(),
+            &attributes.to_le_bytes(),
             &7u32.to_le_bytes(),
             &disposition.to_le_bytes(),
             &options.to_le_bytes(),
@@ -163,13 +216,27 @@ pub fn read(file: [u8; 16], offset: u64, length: u32, minimum: u32) -> Vec<u8> {
     .concat()
 }
 
+/// A create context with data.
+pub fn context_with(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let mut out = [&[0, 0, 0, 0, 16, 0, 4, 0, 0, 0, 24, 0][..]].concat();
+    out.extend((data.len() as u32).to_le_bytes());
+    out.extend(name);
+    out.extend([0; 4]);
+    out.extend(data);
+    out
+}
+
 pub fn write(file: [u8; 16], data: &[u8]) -> Vec<u8> {
+    write_at(file, 0, data)
+}
+
+pub fn write_at(file: [u8; 16], offset: u64, data: &[u8]) -> Vec<u8> {
     body(
         &[
             &49u16.to_le_bytes(),
             &(VARIABLE as u16).to_le_bytes(),
             &(data.len() as u32).to_le_bytes(),
-            &0u64.to_le_bytes(),
+            &offset.to_le_bytes(),
             &file,
         ],
         data,
@@ -266,4 +333,29 @@ pub fn set_info(file: [u8; 16], kind: u8, class: u8, data: &[u8]) -> Vec<u8> {
         ],
         data,
     )
+}
+
+/// SET_INFO of a security descriptor's parts.
+pub fn set_security(file: [u8; 16], additional: u32, descriptor: &[u8]) -> Vec<u8> {
+    let mut set = set_info(file, 3, 0, descriptor);
+    set[12..16].copy_from_slice(&additional.to_le_bytes());
+    set
+}
+
+/// `FileBasicInformation`: creation, last access, last write, change.
+pub fn basic(times: [u64; 4], attributes: u32) -> Vec<u8> {
+    let mut out: Vec<u8> = times.iter().flat_map(|time| time.to_le_bytes()).collect();
+    out.extend(attributes.to_le_bytes());
+    out.extend([0; 4]);
+    out
+}
+
+/// `FileRenameInformation` and `FileLinkInformation`.
+pub fn new_name(name: &str, replace: bool) -> Vec<u8> {
+    let name = utf16(name);
+    let mut out = vec![u8::from(replace), 0, 0, 0, 0, 0, 0, 0];
+    out.extend([0; 8]);
+    out.extend((name.len() as u32).to_le_bytes());
+    out.extend(name);
+    out
 }

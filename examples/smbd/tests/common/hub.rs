@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use smbd::config::Config;
 use smbd::server::Connection;
+use smbd::server::NoHost;
 use smbd::sharing::{Action, Ask, BREAK_TIMEOUT, ClientId, Link, Notice, Table};
 
 /// The parent. Messages go through their bytes, as between processes.
@@ -55,7 +56,8 @@ impl Hub {
             hub: Rc::clone(self),
             client,
         };
-        let connection = Connection::new(Arc::clone(config), "test", Rc::new(line));
+        let connection =
+            Connection::new(Arc::clone(config), "test", Rc::new(line), Box::new(NoHost));
         self.connections
             .borrow_mut()
             .insert(client, Rc::downgrade(&connection));

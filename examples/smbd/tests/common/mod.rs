@@ -6,6 +6,7 @@
 pub mod bodies;
 pub mod client;
 pub mod hub;
+pub mod logon;
 pub mod process;
 pub mod server;
 pub mod smbclient;
@@ -14,19 +15,45 @@ pub mod wire;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use smbd::config::Config;
-use smbd::share::Share;
+use smbd::config::{Access, Config, Security, SharePoint, ShareRules};
 
 pub use server::Server;
 
-/// A configuration for a connection without a process around it.
+/// A configuration for a connection without a process around it, whose guests may do everything.
 #[track_caller]
 pub fn config(shares: &[(&str, &Path)]) -> Arc<Config> {
+    config_with(shares, false)
+}
+
+/// The same with shares that nothing can be changed in.
+#[track_caller]
+pub fn read_only_config(shares: &[(&str, &Path)]) -> Arc<Config> {
+    config_with(shares, true)
+}
+
+#[track_caller]
+fn config_with(shares: &[(&str, &Path)], read_only: bool) -> Arc<Config> {
     let shares = shares
         .iter()
-        .map(|(name, path)| Share::open(name, path, false).expect("share cannot be opened"))
+        .map(|(name, path)| {
+            let rules = ShareRules {
+                read_only,
+                ..ShareRules::default()
+            };
+            share(name, path, rules)
+        })
         .collect();
-    Arc::new(Config::new("testserver", shares).unwrap())
+    let security = Security {
+        guest: Some(Access::ReadWrite),
+        ..Security::default()
+    };
+    let config = Config::new("testserver", shares).unwrap();
+    Arc::new(config.with_security(security))
+}
+
+#[track_caller]
+pub fn share(name: &str, path: &Path, rules: ShareRules) -> SharePoint {
+    SharePoint::open(name, path, rules).expect("share cannot be opened")
 }
 
 /// A directory that is removed at the end of the test.

@@ -115,6 +115,16 @@ pub fn command(shares: &[(&str, &Path)], args: &[&str]) -> Command {
         let path = path.to_str().unwrap();
         command.arg(format!("--share={name}={path}"));
     }
+    // As whoever runs the tests, so that the server gets at their files.
+    if rustix::process::geteuid().is_root() && !args.contains(&"--run-as") {
+        command.args(["--run-as", "root"]);
+    }
+    if !args
+        .iter()
+        .any(|arg| ["--guest", "--users", "--config"].contains(arg))
+    {
+        command.args(["--guest", "rw"]);
+    }
     if !args.contains(&"--listen") {
         command.args(["--listen", "127.0.0.1:0"]);
     }

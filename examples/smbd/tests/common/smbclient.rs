@@ -43,3 +43,11 @@ pub fn run(server: &Server, dialect: &str, logon: &[&str], commands: &str) -> St
     );
     text
 }
+
+/// What `smbclient` is to do to its messages.
+pub const PROTECTIONS: [&str; 3] = ["off", "sign", "encrypt"];
+
+/// Whether a dialect has it.
+pub fn has_protection(dialect: &str, protection: &str) -> bool {
+    protection != "encrypt" || dialect.starts_with("SMB3")
+}

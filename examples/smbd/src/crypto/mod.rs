@@ -1,0 +1,10 @@
+//! What protects messages: keys, signatures, encryption, and the hash over what came before them.
+//!
+//! The primitives are RustCrypto's, which use the CPU's instructions for AES, GHASH and SHA-256
+//! where it has them. Everything works in place on the buffers that are received and sent. What is
+//! compared with a client's bytes is compared in constant time.
+
+pub mod kdf;
+pub mod preauth;
+pub mod sealing;
+pub mod signing;
