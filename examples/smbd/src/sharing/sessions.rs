@@ -364,3 +364,83 @@ impl Sessions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn signings() -> impl Strategy<Value = Signing> {
+        (
+            prop::sample::select(&Algorithm::PREFERENCE[..]),
+            any::<[u8; 16]>(),
+        )
+            .prop_map(|(algorithm, key)| Signing { algorithm, key })
+    }
+
+    fn asks() -> impl Strategy<Value = SessionAsk> {
+        prop_oneof![
+            (any::<u64>(), prop::option::of(signings()), ".{0,50}").prop_map(
+                |(session, signing, identity)| SessionAsk::Begun {
+                    session,
+                    signing,
+                    identity,
+                }
+            ),
+            any::<u64>().prop_map(|session| SessionAsk::Ended { session }),
+            (any::<(u64, u64)>(), ".{0,50}").prop_map(|((ticket, session), identity)| {
+                SessionAsk::Replace {
+                    ticket,
+                    session,
+                    identity,
+                }
+            }),
+            (
+                any::<(u64, u64)>(),
+                signings(),
+                prop::collection::vec(any::<u8>(), 64..200)
+            )
+                .prop_map(|((ticket, session), signing, message)| {
+                    SessionAsk::Elsewhere {
+                        ticket,
+                        session,
+                        algorithm: signing.algorithm,
+                        message,
+                    }
+                }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_asked_arrives(ask in asks()) {
+            let mut bytes = Vec::new();
+            ask.put(&mut bytes);
+            let mut r = Reader::new(&bytes);
+            prop_assert_eq!(SessionAsk::parse(&mut r), Ok(ask));
+            prop_assert!(r.rest().is_empty());
+        }
+
+        #[test]
+        fn what_is_answered_arrives(
+            numbers in any::<(u64, bool)>(),
+            signing in signings(),
+            message in signings(),
+        ) {
+            let (ticket, ends) = numbers;
+            let notice = match ends {
+                true => SessionNotice::End { session: ticket },
+                false => SessionNotice::Signing { ticket, signing, message: message.algorithm },
+            };
+            let mut bytes = Vec::new();
+            notice.put(&mut bytes);
+            prop_assert_eq!(SessionNotice::parse(&mut Reader::new(&bytes)), Ok(notice));
+        }
+
+        #[test]
+        fn no_bytes_are_trusted(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = SessionAsk::parse(&mut Reader::new(&bytes));
+            let _ = SessionNotice::parse(&mut Reader::new(&bytes));
+        }
+    }
+}
