@@ -16,6 +16,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -56,6 +57,8 @@ struct Client<F> {
     context: WeakContext,
     peer: String,
     event: OnceCell<Fd<TcpStream>>,
+    /// Changes of directories that the client watches.
+    changes: OnceCell<Fd<Rc<OwnedFd>>>,
     frames: RefCell<FrameReader>,
     connection: Rc<Connection>,
     /// Makes the future that processes a message.
@@ -95,6 +98,7 @@ pub(crate) fn serve(
     let client = Rc::new(Client {
         context: context.downgrade(),
         event: OnceCell::new(),
+        changes: OnceCell::new(),
         frames: RefCell::new(FrameReader::for_stranger()),
         connection: Connection::new(config, &peer, port, Box::new(process)),
         process: Connection::process,
@@ -266,6 +270,7 @@ where
                 return Ok(true);
             };
             let result = self.start(context, message);
+            self.watch_changes(context);
             self.collect();
             result.map_err(|e| End::Failed(e.to_string()))?;
         }
@@ -319,6 +324,31 @@ where
             let _ = self.send(event.get_ref());
         }
         self.settle(&context, event, result);
+    }
+
+    /// Waits for changes of directories from the first watch on.
+    fn watch_changes(self: &Rc<Self>, context: &Context) {
+        if self.changes.get().is_some() {
+            return;
+        }
+        let Some(source) = self.connection.changes_source() else {
+            return;
+        };
+        let client = Rc::downgrade(self);
+        let added = context.add_fd(source, FdFlags::READ, move |_, _, _| {
+            if let Some(client) = client.upgrade() {
+                client.connection.read_changes();
+                client.go_on(Ok(()));
+            }
+        });
+        match added {
+            Ok(event) => {
+                event.set_name("changes");
+                // It was empty.
+                let _ = self.changes.set(event);
+            }
+            Err(e) => log::error!("{}: changes of directories: {e}", self.peer),
+        }
     }
 
     /// Takes over what the connection has to send.

@@ -138,6 +138,86 @@ fn a_directory_that_becomes_a_link_while_it_is_used_leads_nowhere() {
 }
 
 #[test]
+fn nothing_is_changed_outside() {
+    let (dir, server) = serve();
+    let mut client = Client::at(server.address(), 0x0311, "data");
+    let listing = |path: &str| {
+        let entries = std::fs::read_dir(dir.path().join(path)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = (listing(""), listing("share"), listing("share2"));
+    let links: Vec<String> = LINKS
+        .iter()
+        .map(|(name, _)| name.replace('/', "\\"))
+        .chain(["absolute".into(), "home".into()])
+        .collect();
+    let mut targets = vec![
+        "..\\new".to_owned(),
+        "inside\\..\\..\\new".to_owned(),
+        "..\\share2\\new".to_owned(),
+        "../new".to_owned(),
+        format!("{}/new", dir.path().display()),
+        "\u{F029}\u{F029}\\new".to_owned(),
+    ];
+    targets.extend(links.iter().cloned());
+    targets.extend(links.iter().map(|link| format!("{link}\\new")));
+
+    for target in &targets {
+        for disposition in [SUPERSEDE, CREATE_NEW, OPEN_IF, OVERWRITE, OVERWRITE_IF] {
+            for options in [0, DIRECTORY_FILE, DELETE_ON_CLOSE] {
+                let status = client.try_create(target, ALL_ACCESS, disposition, options);
+                assert!(
+                    status.is_error(),
+                    "{target} {disposition} {options}: {status}"
+                );
+            }
+        }
+    }
+    let file = client.open_if("inside\\file", 0);
+    for target in &targets {
+        for class in [10, 11, 65, 72] {
+            for replace in [false, true] {
+                let set = set_info(file, 1, class, &new_name(target, replace));
+                let status = client.send(&[request(SET_INFO, set)]).unwrap()[0].status;
+                let what = format!("class {class} to {target}, replace {replace}: {status}");
+                assert!(status.is_error(), "{what}");
+            }
+        }
+    }
+    client.close(file);
+    assert_eq!((listing(""), listing("share"), listing("share2")), before);
+    let secret = std::fs::read(dir.path().join("secret")).unwrap();
+    assert!(secret.starts_with(b"SECRET"), "{secret:?}");
+}
+
+#[test]
+fn a_directory_that_becomes_a_link_leads_no_write_outside() {
+    let (dir, server) = serve();
+    let mut client = Client::at(server.address(), 0x0311, "data");
+    let file = client.open_if("inside\\file", 0);
+    let create = create("inside\\doomed", ALL_ACCESS, OPEN_IF, DELETE_ON_CLOSE);
+    let doomed = client
+        .expect(request(CREATE, create), Status::SUCCESS)
+        .file_id();
+    std::fs::write(dir.path().join("share2/doomed"), b"not this one").unwrap();
+    let inside = dir.path().join("share/inside");
+    std::fs::rename(&inside, dir.path().join("away")).unwrap();
+    symlink("../share2", &inside).unwrap();
+    let status = client.try_create("inside\\new", ALL_ACCESS, OPEN_IF, 0);
+    assert!(status.is_error(), "{status}");
+    for target in ["inside\\new", "new"] {
+        let set = set_info(file, 1, 10, &new_name(target, true));
+        let status = client.send(&[request(SET_INFO, set)]).unwrap()[0].status;
+        assert!(status.is_error(), "{target}: {status}");
+    }
+    client.close(doomed);
+    assert!(dir.path().join("share2/doomed").exists());
+    assert!(!dir.path().join("share2/new").exists());
+}
+
+#[test]
 fn smbclient_does_not_get_out() {
     if !have_smbclient() {
         return;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::client::*;
-use common::{TempDir, config, noise};
+use common::{TempDir, config, noise, read_only_config};
 use smbd::wire::status::Status;
 
 fn setup() -> (TempDir, std::sync::Arc<smbd::config::Config>) {
@@ -48,7 +48,14 @@ fn creates_are_answered_by_what_is_there() {
     const NON_DIRECTORY: u32 = 0x40;
     for (name, access, disposition, options, status) in [
         ("file.bin", READ_ACCESS, 1, NON_DIRECTORY, Status::SUCCESS),
-        ("FILE.BIN::$DATA", READ_ACCESS, 3, 0, Status::SUCCESS),
+        ("FILE.BIN", READ_ACCESS, 3, 0, Status::SUCCESS),
+        (
+            "file.bin::$DATA",
+            READ_ACCESS,
+            3,
+            0,
+            Status::OBJECT_NAME_INVALID,
+        ),
         ("", READ_ACCESS, 1, DIRECTORY, Status::SUCCESS),
         ("dir\\A.TXT", 0x0200_0000, 1, 0, Status::SUCCESS),
         (
@@ -67,8 +74,13 @@ fn creates_are_answered_by_what_is_there() {
         ),
         ("file.bin", READ_ACCESS, 1, 0x41, Status::INVALID_PARAMETER),
         ("file.bin", READ_ACCESS, 2, 0, Status::OBJECT_NAME_COLLISION),
-        ("file.bin", READ_ACCESS, 5, 0, Status::ACCESS_DENIED),
-        ("file.bin", 0x4000_0000, 1, 0, Status::ACCESS_DENIED),
+        (
+            "file.bin",
+            READ_ACCESS,
+            5,
+            DIRECTORY,
+            Status::INVALID_PARAMETER,
+        ),
         (
             "file.bin",
             READ_ACCESS | 0x0100_0000,
@@ -77,7 +89,7 @@ fn creates_are_answered_by_what_is_there() {
             Status::PRIVILEGE_NOT_HELD,
         ),
         ("none", READ_ACCESS, 1, 0, Status::OBJECT_NAME_NOT_FOUND),
-        ("none", READ_ACCESS, 3, 0, Status::ACCESS_DENIED),
+        ("none", READ_ACCESS, 4, 0, Status::OBJECT_NAME_NOT_FOUND),
         ("none\\x", READ_ACCESS, 1, 0, Status::OBJECT_PATH_NOT_FOUND),
         (
             "file.bin\\x",
@@ -86,8 +98,8 @@ fn creates_are_answered_by_what_is_there() {
             0,
             Status::OBJECT_PATH_NOT_FOUND,
         ),
-        ("..", READ_ACCESS, 1, 0, Status::OBJECT_NAME_INVALID),
-        ("dir/a.txt", READ_ACCESS, 1, 0, Status::OBJECT_NAME_INVALID),
+        ("..", READ_ACCESS, 1, 0, Status::OBJECT_PATH_SYNTAX_BAD),
+        ("dir/a.txt", READ_ACCESS, 1, 0, Status::SUCCESS),
         ("\\dir", READ_ACCESS, 1, 0, Status::INVALID_PARAMETER),
         (
             "file.bin:stream",
@@ -126,14 +138,66 @@ fn create_contexts_are_answered_or_ignored() {
     let answers = &response.body[88..];
     assert_eq!(response.u32(84) as usize, answers.len());
     assert_eq!(&answers[16..20], b"MxAc");
-    assert_eq!(answers[28..32], 0x0012_00A9u32.to_le_bytes());
+    assert_eq!(answers[28..32], ALL_ACCESS.to_le_bytes());
     assert_eq!(&answers[32 + 16..32 + 20], b"QFid");
     let snapshot = create_with_contexts("file.bin", READ_ACCESS, 1, 0, &context(b"TWrp"));
     client.expect(request(CREATE, snapshot), Status::OBJECT_NAME_NOT_FOUND);
 }
 
 #[test]
-fn what_would_change_a_file_is_denied() {
+fn what_would_change_a_read_only_share_is_denied() {
+    let dir = TempDir::new();
+    dir.write("file.bin", b"as it was");
+    let config = read_only_config(&[("data", dir.path())]);
+    let mut client = Client::connected(&config, 0x0311, "data");
+    for (name, access, disposition, options) in [
+        ("new", READ_ACCESS, CREATE_NEW, 0),
+        ("new", READ_ACCESS, OPEN_IF, DIRECTORY_FILE),
+        ("file.bin", READ_ACCESS, OVERWRITE, 0),
+        ("file.bin", READ_ACCESS, OVERWRITE_IF, 0),
+        ("file.bin", READ_ACCESS, SUPERSEDE, 0),
+        ("file.bin", ALL_ACCESS, OPEN, 0),
+        ("file.bin", 0x4000_0000, OPEN, 0),
+        ("file.bin", 0x0001_0000, OPEN, DELETE_ON_CLOSE),
+        ("file.bin", 0x100, OPEN, 0),
+    ] {
+        let status = client.try_create(name, access, disposition, options);
+        let what = format!("{name} {access:#x} {disposition} {options:#x}");
+        assert_eq!(status, Status::ACCESS_DENIED, "{what}");
+    }
+    let maximum = create("file.bin", 0x0200_0000, OPEN, DELETE_ON_CLOSE);
+    let response = client.send(&[request(CREATE, maximum)]).unwrap().remove(0);
+    assert_eq!(response.status, Status::ACCESS_DENIED);
+    let maximum = create("file.bin", 0x0200_0000, OPEN, 0);
+    let file = client
+        .expect(request(CREATE, maximum), Status::SUCCESS)
+        .file_id();
+    for (command, body) in [
+        (WRITE, write(file, b"x")),
+        (FLUSH, flush(file)),
+        (SET_INFO, set_info(file, 1, 4, &basic([0; 4], 1))),
+        (SET_INFO, set_info(file, 1, 10, &new_name("other", false))),
+        (SET_INFO, set_info(file, 1, 11, &new_name("other", false))),
+        (SET_INFO, set_info(file, 1, 13, &[1])),
+        (SET_INFO, set_info(file, 1, 64, &[1, 0, 0, 0])),
+        (SET_INFO, set_info(file, 1, 19, &[0; 8])),
+        (SET_INFO, set_info(file, 1, 20, &[0; 8])),
+        (SET_INFO, set_info(file, 2, 2, &[0; 8])),
+        (SET_INFO, set_security(file, 4, &[0; 20])),
+        (IOCTL, ioctl(0x0009_00C4, file, &[], 0)),
+        (IOCTL, ioctl(0x0009_80C8, file, &[0; 16], 0)),
+        (IOCTL, ioctl(0x0009_C040, file, &[0; 2], 0)),
+    ] {
+        client.expect(request(command, body), Status::ACCESS_DENIED);
+    }
+    client.close(file);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    let contents = std::fs::read(dir.path().join("file.bin")).unwrap();
+    assert_eq!(contents, b"as it was");
+}
+
+#[test]
+fn requests_take_the_access_that_was_granted() {
     let (dir, config) = setup();
     let mut client = Client::connected(&config, 0x0311, "data");
     let file = client.open("file.bin");
@@ -148,7 +212,12 @@ fn what_would_change_a_file_is_denied() {
         (SET_INFO, set_info(file, 1, 13, &[1]), Status::ACCESS_DENIED),
         (
             SET_INFO,
-            set_info(file, 3, 0, &[0; 20]),
+            set_security(file, 4, &[0; 20]),
+            Status::ACCESS_DENIED,
+        ),
+        (
+            SET_INFO,
+            set_security(file, 1, &[0; 20]),
             Status::ACCESS_DENIED,
         ),
         (
@@ -161,8 +230,6 @@ fn what_would_change_a_file_is_denied() {
             set_info(file, 1, 14, &[5, 0, 0, 0, 0, 0, 0, 0]),
             Status::SUCCESS,
         ),
-        (LOCK, lock(file, 1), Status::NOT_SUPPORTED),
-        (LOCK, lock(file, 4), Status::RANGE_NOT_LOCKED),
         (
             CHANGE_NOTIFY,
             change_notify(file),
@@ -171,11 +238,7 @@ fn what_would_change_a_file_is_denied() {
     ] {
         client.expect(request(command, body), status);
     }
-    let position = client.expect(
-        request(QUERY_INFO, query_info(file, 1, 14, 8)),
-        Status::SUCCESS,
-    );
-    assert_eq!(position.u32(8), 5);
+    assert_eq!(client.query(file, 14), [5, 0, 0, 0, 0, 0, 0, 0]);
     let dir_id = client.open("dir");
     client.expect(
         request(CHANGE_NOTIFY, change_notify(dir_id)),

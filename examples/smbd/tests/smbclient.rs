@@ -195,13 +195,14 @@ fn names_are_found_in_any_case_and_links_stay_inside() {
 }
 
 #[test]
-fn nothing_can_be_changed() {
+fn nothing_can_be_changed_in_a_read_only_share() {
     if !have_smbclient() {
         return;
     }
     let dir = TempDir::new();
     dir.write("file", b"contents");
-    let server = Server::start(&[("data", dir.path())]);
+    let path = format!("{},ro", dir.path().display());
+    let server = Server::start(&[("data", path.as_ref())]);
     for command in [
         "put /etc/hostname new",
         "put /etc/hostname file",

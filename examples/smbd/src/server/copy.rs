@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::io::is_range;
+use super::io::{check_locks, is_range};
 use super::open::{DiskOpen, Object, Open};
 use super::session::Session;
 use crate::share::data;
@@ -46,7 +46,7 @@ fn copied(chunks: u32, partial: u32, total: u32) -> Vec<u8> {
 }
 
 /// SRV_COPYCHUNK and SRV_COPYCHUNK_WRITE: `readable` says that the target has to be.
-pub(super) fn copy_chunks(
+pub(super) async fn copy_chunks(
     session: &Session,
     target: &RefCell<DiskOpen>,
     input: &[u8],
@@ -96,8 +96,19 @@ pub(super) fn copy_chunks(
         } else if !is_range(chunk.target_offset, length) {
             Err(Status::INVALID_PARAMETER)
         } else {
-            data::copy(&from, chunk.source_offset, &to, chunk.target_offset, length)
-                .map_err(Status::from_errno)
+            match check_both(
+                &source,
+                chunk.source_offset,
+                target,
+                chunk.target_offset,
+                length,
+            )
+            .await
+            {
+                Ok(()) => data::copy(&from, chunk.source_offset, &to, chunk.target_offset, length)
+                    .map_err(Status::from_errno),
+                Err(status) => Err(status),
+            }
         };
         match status {
             Ok(count) => written += count as u32,
@@ -110,7 +121,7 @@ pub(super) fn copy_chunks(
 }
 
 /// FSCTL_DUPLICATE_EXTENTS_TO_FILE: as copying, which shares the blocks where the file system can.
-pub(super) fn duplicate_extents(
+pub(super) async fn duplicate_extents(
     session: &Session,
     target: &RefCell<DiskOpen>,
     input: &[u8],
@@ -133,6 +144,14 @@ pub(super) fn duplicate_extents(
     if !ends(request.source_offset, from_size) || !ends(request.target_offset, to_size) {
         return Err(Status::NOT_SUPPORTED);
     }
+    check_both(
+        &source,
+        request.source_offset,
+        target,
+        request.target_offset,
+        length,
+    )
+    .await?;
     data::copy(
         &from,
         request.source_offset,
@@ -143,6 +162,20 @@ pub(super) fn duplicate_extents(
     .map_err(Status::from_errno)?;
     target.borrow_mut().note_written();
     Ok((Status::SUCCESS, Vec::new()))
+}
+
+/// Makes sure that no byte-range lock is in the way.
+async fn check_both(
+    source: &Open,
+    from: u64,
+    target: &RefCell<DiskOpen>,
+    to: u64,
+    length: u64,
+) -> Result<(), Status> {
+    if let Object::Disk(source) = &source.object {
+        check_locks(source, from, length, false).await?;
+    }
+    check_locks(target, to, length, true).await
 }
 
 /// The descriptors to copy from and to, which may be one file.
@@ -183,20 +216,21 @@ pub(super) fn set_sparse(disk: &mut DiskOpen, input: &[u8]) -> Output {
 }
 
 /// FSCTL_SET_ZERO_DATA
-pub(super) fn set_zero_data(disk: &mut DiskOpen, input: &[u8]) -> Output {
-    disk.check_access(access::FILE_WRITE_DATA)?;
+pub(super) async fn set_zero_data(disk: &RefCell<DiskOpen>, input: &[u8]) -> Output {
+    disk.borrow().check_access(access::FILE_WRITE_DATA)?;
     let mut r = Reader::new(input);
     let (from, to) = (r.u64()?, r.u64()?);
-    if disk.is_directory() || !is_range(from, 0) || !is_range(to, 0) || from > to {
+    if disk.borrow().is_directory() || !is_range(from, 0) || !is_range(to, 0) || from > to {
         return Err(Status::INVALID_PARAMETER);
     }
+    check_locks(disk, from, to - from, true).await?;
+    let disk = &mut *disk.borrow_mut();
     disk.refresh()?;
     let to = to.min(disk.node.metadata.end_of_file());
     let punch = disk.node.metadata.is_sparse();
     disk.changing_data(|disk| {
         data::zero(&disk.node.fd, from, to, punch).map_err(Status::from_errno)
     })?;
-    disk.note_written();
     Ok((Status::SUCCESS, Vec::new()))
 }
 
@@ -239,9 +273,9 @@ pub(super) fn query_allocated_ranges(
 }
 
 /// FSCTL_FILE_LEVEL_TRIM: what the client needs no more is given back.
-pub(super) fn trim(disk: &mut DiskOpen, input: &[u8], max_output: usize) -> Output {
-    disk.check_access(access::FILE_WRITE_DATA)?;
-    if disk.is_directory() {
+pub(super) async fn trim(disk: &RefCell<DiskOpen>, input: &[u8], max_output: usize) -> Output {
+    disk.borrow().check_access(access::FILE_WRITE_DATA)?;
+    if disk.borrow().is_directory() {
         return Err(Status::INVALID_PARAMETER);
     }
     let mut r = Reader::new(input);
@@ -250,16 +284,15 @@ pub(super) fn trim(disk: &mut DiskOpen, input: &[u8], max_output: usize) -> Outp
     if r.rest().len() / 16 < count as usize {
         return Err(Status::INVALID_PARAMETER);
     }
-    disk.refresh()?;
-    let size = disk.node.metadata.end_of_file();
     for _ in 0..count {
         let (offset, length) = (r.u64()?, r.u64()?);
+        let size = data::size(&disk.borrow().node.fd).map_err(Status::from_errno)?;
         let end = offset.saturating_add(length).min(size);
-        disk.changing_data(|disk| {
+        check_locks(disk, offset, end.saturating_sub(offset), true).await?;
+        disk.borrow_mut().changing_data(|disk| {
             data::zero(&disk.node.fd, offset, end, true).map_err(Status::from_errno)
         })?;
     }
-    disk.note_written();
     let mut output = Vec::new();
     if max_output >= 4 {
         output.put_u32(count);

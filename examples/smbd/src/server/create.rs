@@ -165,6 +165,7 @@ impl Connection {
                 position: 0,
             },
             enumeration: None,
+            watch: None,
             held: Some(held),
             keeps_write_time: false,
             keeps_access_time: false,
@@ -234,13 +235,14 @@ fn open_existing(wish: &Wish<'_>, share: &Share, mut node: Node) -> Result<Exist
     if wish.desired & access::MAXIMUM_ALLOWED != 0 {
         granted |= maximal;
     }
-    if granted & !maximal != 0 {
+    let deletes = create.options & options::FILE_DELETE_ON_CLOSE != 0;
+    if granted & !maximal != 0 || deletes && granted & access::DELETE == 0 {
         return Err(Status::ACCESS_DENIED);
     }
     if action != Action::Opened && maximal & access::FILE_WRITE_DATA == 0 {
         return Err(Status::ACCESS_DENIED);
     }
-    if create.options & options::FILE_DELETE_ON_CLOSE != 0 {
+    if deletes {
         check_deletable(share, &node)?;
     }
     let reading = granted & READING != 0;
@@ -473,7 +475,8 @@ fn maximal_access(share: &Share, node: &Node) -> u32 {
     if user.is_root() || user.as_raw() == node.metadata.uid {
         maximal |= access::WRITE_DAC | access::WRITE_OWNER | access::FILE_WRITE_ATTRIBUTES;
     }
-    if !is_root && share.may_remove(node) {
+    // That the share itself is not removed is told when somebody tries; many ask for all access.
+    if is_root || share.may_remove(node) {
         maximal |= access::DELETE;
     }
     maximal & maximal_disk_access(share)

@@ -128,7 +128,6 @@ fn write_file(disk: &mut DiskOpen, write: &Write<'_>) -> Result<(), Status> {
         data::write_at(&disk.node.fd, write.data, write.offset, durable).map_err(Status::from_errno)
     })?;
     disk.state.position = write.offset + write.data.len() as u64;
-    disk.note_written();
     Ok(())
 }
 
@@ -226,11 +225,15 @@ impl Connection {
         let Object::Disk(disk) = &open.object else {
             return;
         };
-        let (held, link) = {
+        let (held, link, watch) = {
             let mut disk = disk.borrow_mut();
             disk.finish_writing();
-            (disk.held.take(), Rc::clone(&disk.link))
+            (disk.held.take(), Rc::clone(&disk.link), disk.watch.take())
         };
+        if watch.is_some() {
+            drop(watch);
+            self.changes.tidy();
+        }
         if let Some(held) = held
             && let Some(removing) = held.close().await
         {

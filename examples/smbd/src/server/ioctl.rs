@@ -44,7 +44,7 @@ impl Connection {
             fsctl::QUERY_NETWORK_INTERFACE_INFO => return Err(Status::NOT_SUPPORTED.into()),
             _ => {
                 let output;
-                (status, output) = self.file_ioctl(request, &ioctl, reply)?;
+                (status, output) = self.file_ioctl(request, &ioctl, reply).await?;
                 output
             }
         };
@@ -55,7 +55,7 @@ impl Connection {
     }
 
     /// Codes that concern an open.
-    fn file_ioctl(
+    async fn file_ioctl(
         &self,
         request: &Request<'_>,
         ioctl: &Ioctl<'_>,
@@ -95,13 +95,13 @@ impl Connection {
                 output.put_u32(first as u32);
                 Ok((Status::SUCCESS, output))
             }
-            (Object::Disk(disk), code) => disk_ioctl(&session, disk, id, code, ioctl),
+            (Object::Disk(disk), code) => disk_ioctl(&session, disk, id, code, ioctl).await,
             _ => Err(Status::INVALID_DEVICE_REQUEST),
         }
     }
 }
 
-fn disk_ioctl(
+async fn disk_ioctl(
     session: &Session,
     disk: &RefCell<DiskOpen>,
     id: FileId,
@@ -114,15 +114,15 @@ fn disk_ioctl(
     match code {
         fsctl::SRV_REQUEST_RESUME_KEY => copy::resume_key(id, max_output),
         fsctl::SRV_COPYCHUNK | fsctl::SRV_COPYCHUNK_WRITE => {
-            copy::copy_chunks(session, disk, input, max_output, is_read)
+            copy::copy_chunks(session, disk, input, max_output, is_read).await
         }
-        fsctl::DUPLICATE_EXTENTS_TO_FILE => copy::duplicate_extents(session, disk, input),
+        fsctl::DUPLICATE_EXTENTS_TO_FILE => copy::duplicate_extents(session, disk, input).await,
         fsctl::SET_SPARSE => copy::set_sparse(&mut disk.borrow_mut(), input),
-        fsctl::SET_ZERO_DATA => copy::set_zero_data(&mut disk.borrow_mut(), input),
+        fsctl::SET_ZERO_DATA => copy::set_zero_data(disk, input).await,
         fsctl::QUERY_ALLOCATED_RANGES => {
             copy::query_allocated_ranges(&mut disk.borrow_mut(), input, max_output)
         }
-        fsctl::FILE_LEVEL_TRIM => copy::trim(&mut disk.borrow_mut(), input, max_output),
+        fsctl::FILE_LEVEL_TRIM => copy::trim(disk, input, max_output).await,
         fsctl::GET_REPARSE_POINT => Err(Status::NOT_A_REPARSE_POINT),
         fsctl::GET_COMPRESSION => {
             if max_output < 2 {

@@ -34,6 +34,7 @@ mod io;
 mod ioctl;
 mod lock;
 mod negotiate;
+mod notify;
 mod open;
 mod oplock;
 mod pending;
@@ -48,11 +49,13 @@ mod tree;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::share::changes::Changes;
 use crate::sharing::{Break, Link, Notice, Port, SessionNotice};
 use crate::transport::Message;
 use crate::wire::file::FileId;
@@ -89,6 +92,8 @@ pub struct Connection {
     sessions: RefCell<HashMap<u64, Rc<Session>>>,
     /// The names by which the client has something open.
     links: RefCell<Links>,
+    /// The directories that the client watches.
+    changes: Changes,
     /// The way to what all clients share.
     port: Rc<Port>,
     /// Requests that wait for other clients.
@@ -109,9 +114,9 @@ struct Chain {
     session_id: u64,
     tree_id: u32,
     file_id: Option<FileId>,
-    /// The status of a CREATE that failed: what is related to it fails alike.
-    /// No other failure spreads; a CLOSE has to work after a failed READ.
-    failed_create: Option<Status>,
+    /// The status of the first request, if it failed, or of a CREATE: what is related to it fails
+    /// alike. No other failure spreads; a CLOSE has to work after CREATE and a failed READ.
+    failed: Option<Status>,
 }
 
 impl Connection {
@@ -132,6 +137,7 @@ impl Connection {
             window: RefCell::new(CreditWindow::new()),
             sessions: RefCell::default(),
             links: RefCell::default(),
+            changes: Changes::default(),
             port: Port::new(link),
             pending: Pending::default(),
             is_authenticated: Cell::new(false),
@@ -174,10 +180,25 @@ impl Connection {
                 connection.end_session(session).await;
             }));
         }
+        let is_restriction = matches!(notice, Notice::Restrict { .. });
         if let Some(broken) = self.port.deliver(notice) {
             self.send_break(broken);
         }
+        if is_restriction {
+            self.wake_watches();
+        }
         None
+    }
+
+    /// What becomes readable when a directory that the client watches has
+    /// changed; nothing before it watches one.
+    pub fn changes_source(&self) -> Option<Rc<OwnedFd>> {
+        self.changes.source()
+    }
+
+    /// Takes in what has changed. Futures that wait for it are woken.
+    pub fn read_changes(&self) {
+        self.changes.read();
     }
 
     /// Ends all sessions, and with them all opens, in order. Nothing more is to
@@ -255,8 +276,13 @@ impl Connection {
         if header.flags & header::FLAG_RESPONSE != 0 {
             return Err(ProtocolError::NotARequest);
         }
-        let command = Command::from_code(header.command)
-            .ok_or(ProtocolError::UnknownCommand(header.command))?;
+        let known = Command::from_code(header.command);
+        let command = match known {
+            Some(command) => command,
+            None if chain.is_none() => return Err(ProtocolError::UnknownCommand(header.command)),
+            // What came before it in the compound is to be answered, and so is this.
+            None => Command::Echo,
+        };
         if command == Command::Cancel {
             // It takes no message id and gets no answer (3.3.5.16).
             let (_, checked) =
@@ -303,11 +329,15 @@ impl Connection {
         // to wait with it.
         let mut frame = exchange.frame_for(command);
         let mut reply = frame.start_response(session_id, tree_id);
+        let is_first = related && inherited.is_none();
         let outcome = match inherited {
+            _ if matches!(checked, Err(Refusal::Disconnect(_))) => {
+                checked.map(|()| Status::SUCCESS)
+            }
+            _ if is_first || known.is_none() => Err(Status::INVALID_PARAMETER.into()),
             _ if checked.is_err() => checked.map(|()| Status::SUCCESS),
-            None if related => Err(Status::INVALID_PARAMETER.into()),
             Some(Chain {
-                failed_create: Some(status),
+                failed: Some(status),
                 ..
             }) => Err(status.into()),
             _ => match reply.check_room(SMALL_RESPONSE) {
@@ -333,8 +363,10 @@ impl Connection {
             session_id,
             tree_id,
             file_id,
-            failed_create: match inherited.and_then(|chain| chain.failed_create) {
-                None if command == Command::Create && status.is_error() => Some(status),
+            failed: match inherited.and_then(|chain| chain.failed) {
+                None if status.is_error() && (command == Command::Create || !related) => {
+                    Some(status)
+                }
                 earlier => earlier,
             },
         });

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::rpc::Pipe;
+use crate::share::changes::Watch;
 use crate::share::directory::Enumeration;
 use crate::share::info::OpenState;
 use crate::share::metadata::{FileKey, Kind, attribute};
@@ -46,6 +47,8 @@ pub(super) struct DiskOpen {
     pub(super) enumeration: Option<Enumeration>,
     /// What the parent knows of it; missing when it has been closed.
     pub(super) held: Option<Held>,
+    /// For directories, from the first CHANGE_NOTIFY on.
+    pub(super) watch: Option<Rc<Watch>>,
     /// Times that writing and reading through this open leave alone, as a client has set them
     /// ([MS-FSA] 2.1.5.15.2).
     pub(super) keeps_write_time: bool,
@@ -103,12 +106,18 @@ impl DiskOpen {
         change: impl FnOnce(&mut Self) -> Result<T, Status>,
     ) -> Result<T, Status> {
         if !self.keeps_write_time && !self.keeps_change_time {
-            return change(self);
+            let result = change(self)?;
+            self.note_written();
+            if self.node.metadata.stored.change_time.is_some() {
+                self.node.set_attributes(None, None)?; // which ends a change time that was set
+            }
+            return Ok(result);
         }
         self.refresh()?;
         let write_time = self.node.metadata.last_write_time();
         let change_time = self.node.metadata.shown_change_time();
         let result = change(self)?;
+        self.note_written();
         if self.keeps_write_time {
             self.node.set_times(None, Some(write_time))?;
         }

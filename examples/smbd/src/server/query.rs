@@ -68,27 +68,6 @@ impl Connection {
         Ok(Status::SUCCESS)
     }
 
-    /// CHANGE_NOTIFY: not supported, which 3.3.5.19 provides for. Clients ask
-    /// again for the directory instead of waiting.
-    pub(super) async fn change_notify(
-        &self,
-        request: &Request<'_>,
-        reply: &mut Reply<'_>,
-    ) -> Outcome {
-        let (id, output_length) = query::parse_change_notify(request.message)?;
-        request.check_payload(output_length as usize)?;
-        let id = request.file(id);
-        reply.file_id = Some(id);
-        let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
-        let disk = open.disk()?;
-        if disk.node.metadata.kind != Kind::Directory {
-            return Err(Status::INVALID_PARAMETER.into());
-        }
-        disk.check_access(access::FILE_READ_DATA)?;
-        Err(Status::NOT_SUPPORTED.into())
-    }
-
     /// QUERY_INFO
     pub(super) fn query_info(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let query = QueryInfo::parse(request.message)?;
@@ -138,7 +117,9 @@ fn put_disk_info(
         }
         query::INFO_FILESYSTEM => Ok(volume::put(query.class, &disk.share, room, out)?),
         query::INFO_SECURITY => {
-            disk.check_access(access::READ_CONTROL)?;
+            if query.additional != 0 {
+                disk.check_access(access::READ_CONTROL)?;
+            }
             disk.refresh()?;
             let descriptor = security::descriptor(&disk.node.metadata, query.additional);
             if descriptor.len() > room {

@@ -8,6 +8,7 @@ use super::io::is_range;
 use super::open::{DiskOpen, Links, Object};
 use super::reply::Reply;
 use super::request::Request;
+use super::tree::maximal_disk_access;
 use crate::share::metadata::{Kind, attribute};
 use crate::share::{Found, data, join, names, security, split};
 use crate::wire::create::{access, options};
@@ -153,6 +154,7 @@ fn set_basic(disk: &mut DiskOpen, basic: &BasicInformation) -> Result<(), Status
         return Err(Status::INVALID_PARAMETER);
     }
     disk.refresh()?;
+    let change_time = disk.node.metadata.shown_change_time();
     let given = |time: u64| (time != 0 && time < FOLLOW).then_some(time);
     let birth = given(basic.creation_time);
     if asked != 0 || birth.is_some() {
@@ -165,8 +167,11 @@ fn set_basic(disk: &mut DiskOpen, basic: &BasicInformation) -> Result<(), Status
         disk.node.set_times(access_time, write_time)?;
     }
     disk.link.end_delay();
+    // Last, as all of this is a change.
     if let Some(time) = given(basic.change_time) {
-        disk.node.set_change_time(time)?; // last, as all of this is a change
+        disk.node.set_change_time(time)?;
+    } else if disk.keeps_change_time && basic.change_time == 0 {
+        disk.node.set_change_time(change_time)?;
     }
     for (time, keeps) in [
         (basic.change_time, &mut disk.keeps_change_time),
@@ -244,7 +249,6 @@ fn set_end_of_file(disk: &mut DiskOpen, size: u64) -> Result<(), Status> {
         rustix::fs::ftruncate(&disk.node.fd, size).map_err(Status::from_errno)
     })?;
     disk.link.end_delay();
-    disk.note_written();
     Ok(())
 }
 
@@ -317,6 +321,9 @@ fn rename(links: &Links, disk: &mut DiskOpen, name: &NewName<'_>) -> Result<(), 
 }
 
 fn link(links: &Links, disk: &mut DiskOpen, name: &NewName<'_>) -> Result<(), Status> {
+    if maximal_disk_access(&disk.share) & access::FILE_WRITE_DATA == 0 {
+        return Err(Status::ACCESS_DENIED);
+    }
     disk.refresh()?;
     let components = new_path(name)?;
     let replace = name.flags & 1 != 0;

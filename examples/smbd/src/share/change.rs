@@ -309,7 +309,7 @@ impl Node {
         let before = self.metadata.file_attributes() & !attribute::DIRECTORY;
         if attributes == before
             && stored.creation_time == self.metadata.stored.creation_time
-            && stored.change_time.is_none()
+            && stored.change_time == self.metadata.stored.change_time
         {
             return Ok(()); // what it would have without being stored need not be
         }

@@ -9,6 +9,7 @@
 //! exist costs a scan of its directory.
 
 pub mod change;
+pub mod changes;
 pub mod data;
 pub mod directory;
 pub mod info;

@@ -54,15 +54,36 @@ impl<'a> QueryDirectory<'a> {
     }
 }
 
-/// Parses a CHANGE_NOTIFY request: the directory and the most bytes the client takes.
-pub fn parse_change_notify(message: &[u8]) -> Result<(FileId, u32), Malformed> {
-    let mut r = body(message)?;
-    r.structure_size(32)?;
-    r.skip(2)?;
-    let output_length = r.u32()?;
-    let file_id = FileId::parse(&mut r)?;
-    r.skip(4 + 4)?; // CompletionFilter, Reserved
-    Ok((file_id, output_length))
+/// A CHANGE_NOTIFY request.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangeNotify {
+    /// `SMB2_WATCH_TREE`: what is below the directory's directories counts too.
+    pub is_tree: bool,
+    /// The most bytes the client takes.
+    pub output_length: u32,
+    /// The directory.
+    pub file_id: FileId,
+    /// `FILE_NOTIFY_CHANGE_*`
+    pub filter: u32,
+}
+
+impl ChangeNotify {
+    /// Parses the request in `message`, which begins with its header.
+    pub fn parse(message: &[u8]) -> Result<Self, Malformed> {
+        let mut r = body(message)?;
+        r.structure_size(32)?;
+        let flags = r.u16()?;
+        let output_length = r.u32()?;
+        let file_id = FileId::parse(&mut r)?;
+        let filter = r.u32()?;
+        r.skip(4)?;
+        Ok(ChangeNotify {
+            is_tree: flags & 1 != 0,
+            output_length,
+            file_id,
+            filter,
+        })
+    }
 }
 
 /// `SMB2_0_INFO_FILE`

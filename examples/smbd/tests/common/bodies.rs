@@ -138,6 +138,28 @@ pub fn create_with_contexts(
     options: u32,
     contexts: &[u8],
 ) -> Vec<u8> {
+    create_in_full(name, access, disposition, options, 0, contexts)
+}
+
+/// With `FILE_ATTRIBUTE_*`.
+pub fn create_with_attributes(
+    name: &str,
+    access: u32,
+    disposition: u32,
+    options: u32,
+    attributes: u32,
+) -> Vec<u8> {
+    create_in_full(name, access, disposition, options, attributes, &[])
+}
+
+fn create_in_full(
+    name: &str,
+    access: u32,
+    disposition: u32,
+    options: u32,
+    attributes: u32,
+    contexts: &[u8],
+) -> Vec<u8> {
     let mut variable = utf16(name);
     let name_length = variable.len() as u16;
     variable.resize(variable.len().next_multiple_of(8), 0);
@@ -150,7 +172,7 @@ pub fn create_with_contexts(
             &2u32.to_le_bytes(),
             &[0; 16],
             &access.to_le_bytes(),
-            &0u32.to_le_bytes(),
+            &attributes.to_le_bytes(),
             &7u32.to_le_bytes(),
             &disposition.to_le_bytes(),
             &options.to_le_bytes(),
@@ -194,13 +216,27 @@ pub fn read(file: [u8; 16], offset: u64, length: u32, minimum: u32) -> Vec<u8> {
     .concat()
 }
 
+/// A create context with data.
+pub fn context_with(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let mut out = [&[0, 0, 0, 0, 16, 0, 4, 0, 0, 0, 24, 0][..]].concat();
+    out.extend((data.len() as u32).to_le_bytes());
+    out.extend(name);
+    out.extend([0; 4]);
+    out.extend(data);
+    out
+}
+
 pub fn write(file: [u8; 16], data: &[u8]) -> Vec<u8> {
+    write_at(file, 0, data)
+}
+
+pub fn write_at(file: [u8; 16], offset: u64, data: &[u8]) -> Vec<u8> {
     body(
         &[
             &49u16.to_le_bytes(),
             &(VARIABLE as u16).to_le_bytes(),
             &(data.len() as u32).to_le_bytes(),
-            &0u64.to_le_bytes(),
+            &offset.to_le_bytes(),
             &file,
         ],
         data,
@@ -297,4 +333,29 @@ pub fn set_info(file: [u8; 16], kind: u8, class: u8, data: &[u8]) -> Vec<u8> {
         ],
         data,
     )
+}
+
+/// SET_INFO of a security descriptor's parts.
+pub fn set_security(file: [u8; 16], additional: u32, descriptor: &[u8]) -> Vec<u8> {
+    let mut set = set_info(file, 3, 0, descriptor);
+    set[12..16].copy_from_slice(&additional.to_le_bytes());
+    set
+}
+
+/// `FileBasicInformation`: creation, last access, last write, change.
+pub fn basic(times: [u64; 4], attributes: u32) -> Vec<u8> {
+    let mut out: Vec<u8> = times.iter().flat_map(|time| time.to_le_bytes()).collect();
+    out.extend(attributes.to_le_bytes());
+    out.extend([0; 4]);
+    out
+}
+
+/// `FileRenameInformation` and `FileLinkInformation`.
+pub fn new_name(name: &str, replace: bool) -> Vec<u8> {
+    let name = utf16(name);
+    let mut out = vec![u8::from(replace), 0, 0, 0, 0, 0, 0, 0];
+    out.extend([0; 8]);
+    out.extend((name.len() as u32).to_le_bytes());
+    out.extend(name);
+    out
 }

@@ -36,6 +36,19 @@ pub const QUERY_INFO: u16 = 16;
 pub const SET_INFO: u16 = 17;
 
 pub const READ_ACCESS: u32 = 0x0012_0089;
+pub const ALL_ACCESS: u32 = 0x001F_01FF;
+
+pub const SUPERSEDE: u32 = 0;
+pub const OPEN: u32 = 1;
+pub const CREATE_NEW: u32 = 2;
+pub const OPEN_IF: u32 = 3;
+pub const OVERWRITE: u32 = 4;
+pub const OVERWRITE_IF: u32 = 5;
+
+pub const DIRECTORY_FILE: u32 = 0x1;
+pub const NON_DIRECTORY_FILE: u32 = 0x40;
+pub const DELETE_ON_CLOSE: u32 = 0x1000;
+
 pub const RELATED_FILE: [u8; 16] = [0xFF; 16];
 
 /// A response, taken apart.
@@ -280,6 +293,57 @@ impl<T: Transport> Client<T> {
         let response = responses.remove(0);
         assert_eq!(response.status, status, "command {command}");
         response
+    }
+
+    /// The status that a CREATE ends with. What it opens is closed.
+    #[track_caller]
+    pub fn try_create(
+        &mut self,
+        name: &str,
+        access: u32,
+        disposition: u32,
+        options: u32,
+    ) -> Status {
+        let create = request(CREATE, create(name, access, disposition, options));
+        let response = self.send(&[create]).expect("connection dropped").remove(0);
+        if response.status == Status::SUCCESS {
+            self.close(response.file_id());
+        }
+        response.status
+    }
+
+    /// Opens with all access, what isn't there being made.
+    #[track_caller]
+    pub fn open_if(&mut self, name: &str, options: u32) -> [u8; 16] {
+        let create = create(name, ALL_ACCESS, OPEN_IF, options);
+        self.expect(request(CREATE, create), Status::SUCCESS)
+            .file_id()
+    }
+
+    #[track_caller]
+    pub fn close(&mut self, file: [u8; 16]) {
+        self.expect(request(CLOSE, close(file, 0)), Status::SUCCESS);
+    }
+
+    /// SET_INFO of a class of file information.
+    #[track_caller]
+    pub fn set(&mut self, file: [u8; 16], class: u8, data: &[u8], status: Status) {
+        self.expect(request(SET_INFO, set_info(file, 1, class, data)), status);
+    }
+
+    /// QUERY_INFO of a class of file information.
+    #[track_caller]
+    pub fn query(&mut self, file: [u8; 16], class: u8) -> Vec<u8> {
+        let query = request(QUERY_INFO, query_info(file, 1, class, 4096));
+        self.expect(query, Status::SUCCESS).body.split_off(8)
+    }
+
+    /// The output of an IOCTL that ends with `status`.
+    #[track_caller]
+    pub fn ioctl(&mut self, file: [u8; 16], code: u32, input: &[u8], status: Status) -> Vec<u8> {
+        let ioctl = request(IOCTL, ioctl(code, file, input, 4096));
+        let body = self.expect(ioctl, status).body;
+        body.get(48..).map_or(Vec::new(), <[u8]>::to_vec)
     }
 
     #[track_caller]
