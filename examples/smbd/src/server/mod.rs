@@ -364,7 +364,15 @@ impl Connection {
             tree_id,
             file_id,
             failed: match inherited.and_then(|chain| chain.failed) {
-                None if status.is_error() && (command == Command::Create || !related) => {
+                // There was nothing to relate to.
+                None if status == Status::USER_SESSION_DELETED
+                    || status == Status::NETWORK_NAME_DELETED =>
+                {
+                    Some(Status::INVALID_PARAMETER)
+                }
+                None if status.is_error()
+                    && (command == Command::Create || !related || is_first) =>
+                {
                     Some(status)
                 }
                 earlier => earlier,
