@@ -318,7 +318,7 @@ impl Context {
         let doorbell = inner.doorbell;
         'turns: loop {
             let turn = 'turn: {
-                if inner.is_busy() {
+                if inner.state.busy() != Busy::No && inner.is_busy_now() {
                     inner.state.running_fd.set(None);
                     inner.drop_ended();
                     if stop.is_set() || finished() {
@@ -578,14 +578,10 @@ impl Inner {
         }
     }
 
-    /// Whether there may be something to look at other than the doorbell and descriptors.
-    #[inline(always)]
-    fn is_busy(&self) -> bool {
-        match self.state.busy() {
-            Busy::No => false,
-            Busy::Later => self.clock.now() >= self.state.quiet_until.get(),
-            Busy::Yes => true,
-        }
+    /// Whether a loop that is busy, now or later, is so now.
+    #[cold]
+    fn is_busy_now(&self) -> bool {
+        self.state.busy() == Busy::Yes || self.clock.now() >= self.state.quiet_until.get()
     }
 
     #[inline(always)]
