@@ -20,6 +20,8 @@ on_every_backend!(
     several_tasks_await_in_the_order_in_which_they_came,
     a_dropped_future_loses_no_client,
     a_future_that_was_served_and_dropped_leaves_its_client_to_the_next,
+    a_client_of_a_dropped_future_wakes_the_task_that_is_next,
+    a_task_that_gives_up_loses_no_place_but_its_own,
     a_client_that_was_accepted_for_nobody_waits_for_the_next_who_awaits,
     removing_the_listener_is_told_to_those_who_await,
     reinitialising_is_told_and_closes_who_was_not_taken,
@@ -139,6 +141,51 @@ fn a_future_that_was_served_and_dropped_leaves_its_client_to_the_next(kind: Back
     drop(first);
     let connection = block_on(&context, "the second is woken", second).unwrap();
     assert_is_of(&connection, &client);
+}
+
+fn a_client_of_a_dropped_future_wakes_the_task_that_is_next(kind: BackendKind) {
+    let context = context(kind);
+    let (listener, address) = listener(&context);
+    let listener = Rc::new(listener);
+    let mut first = Box::pin(listener.accept());
+    assert!(poll_and_settle(&context, &mut first).is_pending());
+    let waiting = Rc::clone(&listener);
+    let second = context.spawn(async move { waiting.accept().await });
+    settle(&context);
+    let client = client(address);
+    settle(&context);
+    assert_eq!(listener.open(), 1, "it was accepted for the first");
+    assert!(!second.is_finished());
+    drop(first);
+    run_until(&context, "the next is woken", || second.is_finished());
+    let connection = block_on(&context, "the task", second).unwrap();
+    assert_is_of(&connection.unwrap(), &client);
+}
+
+fn a_task_that_gives_up_loses_no_place_but_its_own(kind: BackendKind) {
+    let context = context(kind);
+    let (listener, address) = listener(&context);
+    let listener = Rc::new(listener);
+    let served = Rc::new(RefCell::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for number in 0..3 {
+        let (listener, served) = (Rc::clone(&listener), Rc::clone(&served));
+        tasks.push(context.spawn(async move {
+            let connection = listener.accept().await.expect("a client");
+            served.borrow_mut().push((number, connection));
+        }));
+    }
+    settle(&context);
+    drop(tasks.remove(1));
+    settle(&context);
+    let clients = [client(address), client(address)];
+    run_until(&context, "the others are served", || {
+        served.borrow().len() == 2
+    });
+    for (place, (number, connection)) in served.borrow().iter().enumerate() {
+        assert_eq!(*number, [0, 2][place]);
+        assert_is_of(connection, &clients[place]);
+    }
 }
 
 fn a_client_that_was_accepted_for_nobody_waits_for_the_next_who_awaits(kind: BackendKind) {

@@ -5,20 +5,23 @@ mod common;
 use common::*;
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
-use tevent::{BackendKind, Connection, Context, Listener, OsError, PeerAddr, Permit};
+use tevent::{
+    BackendKind, Connection, Context, Listener, ListeningSocket, OsError, PeerAddr, Permit,
+};
 
 on_every_backend!(
     tcp_clients_reach_the_handler_with_their_address,
     unix_clients_reach_the_handler_with_their_address,
     any_descriptor_that_listens_will_do,
+    a_connection_reads_writes_and_flushes_as_its_stream_does,
     accepted_sockets_do_not_block_and_exec_closes_them,
     a_socket_that_blocks_is_made_not_to,
     a_turn_accepts_so_many_and_no_more,
@@ -44,6 +47,7 @@ on_every_backend!(
     a_socket_that_was_shut_down_does_not_spin,
     the_error_that_lasts_is_told_again_and_again_with_longer_pauses,
     a_report_may_replace_itself_or_panic,
+    a_report_that_removes_the_listener_is_dropped,
     an_idle_listener_does_not_spin,
     a_detached_listener_lives_with_its_context,
 );
@@ -197,6 +201,86 @@ fn any_descriptor_that_listens_will_do(kind: BackendKind) {
     });
     context.run().unwrap();
     assert_eq!(socket.local_addr().unwrap(), address);
+}
+
+/// A listening socket whose connections have a buffer, or say so.
+struct Buffering(UnixListener);
+
+struct Buffered(UnixStream);
+
+impl AsFd for Buffering {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl ListeningSocket for Buffering {
+    type Stream = Buffered;
+}
+
+impl From<OwnedFd> for Buffered {
+    fn from(socket: OwnedFd) -> Buffered {
+        Buffered(socket.into())
+    }
+}
+
+impl Read for &Buffered {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(buffer)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&self.0).read_vectored(buffers)
+    }
+}
+
+impl Write for &Buffered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.0).write(bytes)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&self.0).write_vectored(buffers)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::Error::other("flushed"))
+    }
+}
+
+fn a_connection_reads_writes_and_flushes_as_its_stream_does(kind: BackendKind) {
+    let context = context(kind);
+    let name = format!("tevent-test-buffered-{}-{kind}", std::process::id());
+    let address = UnixAddr::from_abstract_name(name).unwrap();
+    let socket = UnixListener::bind_addr(&address).unwrap();
+    let accepted = Rc::new(RefCell::new(None));
+    let keep = Rc::clone(&accepted);
+    let _listener = context.add_listener(Buffering(socket), move |context, _, connection| {
+        keep.replace(Some(connection));
+        context.stop();
+    });
+    let mut client = UnixStream::connect_addr(&address).unwrap();
+    context.run().unwrap();
+    let accepted = accepted.take().expect("the client was accepted");
+    let mut connection = &accepted;
+
+    client.write_all(b"hello").unwrap();
+    let (mut first, mut second) = ([0; 3], [0; 3]);
+    let mut buffers = [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)];
+    assert_eq!(connection.read_vectored(&mut buffers).unwrap(), 5);
+    assert_eq!((&first, &second), (b"hel", b"lo\0"));
+    client.write_all(b"you").unwrap();
+    assert_eq!(connection.read(&mut first).unwrap(), 3);
+    assert_eq!(&first, b"you");
+
+    let buffers = [IoSlice::new(b"hello"), IoSlice::new(b" to")];
+    assert_eq!(connection.write_vectored(&buffers).unwrap(), 8);
+    assert_eq!(connection.write(b" you").unwrap(), 4);
+    assert_eq!(connection.flush().unwrap_err().to_string(), "flushed");
+    drop(accepted);
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "hello to you");
 }
 
 fn flags(fd: impl AsFd) -> (i32, i32) {
@@ -559,6 +643,7 @@ fn a_listener_has_name_tag_and_place(kind: BackendKind) {
     listener.set_tag(445);
     assert_eq!(listener.name().as_deref(), Some("smb"));
     assert_eq!(listener.tag(), 445);
+    assert!(listener.is_registered());
     let said = format!("{listener:?}");
     assert!(said.starts_with("Listener { source: TcpListener"), "{said}");
     assert!(
@@ -585,6 +670,7 @@ fn handles_and_permits_outlive_the_context(kind: BackendKind) {
     let permit = listener.permit();
     let said = format!("{:?} {permit:?}", kept.borrow()[0]);
     assert!(said.starts_with("Connection { stream: TcpStream"), "{said}");
+    assert!(said.ends_with(", permit: Permit } Permit"), "{said}");
     drop(context);
     assert!(!listener.is_registered());
     drop(permit);
@@ -719,6 +805,24 @@ fn a_report_may_replace_itself_or_panic(kind: BackendKind) {
         assert_eq!(log.take(), "second", "the report stays");
     }
     assert!(listener.back_off().is_some(), "and so does the pause");
+}
+
+fn a_report_that_removes_the_listener_is_dropped(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let (listener, ..) = keeping(&context);
+    let listener = Rc::new(listener);
+    let (note, weak) = (log.clone(), Rc::downgrade(&listener));
+    let owned = log.on_drop("dropped");
+    listener.on_back_off(move |_| {
+        weak.upgrade().expect("it is there").remove();
+        note.add("told");
+        owned.keep();
+    });
+    rustix::net::shutdown(listener.get_ref(), rustix::net::Shutdown::Both).unwrap();
+    context.run().expect("nothing is left, not even a timer");
+    assert_eq!(log.take(), "told dropped");
+    assert!(!listener.is_registered());
 }
 
 fn an_idle_listener_does_not_spin(kind: BackendKind) {

@@ -248,10 +248,6 @@ impl<S: 'static> State<S> {
             }
         }
     }
-
-    fn is_over(&self) -> bool {
-        self.fd.borrow().is_none()
-    }
 }
 
 impl<S: ListeningSocket + 'static> State<S> {
@@ -312,8 +308,8 @@ impl<S: 'static> Permits for State<S> {
     }
 }
 
-/// Puts a report back when it has returned, or panicked, unless there is another one by then, or
-/// nobody who could call it.
+/// Puts a report back when it has returned, or panicked, unless there is another one by then. If the
+/// event has ended meanwhile, its closure is running yet, and drops the report later.
 struct Returned<'a, S: 'static> {
     place: &'a State<S>,
     report: Option<Report>,
@@ -321,7 +317,7 @@ struct Returned<'a, S: 'static> {
 
 impl<S: 'static> Drop for Returned<'_, S> {
     fn drop(&mut self) {
-        if !self.place.report_changed.get() && !self.place.is_over() {
+        if !self.place.report_changed.get() {
             self.place.report.set(self.report.take());
         }
     }

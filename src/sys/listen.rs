@@ -210,3 +210,114 @@ fn unix_address(unix: &libc::sockaddr_un, length: usize) -> PeerAddr {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIX_HEAD: usize = offset_of!(libc::sockaddr_un, sun_path);
+
+    /// What the kernel would fill in: zeros but for what `fill` writes.
+    fn filled<A>(fill: impl FnOnce(&mut A)) -> libc::sockaddr_storage {
+        // SAFETY: it consists of numbers, for which zeros are valid.
+        let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        // SAFETY: the storage is large enough and aligned for all addresses, and zeros are valid in
+        // each of them.
+        fill(unsafe { &mut *ptr::from_mut(&mut storage).cast::<A>() });
+        storage
+    }
+
+    fn v4() -> libc::sockaddr_storage {
+        filled(|v4: &mut libc::sockaddr_in| {
+            v4.sin_family = libc::AF_INET as libc::sa_family_t;
+            v4.sin_port = 445u16.to_be();
+            v4.sin_addr.s_addr = u32::from(Ipv4Addr::LOCALHOST).to_be();
+        })
+    }
+
+    fn v6() -> libc::sockaddr_storage {
+        filled(|v6: &mut libc::sockaddr_in6| {
+            v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            v6.sin6_port = 445u16.to_be();
+            v6.sin6_addr.s6_addr = Ipv6Addr::LOCALHOST.octets();
+            v6.sin6_flowinfo = 7;
+            v6.sin6_scope_id = 2;
+        })
+    }
+
+    fn unix(name: &[u8]) -> libc::sockaddr_storage {
+        filled(|unix: &mut libc::sockaddr_un| {
+            unix.sun_family = libc::AF_UNIX as libc::sa_family_t;
+            for (place, &byte) in unix.sun_path.iter_mut().zip(name) {
+                *place = byte as _;
+            }
+        })
+    }
+
+    #[test]
+    fn internet_addresses_are_read_whole() {
+        let length = mem::size_of::<libc::sockaddr_in>();
+        let read = address(&v4(), length);
+        assert_eq!(read.as_socket(), Some("127.0.0.1:445".parse().unwrap()));
+        let longer = mem::size_of::<libc::sockaddr_storage>();
+        assert_eq!(address(&v4(), longer), read);
+
+        let length = mem::size_of::<libc::sockaddr_in6>();
+        let expected = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 445, 7, 2);
+        let read = address(&v6(), length);
+        assert_eq!(read.as_socket(), Some(expected.into()));
+        assert_eq!(address(&v6(), longer), read);
+    }
+
+    #[test]
+    fn an_internet_address_that_was_cut_short_is_not_read() {
+        let short = mem::size_of::<libc::sockaddr_in>() - 1;
+        assert_eq!(address(&v4(), short), PeerAddr::other(libc::AF_INET));
+        let short = mem::size_of::<libc::sockaddr_in6>() - 1;
+        assert_eq!(address(&v6(), short), PeerAddr::other(libc::AF_INET6));
+    }
+
+    #[test]
+    fn no_more_of_a_unix_address_is_read_than_there_is() {
+        let read = |name, length| address(&unix(name), UNIX_HEAD + length);
+        assert_eq!(read(b"", 0), PeerAddr::unnamed());
+        assert_eq!(read(b"/run/client", 0), PeerAddr::unnamed());
+        assert_eq!(read(b"/run/client", 4), PeerAddr::path("/run".into()));
+        let whole = PeerAddr::path("/run/client".into());
+        assert_eq!(read(b"/run/client", 11), whole);
+        assert_eq!(read(b"/run/client", 12), whole, "with its zero");
+        assert_eq!(read(b"/run/client", 1000), whole);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn abstract_names_may_have_zeros() {
+        let read = |length| address(&unix(b"\0a\0b"), UNIX_HEAD + length);
+        assert_eq!(read(4), PeerAddr::abstract_name(b"a\0b"[..].into()));
+        assert_eq!(read(3), PeerAddr::abstract_name(b"a\0"[..].into()));
+        assert_eq!(read(1), PeerAddr::abstract_name([].into()));
+    }
+
+    /// Some systems say nothing of an unnamed peer, not even the family.
+    #[test]
+    fn of_an_address_that_is_not_there_nothing_is_read() {
+        let nothing = filled(|_: &mut libc::sockaddr| ());
+        assert_eq!(address(&nothing, 0), PeerAddr::unnamed());
+        assert_eq!(address(&nothing, UNIX_HEAD - 1), PeerAddr::unnamed());
+        assert_eq!(address(&unix(b"/run"), UNIX_HEAD - 1), PeerAddr::unnamed());
+    }
+
+    #[test]
+    fn other_families_are_named_by_their_number() {
+        let vsock = filled(|other: &mut libc::sockaddr| {
+            other.sa_family = libc::AF_UNIX as libc::sa_family_t + 39;
+        });
+        for length in [UNIX_HEAD, mem::size_of::<libc::sockaddr_storage>()] {
+            let read = address(&vsock, length);
+            assert_eq!(read.to_string(), "address of family 40");
+            assert_eq!((read.as_socket(), read.as_pathname()), (None, None));
+            assert_eq!(read.as_abstract_name(), None);
+            assert!(!read.is_unnamed());
+        }
+    }
+}
