@@ -1039,6 +1039,28 @@ mod tests {
     }
 
     #[test]
+    fn equal_deadlines_keep_their_order_when_sequence_numbers_are_used_up() {
+        for start in u32::MAX - 8..=u32::MAX {
+            // Moved nearer, and postponed.
+            for former in [9, 1] {
+                let mut queue = Queue::new();
+                let mut keys = Vec::new();
+                for number in 0..6 {
+                    keys.push(add(&mut queue, former, number));
+                }
+                queue.next_sequence = start;
+                for &key in &keys {
+                    assert!(queue.arm(key, 5));
+                    queue.check();
+                }
+                for (number, key) in (0..).zip(keys) {
+                    assert_eq!(queue.pop_if(|_| true), Some((key, number)), "from {start}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn an_entry_is_no_larger_than_a_cache_line() {
         type Handler = (&'static u8, [usize; 2]);
         assert!(size_of::<Entry<std::time::Instant, Handler>>() <= 64);

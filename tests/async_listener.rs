@@ -22,6 +22,7 @@ on_every_backend!(
     a_future_that_was_served_and_dropped_leaves_its_client_to_the_next,
     a_client_of_a_dropped_future_wakes_the_task_that_is_next,
     a_task_that_gives_up_loses_no_place_but_its_own,
+    a_future_that_is_ready_awaits_nobody_more,
     a_client_that_was_accepted_for_nobody_waits_for_the_next_who_awaits,
     removing_the_listener_is_told_to_those_who_await,
     reinitialising_is_told_and_closes_who_was_not_taken,
@@ -64,6 +65,7 @@ fn clients_are_awaited_one_by_one(kind: BackendKind) {
     for client in &clients {
         let connection = block_on(&context, "a client", listener.accept()).unwrap();
         assert_is_of(&connection, client);
+        assert_eq!(listener.open(), 1, "nobody is accepted for nobody");
     }
     assert_eq!(listener.open(), 0);
     let late = block_on(&context, "a late client", async {
@@ -186,6 +188,24 @@ fn a_task_that_gives_up_loses_no_place_but_its_own(kind: BackendKind) {
         assert_eq!(*number, [0, 2][place]);
         assert_is_of(connection, &clients[place]);
     }
+}
+
+fn a_future_that_is_ready_awaits_nobody_more(kind: BackendKind) {
+    let context = context(kind);
+    let (listener, address) = listener(&context);
+    let mut ready = Box::pin(listener.accept());
+    assert!(poll_and_settle(&context, &mut ready).is_pending());
+    let clients = [client(address), client(address), client(address)];
+    settle(&context);
+    let Poll::Ready(first) = poll_and_settle(&context, &mut ready) else {
+        panic!("a client was accepted for it");
+    };
+    let first = first.unwrap();
+    let second = block_on(&context, "a client", listener.accept()).unwrap();
+    assert_is_of(&first, &clients[0]);
+    assert_is_of(&second, &clients[1]);
+    assert_eq!(listener.open(), 2, "the third wasn't awaited");
+    drop(ready);
 }
 
 fn a_client_that_was_accepted_for_nobody_waits_for_the_next_who_awaits(kind: BackendKind) {

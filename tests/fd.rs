@@ -7,9 +7,11 @@ use std::cell::Cell;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use tevent::{BackendKind, FdFlags};
 
 on_every_backend!(
+    a_batch_of_ready_descriptors_costs_one_wait,
     events_are_level_triggered,
     the_handler_gets_only_flags_it_asked_for,
     flags_can_be_turned_on_and_off,
@@ -37,6 +39,21 @@ on_every_backend!(
     a_descriptor_closed_behind_the_events_back_while_a_change_is_due_is_disarmed,
     the_number_of_a_descriptor_that_was_closed_behind_the_events_back_can_be_watched_again,
 );
+
+fn a_batch_of_ready_descriptors_costs_one_wait(kind: BackendKind) {
+    let context = context(kind);
+    let calls = Rc::new(Cell::new(0));
+    let mut events = Vec::new();
+    for _ in 0..4 {
+        let (ours, theirs) = readable();
+        let count = Rc::clone(&calls);
+        let event = context.add_fd(ours, READ, move |_, _, _| count.set(count.get() + 1));
+        events.push((event.unwrap(), theirs));
+    }
+    run_until(&context, "they are called", || calls.get() >= 400);
+    let waits = context.stats().waits;
+    assert!(waits <= 101, "{waits} waits for 400 calls");
+}
 
 fn events_are_level_triggered(kind: BackendKind) {
     let context = context(kind);

@@ -48,6 +48,7 @@ on_every_backend!(
     the_error_that_lasts_is_told_again_and_again_with_longer_pauses,
     a_report_may_replace_itself_or_panic,
     a_report_that_removes_the_listener_is_dropped,
+    the_timer_of_a_pause_is_named_after_the_listener,
     an_idle_listener_does_not_spin,
     a_detached_listener_lives_with_its_context,
 );
@@ -823,6 +824,26 @@ fn a_report_that_removes_the_listener_is_dropped(kind: BackendKind) {
     context.run().expect("nothing is left, not even a timer");
     assert_eq!(log.take(), "told dropped");
     assert!(!listener.is_registered());
+}
+
+fn the_timer_of_a_pause_is_named_after_the_listener(kind: BackendKind) {
+    let context = context(kind);
+    let names = Rc::new(RefCell::new(Vec::new()));
+    let note = Rc::clone(&names);
+    context.set_slow_handler(Duration::ZERO, move |slow| {
+        note.borrow_mut().extend(slow.name.clone());
+    });
+    for (name, expected) in [(Some("smb"), "smb: back-off"), (None, "listener: back-off")] {
+        let (listener, ..) = keeping(&context);
+        if let Some(name) = name {
+            listener.set_name(name);
+        }
+        listener.set_back_off(Duration::ZERO, Duration::ZERO);
+        rustix::net::shutdown(listener.get_ref(), rustix::net::Shutdown::Both).unwrap();
+        run_until(&context, "the pause is over", || {
+            names.borrow().iter().any(|name| name == expected)
+        });
+    }
 }
 
 fn an_idle_listener_does_not_spin(kind: BackendKind) {

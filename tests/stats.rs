@@ -5,6 +5,8 @@ mod common;
 use common::{NOTHING, READ, context, readable, run_until, turn};
 use rustix::process::{Signal as ProcessSignal, getpid, kill_process};
 use std::cell::Cell;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tevent::{BackendKind, Context, EventKind, SignalFlags, Signum, Stats};
@@ -12,6 +14,7 @@ use tevent::{BackendKind, Context, EventKind, SignalFlags, Signum, Stats};
 on_every_backend!(
     turns_waits_and_calls_are_counted,
     the_turns_of_a_busy_server_are_counted,
+    turns_in_which_a_short_one_does_not_suffice_are_counted_once,
     an_immediate_that_schedules_itself_is_counted_each_time,
     what_is_there_is_counted,
     what_waits_in_the_queues_is_counted,
@@ -80,6 +83,30 @@ fn the_turns_of_a_busy_server_are_counted(kind: BackendKind) {
     let stats = context.stats();
     assert_eq!(calls(&stats), [100, 0, 0, 0]);
     assert_eq!((stats.turns, stats.waits), (100, 100), "{stats}");
+}
+
+fn turns_in_which_a_short_one_does_not_suffice_are_counted_once(kind: BackendKind) {
+    let context = context(kind);
+    // Says how many were counted while a loop asked ten times whether to make another.
+    let count = |what: &str| {
+        let before = context.stats().turns;
+        let mut asked = 0;
+        let finished = || {
+            asked += 1;
+            asked > 10
+        };
+        context.run_until(finished).unwrap();
+        assert_eq!(context.stats().turns - before, 10, "{what}");
+    };
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let ours = Rc::new(ours);
+    let first = context.add_fd(Rc::clone(&ours), READ, |_, _, _| ());
+    context.set_wait_timeout(Some(Duration::from_millis(1)));
+    count("nothing is ready");
+    (&theirs).write_all(b"x").unwrap();
+    let second = context.add_fd(ours, READ, |_, _, _| ());
+    count("a descriptor of two events is ready");
+    drop((first, second));
 }
 
 fn an_immediate_that_schedules_itself_is_counted_each_time(kind: BackendKind) {

@@ -13,8 +13,10 @@ use tevent::{BackendKind, Context, EventKind, Fd, Timer};
 on_every_backend!(
     a_timer_fires_between_descriptors_that_stay_ready,
     a_timer_fires_while_every_turn_waits,
+    no_descriptor_is_served_once_a_timer_is_seen_to_be_due,
     a_nearer_timer_is_noticed_in_the_middle,
     a_timer_that_is_moved_nearer_is_noticed,
+    a_timer_that_a_handler_arms_goes_before_the_next_descriptor,
     a_postponed_timer_is_not_early,
     a_timer_that_is_gone_does_not_wake_the_loop,
     an_idle_loop_wakes_once_more_at_most,
@@ -74,6 +76,24 @@ fn a_timer_fires_while_every_turn_waits(kind: BackendKind) {
     assert!(context.stats().calls[EventKind::Fd] > 0);
 }
 
+fn no_descriptor_is_served_once_a_timer_is_seen_to_be_due(kind: BackendKind) {
+    let context = context(kind);
+    let deadline = Rc::new(Cell::new(None::<Instant>));
+    let (ours, _theirs) = readable();
+    let next = Rc::clone(&deadline);
+    let mut seen = None;
+    let _event = context.add_fd(ours, READ, move |context, _, _| {
+        let deadline = next.get();
+        assert!(deadline.is_none() || seen != deadline, "the timer's turn");
+        seen = deadline.filter(|&deadline| deadline <= context.now());
+    });
+    for delay in [1, 3, 9, 27] {
+        let (timer, fired) = noting(&context, Duration::from_millis(delay));
+        deadline.set(timer.deadline());
+        run_until(&context, "the timer fires", || fired.get().is_some());
+    }
+}
+
 fn a_nearer_timer_is_noticed_in_the_middle(kind: BackendKind) {
     let context = context(kind);
     let _players = ping_pong(&context);
@@ -97,6 +117,39 @@ fn a_timer_that_is_moved_nearer_is_noticed(kind: BackendKind) {
     });
     timer.set_after(Duration::from_millis(2));
     run_until(&context, "the timer", || fired.get().is_some());
+}
+
+fn a_timer_that_a_handler_arms_goes_before_the_next_descriptor(kind: BackendKind) {
+    let ways: [fn(&Context, &Timer) -> bool; 3] = [
+        |context, timer| timer.set_deadline(context.now()),
+        |_, timer| timer.set_after(Duration::ZERO),
+        |context, timer| {
+            timer.disarm();
+            timer.set_deadline(context.now())
+        },
+    ];
+    for (way, arm) in ways.into_iter().enumerate() {
+        let context = context(kind);
+        let _farther = context.add_timer_after(FAR * 2, |_, _| unreachable!());
+        let calls = Rc::new(Cell::new(0));
+        let count = Rc::clone(&calls);
+        let timer = context.add_timer_after(FAR, move |context, _| {
+            assert_eq!(count.get(), 50, "way {way}");
+            context.stop();
+        });
+        let count = Rc::clone(&calls);
+        let (ours, _theirs) = readable();
+        let _event = context.add_fd(ours, READ, move |context, _, _| {
+            count.set(count.get() + 1);
+            match count.get() {
+                50 => assert!(arm(context, &timer)),
+                60 => context.stop(),
+                _ => (),
+            }
+        });
+        context.run().unwrap();
+        assert_eq!(calls.get(), 50, "way {way}");
+    }
 }
 
 fn a_postponed_timer_is_not_early(kind: BackendKind) {

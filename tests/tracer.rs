@@ -29,6 +29,7 @@ on_every_backend!(
     a_loop_inside_a_handler_is_told_inside,
     an_immediate_that_schedules_itself_is_told_each_time,
     a_tracer_may_use_handles,
+    a_tracer_may_look_at_timers_when_one_comes_or_goes,
     a_tracer_may_be_replaced_by_a_handler,
     a_cleared_tracer_is_told_nothing_and_dropped,
     a_tracer_that_a_busy_handler_sets_is_told_of_the_next_call,
@@ -474,6 +475,38 @@ fn a_tracer_may_use_handles(kind: BackendKind) {
     context.defer(|_| ());
     context.run().unwrap();
     assert!(slot.borrow().is_none(), "nothing kept the loop running");
+}
+
+fn a_tracer_may_look_at_timers_when_one_comes_or_goes(kind: BackendKind) {
+    struct Look(WeakContext, Trace);
+    impl Look {
+        fn look(&self, what: &str) {
+            let context = self.0.upgrade().expect("it is in use");
+            let is_armed = context.next_deadline().is_some();
+            self.1.add(format!("{what} {is_armed}"));
+        }
+    }
+    impl Tracer for Look {
+        fn event_added(&mut self, _: &TracedEvent) {
+            self.look("added");
+        }
+        fn event_removed(&mut self, _: &TracedEvent) {
+            self.look("removed");
+        }
+    }
+    let context = context(kind);
+    let trace = Trace::default();
+    context.set_tracer(Look(context.downgrade(), trace.clone()));
+    let comes_and_goes = ["added true", "removed false"];
+    drop(context.add_timer_after(Duration::from_secs(3600), |_, _| ()));
+    assert_eq!(trace.take(), comes_and_goes, "its handle was dropped");
+    context.add_timer(context.now(), |_, _| ()).detach();
+    assert!(turn(&context));
+    assert_eq!(trace.take(), comes_and_goes, "detached, it has fired");
+    let timer = context.add_timer(context.now(), |_, _| ());
+    timer.disarm();
+    timer.detach();
+    assert_eq!(trace.take(), comes_and_goes, "nobody can arm it");
 }
 
 fn a_tracer_may_be_replaced_by_a_handler(kind: BackendKind) {

@@ -9,6 +9,10 @@ pub const TESTS: &[process::Test] = tests![
     errors_of_one_client_are_skipped_in_silence,
     many_of_them_among_clients_are_skipped,
     an_error_that_should_pass_and_does_not_is_told,
+    after_a_pause_errors_of_one_client_are_skipped_again,
+    an_attempt_that_finds_nobody_ends_a_row_of_errors,
+    pauses_begin_anew_after_a_client,
+    pauses_begin_anew_when_nobody_is_there,
     errors_of_the_process_and_the_system_back_off,
     an_unknown_error_backs_off_too,
     nobody_there_is_no_error,
@@ -87,6 +91,69 @@ fn an_error_that_should_pass_and_does_not_is_told(kind: BackendKind) {
     let told = server.told.take();
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].errno, libc::EPERM);
+}
+
+fn after_a_pause_errors_of_one_client_are_skipped_again(kind: BackendKind) {
+    let context = context(kind);
+    let server = Keeping::new(&context);
+    let pause = Duration::from_millis(1);
+    server.listener.set_back_off(pause, pause);
+    let _client = clients(server.address, 1);
+    kernel::fail(libc::EPERM, 33 + 32);
+    run_until(&context, || server.open() == 1);
+    assert_eq!(kernel::failures_left(), 0);
+    assert_eq!(server.told.take().len(), 1, "after the first 33 only");
+}
+
+/// 40 such errors in a row are too many, but these aren't.
+fn an_attempt_that_finds_nobody_ends_a_row_of_errors(kind: BackendKind) {
+    let context = context(kind);
+    let server = Keeping::new(&context);
+    server.listener.set_accepts_per_turn(20);
+    let _client = clients(server.address, 1);
+    for (errno, count) in [(libc::EPERM, 20), (libc::EAGAIN, 1), (libc::EPERM, 20)] {
+        kernel::fail(errno, count);
+        run_until(&context, || kernel::failures_left() == 0);
+        assert_eq!(server.open(), 0, "the turn is over");
+    }
+    run_until(&context, || server.open() == 1);
+    assert_eq!(server.told.take(), []);
+}
+
+fn pauses_begin_anew_after_a_client(kind: BackendKind) {
+    let context = context(kind);
+    let server = Keeping::new(&context);
+    let pause = Duration::from_millis(1);
+    server.listener.set_back_off(pause, pause);
+    // So that there is no attempt after the last client.
+    server.listener.set_limit(Some(1));
+    for _ in 0..3 {
+        let _client = clients(server.address, 1);
+        kernel::fail(libc::EMFILE, 1);
+        run_until(&context, || server.open() == 1);
+        server.open.borrow_mut().clear();
+    }
+    let told = server.told.take();
+    let attempts: Vec<u32> = told.iter().map(|told| told.attempt).collect();
+    assert_eq!(attempts, [1, 1, 1]);
+}
+
+fn pauses_begin_anew_when_nobody_is_there(kind: BackendKind) {
+    let context = context(kind);
+    let server = Keeping::new(&context);
+    let pause = Duration::from_millis(1);
+    server.listener.set_back_off(pause, pause);
+    let _client = clients(server.address, 1);
+    for errno in [libc::EMFILE, libc::EAGAIN, libc::EMFILE] {
+        kernel::fail(errno, 1);
+        run_until(&context, || kernel::failures_left() == 0);
+        assert_eq!(server.open(), 0, "the turn is over");
+        // The pause, if there is one.
+        run_until(&context, || server.listener.back_off().is_none());
+    }
+    let told = server.told.take();
+    let attempts: Vec<u32> = told.iter().map(|told| told.attempt).collect();
+    assert_eq!(attempts, [1, 1]);
 }
 
 fn errors_of_the_process_and_the_system_back_off(kind: BackendKind) {

@@ -92,6 +92,9 @@ fn closing_a_connection_ends_the_pause(kind: BackendKind) {
         assert_eq!(open[0].peer().as_socket(), Some(address));
     });
     assert_eq!(server.told.take().len(), 1);
+    turns_in_a_while(&context);
+    let deadline = context.next_deadline();
+    assert_eq!(deadline, None, "nothing is left of the pause");
     server.open.borrow_mut().clear();
     drop(server);
     // The timer of that pause doesn't keep the loop.
