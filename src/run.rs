@@ -85,7 +85,6 @@ impl Context {
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
         let turn = self.turn_in_full(false)?;
-        self.inner.drop_ended();
         Ok(turn == Turn::Ran)
     }
 
@@ -118,7 +117,6 @@ impl Context {
     pub fn run_ready(&self) -> io::Result<bool> {
         let _level = self.enter()?;
         let turn = self.turn_within(false, Some(Timeout::ZERO))?;
-        self.inner.drop_ended();
         Ok(turn == Turn::Ran)
     }
 
@@ -839,7 +837,7 @@ impl Drop for Entered<'_> {
         if self.outer == 0 {
             self.inner.doorbell.leave();
         }
-        // There are some only if a handler has panicked.
+        // Of the latest turn, or of one in which a handler has panicked.
         self.inner.drop_ended();
     }
 }
