@@ -40,6 +40,7 @@ mod oplock;
 mod pending;
 mod protection;
 mod query;
+mod rename;
 mod reply;
 mod request;
 mod session;
@@ -318,7 +319,9 @@ impl Connection {
         let mut reply = frame.start_response(session_id, tree_id);
         let is_first = related && inherited.is_none();
         let outcome = match inherited {
-            _ if matches!(checked, Err(Refusal::Disconnect(_))) => checked.map(|()| Status::SUCCESS),
+            _ if matches!(checked, Err(Refusal::Disconnect(_))) => {
+                checked.map(|()| Status::SUCCESS)
+            }
             _ if is_first || known.is_none() => Err(Status::INVALID_PARAMETER.into()),
             _ if checked.is_err() => checked.map(|()| Status::SUCCESS),
             Some(Chain {
