@@ -96,12 +96,17 @@ pub(super) async fn copy_chunks(
         } else if !is_range(chunk.target_offset, length) {
             Err(Status::INVALID_PARAMETER)
         } else {
-            match check_both(&source, chunk.source_offset, target, chunk.target_offset, length).await
+            match check_both(
+                &source,
+                chunk.source_offset,
+                target,
+                chunk.target_offset,
+                length,
+            )
+            .await
             {
-                Ok(()) => {
-                    data::copy(&from, chunk.source_offset, &to, chunk.target_offset, length)
-                        .map_err(Status::from_errno)
-                }
+                Ok(()) => data::copy(&from, chunk.source_offset, &to, chunk.target_offset, length)
+                    .map_err(Status::from_errno),
                 Err(status) => Err(status),
             }
         };

@@ -318,7 +318,9 @@ impl Connection {
         let mut reply = frame.start_response(session_id, tree_id);
         let is_first = related && inherited.is_none();
         let outcome = match inherited {
-            _ if matches!(checked, Err(Refusal::Disconnect(_))) => checked.map(|()| Status::SUCCESS),
+            _ if matches!(checked, Err(Refusal::Disconnect(_))) => {
+                checked.map(|()| Status::SUCCESS)
+            }
             _ if is_first || known.is_none() => Err(Status::INVALID_PARAMETER.into()),
             _ if checked.is_err() => checked.map(|()| Status::SUCCESS),
             Some(Chain {
@@ -349,7 +351,9 @@ impl Connection {
             tree_id,
             file_id,
             failed: match inherited.and_then(|chain| chain.failed) {
-                None if status.is_error() && (command == Command::Create || !related) => Some(status),
+                None if status.is_error() && (command == Command::Create || !related) => {
+                    Some(status)
+                }
                 earlier => earlier,
             },
         });
