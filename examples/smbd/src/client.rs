@@ -166,10 +166,12 @@ pub(crate) fn serve(
             })?
             .detach();
     }
-    // The configuration is the parent's to read again; the default would end this process.
-    context
-        .add_signal(Signum::SIGHUP, SignalFlags::empty(), |_, _, _| ())?
-        .detach();
+    // They are for the parent; the default would end this process.
+    for signum in [Signum::SIGHUP, Signum::SIGUSR1] {
+        context
+            .add_signal(signum, SignalFlags::empty(), |_, _, _| ())?
+            .detach();
+    }
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use smbd::args::Options;
 use smbd::config::Config;
-use smbd::sharing::{BREAK_TIMEOUT, ClientId};
+use smbd::sharing::{BREAK_TIMEOUT, ClientId, OpenSummary, Summary};
 use tevent::{Child, Context, Fd, FdFlags, Fork, SignalFlags, Signum, Timer};
 
 use crate::client;
@@ -270,7 +270,44 @@ impl Daemon {
                 daemon.reopen_configuration();
             })?
             .detach();
+        let daemon = Rc::clone(self);
+        context
+            .add_signal(Signum::SIGUSR1, SignalFlags::RESTART, move |_, _, _| {
+                daemon.tell_state();
+            })?
+            .detach();
         Ok(())
+    }
+
+    /// Tells who the clients are and what they have open.
+    fn tell_state(&self) {
+        let children = self.children.borrow();
+        log::info!("{} clients", children.len());
+        for (pid, Served { peer, id, .. }) in children.iter() {
+            let Summary { opens, waiting } = self.hub.summary(*id);
+            let (count, queued) = (opens.len(), self.hub.queued(*id));
+            log::info!(
+                "{peer}: process {pid}, {count} opens, {waiting} requests wait, {queued} bytes unread"
+            );
+            for open in opens {
+                let OpenSummary {
+                    name,
+                    access,
+                    share,
+                    oplock,
+                    locks,
+                    delete_pending,
+                } = open;
+                let deleted = if delete_pending {
+                    ", to be deleted"
+                } else {
+                    ""
+                };
+                log::info!(
+                    "{peer}: {name:?}: access {access:#x}, share {share:#x}, oplock {oplock:?}, {locks} locks{deleted}"
+                );
+            }
+        }
     }
 
     /// A child has ended, and was reaped.
