@@ -389,7 +389,8 @@ impl fmt::Debug for Context {
 ///
 /// Timers and immediates are not behind it: the other loop must also make a turn at
 /// [`next_deadline`](Context::next_deadline). Its number stays the same for the context's life,
-/// and after a `fork`.
+/// and after a `fork`. But an outer epoll loop forgets it when the context opens itself anew, in a
+/// forked child or by [`reinitialise`](Context::reinitialise): add it again then.
 ///
 /// The poll backend has no such descriptor. There, only signals and other threads' work make what
 /// is lent here readable, so a context that is to be embedded wants [`BackendKind::Standard`](crate::BackendKind::Standard) (and

@@ -18,6 +18,7 @@ on_every_backend!(
     a_late_timer_is_counted,
     times_are_measured_if_that_is_wanted,
     times_are_measured_from_the_call_after_the_one_that_asks,
+    times_are_not_measured_for_reports_of_slow_handlers,
     it_prints_what_there_is_to_say,
     a_loop_inside_a_handler_is_not_the_handlers_time,
 );
@@ -243,6 +244,21 @@ fn times_are_measured_from_the_call_after_the_one_that_asks(kind: BackendKind) {
     immediate.schedule();
     context.run().unwrap();
     assert!(context.stats().in_handlers[EventKind::Immediate] >= WHILE);
+}
+
+fn times_are_not_measured_for_reports_of_slow_handlers(kind: BackendKind) {
+    let context = context(kind);
+    let reports = Rc::new(Cell::new(0));
+    let inner = Rc::clone(&reports);
+    context.set_slow_handler(Duration::ZERO, move |_| inner.set(inner.get() + 1));
+    context.defer(|_| dawdle(WHILE));
+    context.set_wait_timeout(Some(WHILE));
+    assert!(context.run_once().unwrap());
+    assert!(!context.run_once().unwrap(), "it waits in vain");
+    let stats = context.stats();
+    assert_eq!(reports.get(), 1);
+    assert_eq!(stats.in_handlers[EventKind::Immediate], Duration::ZERO);
+    assert_eq!(stats.asleep, Duration::ZERO);
 }
 
 fn it_prints_what_there_is_to_say(kind: BackendKind) {
