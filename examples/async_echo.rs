@@ -9,17 +9,16 @@
 
 use futures_lite::future::or;
 use std::env;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
-use tevent::{AsyncFd, Context, FdFlags, SignalFlags, Signum, WeakContext};
+use tevent::{
+    AsyncFd, AsyncListener, Connection, Context, FdFlags, SignalFlags, Signum, WeakContext,
+};
 
 /// The most that is held of a connection whose peer doesn't read.
 const CHUNK: usize = 64 * 1024;
-
-/// How long nobody is accepted after the system had no descriptor left.
-const BACK_OFF: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -42,10 +41,10 @@ fn run(address: SocketAddr, idle: Duration) -> io::Result<()> {
     let context = Context::new()?;
     let mut terminated = context.add_signal_stream(Signum::SIGTERM, SignalFlags::RESTART)?;
     let mut interrupted = context.add_signal_stream(Signum::SIGINT, SignalFlags::RESTART)?;
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    println!("listening on {}", listener.local_addr()?);
-    let listener = context.add_async_fd(listener)?;
+    let listener = context.add_async_listener(TcpListener::bind(address)?)?;
+    println!("listening on {}", listener.get_ref().local_addr()?);
+    // When there is no descriptor left, clients wait until there is one.
+    listener.on_back_off(|back_off| eprintln!("async_echo: can't accept for now: {back_off}"));
     // It ends with an error only. Its clients' tasks are the context's, and go with that.
     let accepting = context.spawn(accept(context.downgrade(), listener, idle));
     context.block_on(or(
@@ -57,38 +56,22 @@ fn run(address: SocketAddr, idle: Duration) -> io::Result<()> {
     ))?
 }
 
-/// Starts a task for every client. Waiting before each is what gives the clients their turns.
+/// Starts a task for every client.
 async fn accept(
     context: WeakContext,
-    listener: AsyncFd<TcpListener>,
+    listener: AsyncListener<TcpListener>,
     idle: Duration,
 ) -> io::Result<()> {
     loop {
-        listener.ready(FdFlags::READ).await?;
-        match listener.get_ref().accept() {
-            Ok((client, address)) => {
-                if let Err(error) = start(&context, client, idle) {
-                    eprintln!("async_echo: {address}: {error}");
-                }
-            }
-            // Whoever it was has gone.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted
-                ) => {}
-            // No descriptor (EMFILE), most likely. The client stays in the backlog and the listener
-            // readable, so going on would be a spin.
-            Err(error) => {
-                eprintln!("async_echo: can't accept for now: {error}");
-                context.sleep(BACK_OFF).await;
-            }
+        let client = listener.accept().await?;
+        let peer = client.peer().clone();
+        if let Err(error) = start(&context, client, idle) {
+            eprintln!("async_echo: {peer}: {error}");
         }
     }
 }
 
-fn start(context: &WeakContext, client: TcpStream, idle: Duration) -> io::Result<()> {
-    client.set_nonblocking(true)?;
+fn start(context: &WeakContext, client: Connection<TcpStream>, idle: Duration) -> io::Result<()> {
     let client = context.add_async_fd(client)?;
     let serving = serve(context.clone(), client, idle);
     context
@@ -101,7 +84,11 @@ fn start(context: &WeakContext, client: TcpStream, idle: Duration) -> io::Result
 }
 
 /// Sends back what comes, until the client sends no more. That closes the socket.
-async fn serve(context: WeakContext, client: AsyncFd<TcpStream>, idle: Duration) -> io::Result<()> {
+async fn serve(
+    context: WeakContext,
+    client: AsyncFd<Connection<TcpStream>>,
+    idle: Duration,
+) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         context.timeout(idle, client.ready(FdFlags::READ)).await??;

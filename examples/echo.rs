@@ -8,15 +8,10 @@ use std::env;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
-use std::rc::Rc;
-use std::time::Duration;
-use tevent::{Context, FdFlags, SignalFlags, Signum};
+use tevent::{Connection, Context, FdFlags, SignalFlags, Signum};
 
 /// The most that is held of a connection whose peer doesn't read.
 const CHUNK: usize = 64 * 1024;
-
-/// How long nobody is accepted after the system had no descriptor left.
-const BACK_OFF: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -42,47 +37,20 @@ fn run(address: SocketAddr) -> io::Result<()> {
             .detach();
     }
     let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
     println!("listening on {}", listener.local_addr()?);
-    listen(&context, Rc::new(listener))?;
+    let listener = context.add_listener(listener, |context, _, client| {
+        let peer = client.peer().clone();
+        if let Err(error) = serve(context, client) {
+            eprintln!("echo: {peer}: {error}");
+        }
+    })?;
+    // When there is no descriptor left, clients wait until there is one.
+    listener.on_back_off(|back_off| eprintln!("echo: can't accept for now: {back_off}"));
     context.run()
 }
 
-/// Accepts one client per call. Level-triggered, so the next one is no later for that, and the
-/// connections get their turns in between.
-fn listen(context: &Context, listener: Rc<TcpListener>) -> io::Result<()> {
-    let event = context.add_fd(listener, FdFlags::READ, |context, event, _| {
-        match event.get_ref().accept() {
-            Ok((client, address)) => {
-                if let Err(error) = serve(context, client) {
-                    eprintln!("echo: {address}: {error}");
-                }
-            }
-            // Whoever it was has gone.
-            Err(error) if is_passing(&error) || error.kind() == ErrorKind::ConnectionAborted => {}
-            // No descriptor (EMFILE), most likely. The client stays in the backlog and the listener
-            // readable, so going on would be a spin: the event ends, and a timer makes another.
-            Err(error) => {
-                eprintln!("echo: can't accept for now: {error}");
-                event.remove();
-                let listener = Rc::clone(event.get_ref());
-                context
-                    .add_timer_after(BACK_OFF, move |context, _| {
-                        if let Err(error) = listen(context, Rc::clone(&listener)) {
-                            eprintln!("echo: can't accept any more: {error}");
-                        }
-                    })
-                    .detach();
-            }
-        }
-    })?;
-    event.detach();
-    Ok(())
-}
-
 /// Adds a connection. Nobody keeps a handle: the event ends itself, and that closes the socket.
-fn serve(context: &Context, client: TcpStream) -> io::Result<()> {
-    client.set_nonblocking(true)?;
+fn serve(context: &Context, client: Connection<TcpStream>) -> io::Result<()> {
     let mut unsent = Vec::new();
     let event = context.add_fd(client, FdFlags::READ, move |_, event, flags| {
         match echo(event.get_ref(), flags, &mut unsent) {

@@ -2,22 +2,18 @@
 //!
 //!     cargo run --example forking_echo -- 127.0.0.1:7007
 //!
-//! The parent listens, forks, and reaps. A child keeps nothing of its parent's events and runs the
-//! loop for its one client from inside the handler that forked. SIGTERM and SIGINT end the parent;
-//! its children serve their clients to the end.
+//! The parent listens, forks, and reaps. A child keeps nothing of its parent's events and returns from
+//! the handler that forked: the loop that called it goes on, in the child, for its one client. SIGTERM
+//! and SIGINT end the parent; its children serve their clients to the end.
 
-use std::cell::Cell;
 use std::env;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{self, ExitCode, ExitStatus};
-use std::rc::Rc;
-use std::thread;
-use std::time::Duration;
-use tevent::{Context, FdFlags, Fork, SignalFlags, Signum};
+use tevent::{Connection, Context, FdFlags, Fork, Listener, SignalFlags, Signum};
 
-/// How many children are running.
-type Running = Rc<Cell<usize>>;
+/// How many children there may be. Clients beyond wait.
+const MOST_CHILDREN: usize = 500;
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -35,6 +31,7 @@ fn main() -> ExitCode {
     }
 }
 
+/// Returns in the parent when a signal has ended it, and in each child when its client has gone.
 fn run(address: SocketAddr) -> io::Result<()> {
     let context = Context::new()?;
     for signum in [Signum::SIGTERM, Signum::SIGINT] {
@@ -43,90 +40,67 @@ fn run(address: SocketAddr) -> io::Result<()> {
             .detach();
     }
 
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    println!("listening on {}", listener.local_addr()?);
-    let running = Running::default();
-    let listening = context.add_fd(listener, FdFlags::READ, move |context, event, _| {
-        match event.get_ref().accept() {
-            // An event's source stays until its handler has returned. So the fork is left to a
-            // handler that is not the listener's: there the child can close the listener.
-            Ok((client, _)) => {
-                let running = Rc::clone(&running);
-                context.defer(move |context| serve(context, client, &running));
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            // The system has no descriptor left, say, and the client stays in the backlog: not
-            // again at once. The parent has nothing better to do; echo.rs has, and uses a timer.
-            Err(error) => {
-                eprintln!("forking_echo: can't accept for now: {error}");
-                thread::sleep(Duration::from_millis(100));
-            }
+    let socket = TcpListener::bind(address)?;
+    println!("listening on {}", socket.local_addr()?);
+    let listener = context.add_listener(socket, |context, listener, client| {
+        let peer = client.peer().clone();
+        if let Err(error) = serve(context, listener, client) {
+            eprintln!("forking_echo: {peer}: {error}");
         }
     })?;
-    listening.on_close(|listener| {
+    listener.set_limit(Some(MOST_CHILDREN));
+    listener.on_back_off(|back_off| eprintln!("forking_echo: can't accept for now: {back_off}"));
+    listener.on_close(|socket| {
         println!("{}: listening no more", process::id());
-        drop(listener);
+        drop(socket);
     });
     // Left to the context, which closes it when a child re-initialises. While there is a handle,
-    // the source stays.
-    listening.detach();
+    // the socket stays.
+    listener.detach();
 
     context.run()
 }
 
-/// Gives the client a process. This copy of the socket is closed when it is dropped: at the end of
-/// this function, in the parent.
-fn serve(context: &Context, client: TcpStream, running: &Running) {
-    match context.fork() {
-        Ok(Fork::Parent(pid)) => {
-            running.set(running.get() + 1);
-            println!("{pid}: started, {} running", running.get());
-            if let Err(error) = watch(context, pid, running) {
-                eprintln!("forking_echo: {pid} can't be waited for: {error}");
-            }
+/// Gives the client a process.
+fn serve(
+    context: &Context,
+    listener: &Listener<TcpListener>,
+    client: Connection<TcpStream>,
+) -> io::Result<()> {
+    match context.fork()? {
+        Fork::Parent(pid) => {
+            // This copy of the socket goes; its place is taken until the process has ended.
+            let (stream, permit) = client.into_parts();
+            drop(stream);
+            println!("{pid}: started, {} running", listener.open());
+            context
+                .add_child(pid, move |_, _, result| {
+                    drop(permit);
+                    match result.as_ref().map(ExitStatus::code) {
+                        Ok(Some(code)) => println!("{pid}: ended with {code}"),
+                        Ok(None) => println!("{pid}: ended by a signal"),
+                        Err(error) => println!("{pid}: ended, somebody else knows how: {error}"),
+                    }
+                })?
+                .detach();
+            Ok(())
         }
-        Ok(Fork::Child) => process::exit(match be_child(context, client) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("{}: {error}", process::id());
-                1
-            }
-        }),
-        Err(error) => eprintln!("forking_echo: no process for a client: {error}"),
+        Fork::Child => {
+            // All that was the parent's is closed: the listener when its handler has returned.
+            context.reinitialise()?;
+            // A process for itself can afford to block in a write.
+            client.set_nonblocking(false)?;
+            let event = context.add_fd(client, FdFlags::READ, |_, event, _| {
+                let mut chunk = [0; 64 * 1024];
+                let mut client = event.get_ref();
+                match client.read(&mut chunk) {
+                    Ok(count @ 1..) if client.write_all(&chunk[..count]).is_ok() => {}
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    _ => event.remove(),
+                }
+            })?;
+            event.detach();
+            Ok(())
+        }
     }
-}
-
-/// In the child: closes what was the parent's, and serves until the client has gone. A process for
-/// itself can afford to block in a write.
-fn be_child(context: &Context, client: TcpStream) -> io::Result<()> {
-    context.reinitialise()?;
-    client.set_nonblocking(false)?;
-    let event = context.add_fd(client, FdFlags::READ, |_, event, _| {
-        let mut chunk = [0; 64 * 1024];
-        let mut client = event.get_ref();
-        match client.read(&mut chunk) {
-            Ok(count @ 1..) if client.write_all(&chunk[..count]).is_ok() => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            _ => event.remove(),
-        }
-    })?;
-    event.detach();
-    context.run()
-}
-
-/// Says how the child has ended. It is reaped then, and nobody else's child is: the server can share
-/// its process with others that have children.
-fn watch(context: &Context, pid: u32, running: &Running) -> io::Result<()> {
-    let running = Rc::clone(running);
-    let child = context.add_child(pid, move |_, _, result| {
-        running.set(running.get() - 1);
-        match result.as_ref().map(ExitStatus::code) {
-            Ok(Some(code)) => println!("{pid}: ended with {code}"),
-            Ok(None) => println!("{pid}: ended by a signal"),
-            Err(error) => println!("{pid}: ended, and somebody else knows how: {error}"),
-        }
-    })?;
-    child.detach();
-    Ok(())
 }

@@ -373,11 +373,13 @@ impl<S: 'static> AsyncFd<S> {
     }
 
     /// The number that [`set_tag`](AsyncFd::set_tag) has set, 0 before.
+    #[doc(alias = "tevent_fd_get_tag")]
     pub fn tag(&self) -> u64 {
         self.fd.tag()
     }
 
     /// Gives the event a number, which means nothing to the loop.
+    #[doc(alias = "tevent_fd_set_tag")]
     pub fn set_tag(&self, tag: u64) {
         self.fd.set_tag(tag);
     }
@@ -443,6 +445,7 @@ impl<S: 'static> Future for Ready<'_, S> {
                 let number = waiters.add(self.wanted, poll.waker().clone());
                 self.number = Some(number);
                 fd.set_flags(waiters.interest());
+                fd.tell_if_left();
                 Poll::Pending
             }
             Some(number) => {

@@ -1,6 +1,7 @@
 //! [`Builder`]: what can be chosen when a context is made.
 
 use crate::backend::{AnyBackend, Backend, BackendKind};
+use crate::clock::Clock;
 use crate::context::Context;
 use crate::sys::timeout::Timeout;
 use std::cell::Cell;
@@ -31,6 +32,7 @@ pub struct Builder {
     wait_timeout: Option<Timeout>,
     starvation_budget: Option<NonZeroU32>,
     nesting_allowed: bool,
+    virtual_time: bool,
 }
 
 impl Default for Builder {
@@ -41,6 +43,7 @@ impl Default for Builder {
             wait_timeout: None,
             starvation_budget: NonZeroU32::new(1024),
             nesting_allowed: false,
+            virtual_time: false,
         }
     }
 }
@@ -57,6 +60,7 @@ impl Builder {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "tevent_context_init_byname")]
     pub fn backend(mut self, kind: BackendKind) -> Builder {
         self.backend = Ok(kind);
         self
@@ -98,6 +102,7 @@ impl Builder {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "tevent_context_set_wait_timeout")]
     pub fn wait_timeout(mut self, timeout: Option<Duration>) -> Builder {
         self.wait_timeout = Some(Timeout::new(timeout));
         self
@@ -126,8 +131,43 @@ impl Builder {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "tevent_loop_allow_nesting")]
     pub fn nesting_allowed(mut self, allowed: bool) -> Builder {
         self.nesting_allowed = allowed;
+        self
+    }
+
+    /// Gives the loop a clock of its own, for tests: it stands still while handlers run, and when
+    /// nothing is ready it jumps to the deadline of the first timer instead of waiting for it. So a
+    /// day of timers is over in milliseconds, in order, and the same every time.
+    ///
+    /// - [`Context::now`] follows that clock; so do `add_timer_after`, [`Timer::set_after`], sleeps,
+    ///   timeouts and deadlines of requests. `Instant::now()` does not. What is slow, and times that are
+    ///   [measured](Context::set_times_measured), are real.
+    /// - Descriptors, signals and other threads are real. Before each jump the loop asks the backend
+    ///   what is ready, without waiting. It doesn't know of what is on its way: of another process or
+    ///   thread that will answer soon.
+    /// - Without an armed timer there is nothing to jump to, and the loop waits as usual.
+    /// - A timer that is later than the [wait timeout](Context::set_wait_timeout) is reached in several
+    ///   jumps, as it would be in several waits.
+    ///
+    /// [`Timer::set_after`]: crate::Timer::set_after
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    /// use tevent::Context;
+    ///
+    /// let context = Context::builder().virtual_time().build()?;
+    /// let start = context.now();
+    /// context.add_timer_after(Duration::from_secs(86_400), |_, _| println!("a day later")).detach();
+    /// context.run()?;
+    /// assert_eq!(context.now() - start, Duration::from_secs(86_400));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn virtual_time(mut self) -> Builder {
+        self.virtual_time = true;
         self
     }
 
@@ -161,7 +201,7 @@ impl Builder {
             starvation_budget: Cell::new(self.starvation_budget),
             nesting_allowed: Cell::new(self.nesting_allowed),
         };
-        Context::open(backend, options)
+        Context::open(backend, options, Clock::new(self.virtual_time))
     }
 }
 
@@ -181,6 +221,7 @@ impl fmt::Debug for Builder {
             )
             .field("starvation_budget", &self.starvation_budget)
             .field("nesting_allowed", &self.nesting_allowed)
+            .field("virtual_time", &self.virtual_time)
             .finish()
     }
 }

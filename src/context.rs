@@ -13,9 +13,10 @@
 //! empties the tables; that breaks the cycle. What is left for handles that outlive it is tables
 //! in which they find nothing.
 
-use crate::backend::mux::{Delivery, Mux};
-use crate::backend::{AnyBackend, Backend, PlainWait, Ready, ReadyList, Token, WakeupTrigger};
+use crate::backend::{AnyBackend, Backend, ReadyList, Token};
 use crate::builder::{Builder, Options};
+use crate::clock::{self, Clock};
+use crate::fds::{FdHandler, Fds, Removed};
 use crate::flags::FdFlags;
 use crate::immediate::Immediates;
 use crate::immediate_queue::ImmediateQueue;
@@ -23,26 +24,22 @@ use crate::key::Key;
 use crate::remote::Inbox;
 use crate::run::NestingHook;
 use crate::signal::SignalTable;
-use crate::slow_handler;
+use crate::stats::Counters;
 use crate::sys::doorbell::{Doorbell, FORK, REMOTE, SIGNAL};
 use crate::sys::timeout::Timeout;
 use crate::sys::wakeup::Wakeup;
 use crate::timer::Timers;
 use crate::timer_queue::TimerQueue;
+use crate::trace::{EventKind, Severity, TracedEvent};
+use crate::watch::Watch;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::panic::Location;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The wake-up descriptor's. No watch has it, see [`Slots::insert`](crate::key::Slots::insert).
-fn wakeup_token() -> Token {
-    Token::from_bits(u64::MAX)
-}
 
 /// An event loop: descriptors, timers, signals and immediates, each with a closure.
 ///
@@ -101,66 +98,11 @@ pub(crate) struct Inner {
     pub(crate) signals: RefCell<SignalTable>,
     pub(crate) options: Options,
     pub(crate) state: RunState,
-    pub(crate) slow: slow_handler::Watch,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Counters,
+    pub(crate) watch: Watch,
     /// How many [`Context`] values there are: one, and those that [`WeakContext`] makes.
     owners: Cell<usize>,
-}
-
-/// The descriptor events, and the batch of ready ones that is being served.
-pub(crate) struct Fds {
-    pub(crate) backend: AnyBackend,
-    pub(crate) mux: Mux<Rc<dyn FdHandler>>,
-    ready: ReadyList,
-    /// How many of `ready` are done with.
-    next: usize,
-    /// For how many milliseconds a settled wait waits: in `run_until`, and in `run`.
-    limits: [i32; 2],
-    /// Read empty when it is reported; missing if the backend reports it once for each ring.
-    wakeup: Option<Rc<Wakeup>>,
-}
-
-/// A descriptor event that is to be called.
-pub(crate) type ReadyFd = Delivery<Rc<dyn FdHandler>>;
-
-/// A descriptor event's closure, together with the event that it is called with.
-pub(crate) trait FdHandler {
-    fn call(self: Rc<Self>, context: &Context, flags: FdFlags);
-
-    fn meta(&self) -> &Meta;
-
-    /// The event has ended: drops the closure, now or when it has returned.
-    fn end(self: Rc<Self>);
-}
-
-/// The handler of an event that was removed. Dropping it ends the event, so that is for when nothing
-/// is borrowed.
-pub(crate) struct Removed(Option<Rc<dyn FdHandler>>);
-
-impl Removed {
-    pub(crate) fn new(handler: Rc<dyn FdHandler>) -> Removed {
-        Removed(Some(handler))
-    }
-}
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        if let Some(handler) = self.0.take() {
-            handler.end();
-        }
-    }
-}
-
-/// What every event carries for those who look at the loop.
-pub(crate) struct Meta {
-    pub(crate) location: &'static Location<'static>,
-    /// Apart, as few events have any.
-    label: Cell<Option<Box<Label>>>,
-}
-
-#[derive(Default)]
-struct Label {
-    tag: u64,
-    name: Option<String>,
 }
 
 /// Where the loop is.
@@ -172,9 +114,11 @@ pub(crate) struct RunState {
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
     /// There may be more to look at than the doorbell and the descriptors: an immediate, an armed
-    /// timer, a request to stop, somebody who is told of slow handlers, an ended event. Whoever adds
-    /// one of these sets this; a turn that finds none clears it.
-    busy: Cell<bool>,
+    /// timer, a request to stop, somebody who watches, an ended event. Whoever adds one of these sets
+    /// this; a turn that finds none, or only timers that are later, clears it.
+    busy: Cell<Busy>,
+    /// If the loop is busy later, when.
+    pub(crate) quiet_until: Cell<Instant>,
     /// Missing while it runs.
     pub(crate) nesting_hook: Cell<Option<NestingHook>>,
     /// The hook that is running was replaced.
@@ -193,6 +137,15 @@ pub(crate) struct RunState {
     pub(crate) latest_time: Cell<Instant>,
 }
 
+/// Whether a turn has to look at everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Busy {
+    No,
+    /// Not before there is something for timers to do.
+    Later,
+    Yes,
+}
+
 /// Immediates and timers that were called since the loop last looked at descriptors.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Streak {
@@ -202,11 +155,12 @@ pub(crate) struct Streak {
 }
 
 impl RunState {
-    fn new() -> RunState {
+    fn new(now: Instant) -> RunState {
         RunState {
             level: Cell::default(),
             stop: Cell::default(),
-            busy: Cell::new(true),
+            busy: Cell::new(Busy::Yes),
+            quiet_until: Cell::new(now),
             nesting_hook: Cell::default(),
             nesting_hook_changed: Cell::default(),
             running_fd: Cell::default(),
@@ -214,7 +168,7 @@ impl RunState {
             sole_immediate: Cell::default(),
             sole_is_scheduled: Cell::default(),
             streak: Cell::default(),
-            latest_time: Cell::new(Instant::now()),
+            latest_time: Cell::new(now),
             starts: Cell::default(),
         }
     }
@@ -222,62 +176,28 @@ impl RunState {
     /// Says that the next turn is to look at everything.
     #[inline]
     pub(crate) fn set_busy(&self) {
-        self.busy.set(true);
+        self.busy.set(Busy::Yes);
     }
 
     #[inline]
-    pub(crate) fn is_busy(&self) -> bool {
+    pub(crate) fn busy(&self) -> Busy {
         self.busy.get()
     }
 
     pub(crate) fn clear_busy(&self) {
-        self.busy.set(false);
+        self.busy.set(Busy::No);
+    }
+
+    /// Says that there is nothing to look at but timers, and at those from this time on, which is
+    /// before the first is due.
+    pub(crate) fn set_quiet_until(&self, time: Instant) {
+        self.quiet_until.set(time);
+        self.busy.set(Busy::Later);
     }
 
     pub(crate) fn replace_nesting_hook(&self, hook: Option<NestingHook>) -> Option<NestingHook> {
         self.nesting_hook_changed.set(true);
         self.nesting_hook.replace(hook)
-    }
-}
-
-impl Meta {
-    #[track_caller]
-    pub(crate) fn here() -> Meta {
-        Meta::at(Location::caller())
-    }
-
-    pub(crate) fn at(location: &'static Location<'static>) -> Meta {
-        Meta {
-            location,
-            label: Cell::new(None),
-        }
-    }
-
-    pub(crate) fn set_tag(&self, tag: u64) {
-        let mut label = self.label.take().unwrap_or_default();
-        label.tag = tag;
-        self.label.set(Some(label));
-    }
-
-    pub(crate) fn tag(&self) -> u64 {
-        self.look_at_label(|label| label.tag).unwrap_or_default()
-    }
-
-    pub(crate) fn set_name(&self, name: &str) {
-        let mut label = self.label.take().unwrap_or_default();
-        label.name = Some(name.to_owned());
-        self.label.set(Some(label));
-    }
-
-    pub(crate) fn name(&self) -> Option<String> {
-        self.look_at_label(|label| label.name.clone()).flatten()
-    }
-
-    fn look_at_label<R>(&self, look: impl FnOnce(&Label) -> R) -> Option<R> {
-        let label = self.label.take()?;
-        let result = look(&label);
-        self.label.set(Some(label));
-        Some(result)
     }
 }
 
@@ -327,7 +247,8 @@ impl Context {
         &self.inner.backend_name
     }
 
-    /// The time on the clock of the timers: the system's monotonic clock, read now.
+    /// The time on the clock of the timers: the system's monotonic clock, read now, or the
+    /// [virtual](Builder::virtual_time) one.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -339,7 +260,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_timeval_current")]
     pub fn now(&self) -> Instant {
-        Instant::now()
+        self.inner.clock.now()
     }
 
     /// For how long a turn of the loop waits at most when no timer is due before. `None`: as long
@@ -400,7 +321,7 @@ impl Context {
         }
     }
 
-    pub(crate) fn open(backend: AnyBackend, options: Options) -> io::Result<Context> {
+    pub(crate) fn open(backend: AnyBackend, options: Options, clock: Clock) -> io::Result<Context> {
         crate::sys::fork::watch()?;
         let wakeup = Rc::new(Wakeup::new()?);
         let doorbell = Doorbell::claim(wakeup.write_number());
@@ -410,21 +331,16 @@ impl Context {
             wakeup: RefCell::new(Some(Rc::clone(&wakeup))),
             has_wakeup: Cell::new(false),
             inbox: Inbox::new(doorbell),
-            fds: RefCell::new(Fds {
-                backend,
-                mux: Mux::new(),
-                ready: ReadyList::new(options.batch),
-                next: 0,
-                limits: [0; 2],
-                wakeup: None,
-            }),
+            fds: RefCell::new(Fds::new(backend, options.batch)),
             ended: RefCell::new(Vec::new()),
             timers: RefCell::new(TimerQueue::new()),
             immediates: RefCell::new(ImmediateQueue::new()),
             signals: RefCell::new(SignalTable::new()),
             options,
-            state: RunState::new(),
-            slow: slow_handler::Watch::default(),
+            state: RunState::new(clock.now()),
+            clock,
+            counters: Counters::default(),
+            watch: Watch::default(),
             owners: Cell::new(1),
         });
         let pollable = inner.fds.borrow().backend.pollable();
@@ -473,7 +389,8 @@ impl fmt::Debug for Context {
 ///
 /// Timers and immediates are not behind it: the other loop must also make a turn at
 /// [`next_deadline`](Context::next_deadline). Its number stays the same for the context's life,
-/// and after a `fork`.
+/// and after a `fork`. But an outer epoll loop forgets it when the context opens itself anew, in a
+/// forked child or by [`reinitialise`](Context::reinitialise): add it again then.
 ///
 /// The poll backend has no such descriptor. There, only signals and other threads' work make what
 /// is lent here readable, so a context that is to be embedded wants [`BackendKind::Standard`](crate::BackendKind::Standard) (and
@@ -528,6 +445,9 @@ impl Inner {
         self.doorbell.attend(FORK);
         self.inbox.ring_if_not_empty();
         self.leave_if_idle();
+        self.trace_message(Severity::Trace, || {
+            "forked: the child has kernel objects of its own".to_owned()
+        });
         Ok(())
     }
 
@@ -555,13 +475,7 @@ impl Inner {
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
             self.has_wakeup.set(false);
-            let fd = wakeup.fd().as_raw_fd();
-            let mut fds = self.fds.borrow_mut();
-            fds.mux.settle(None);
-            fds.wakeup = match fds.backend.add_wakeup(fd, wakeup_token())? {
-                WakeupTrigger::Level => Some(Rc::clone(wakeup)),
-                WakeupTrigger::Edge => None,
-            };
+            self.fds.borrow_mut().add_wakeup(wakeup)?;
             self.has_wakeup.set(true);
         }
         Ok(())
@@ -589,6 +503,7 @@ impl Inner {
         }
         // First, so that whatever comes after the tables are wiped rings again.
         self.doorbell.attend(SIGNAL | REMOTE);
+        let traced = self.traced_events();
         let contents = self.take_contents();
         self.state.level.set(0);
         self.state
@@ -599,6 +514,7 @@ impl Inner {
         self.state.running_timer.set(None);
         self.state.streak.set(Streak::default());
         self.leave_if_idle();
+        self.trace_removed(traced);
         drop(contents);
         reopened
     }
@@ -610,13 +526,15 @@ impl Inner {
         // Closing an instance that a parent shares leaves the parent's alone, and closing one's
         // own forgets what is in it. So sources are out of the set before they are closed.
         drop(backend);
+        let traced = self.traced_events();
         let contents = self.take_contents();
         let scheduled = self.inbox.close();
-        let slow = self.slow.take();
         self.doorbell.release();
-        self.fds.borrow_mut().wakeup = None;
+        self.fds.borrow_mut().forget_wakeup();
         *self.wakeup.borrow_mut() = None;
-        drop((contents, scheduled, slow));
+        self.trace_removed(traced);
+        let watchers = self.watch.take();
+        drop((contents, scheduled, watchers));
     }
 
     /// Ends a descriptor event, if it is there still.
@@ -630,7 +548,12 @@ impl Inner {
             };
             fds.mux.remove(backend, key)
         };
-        drop(removed.map(Removed::new));
+        let Some(handler) = removed else { return };
+        let removed = Removed::new(handler);
+        if self.watch.is_traced() {
+            self.trace_removed(removed.meta().map(|meta| meta.traced(EventKind::Fd, key)));
+        }
+        drop(removed);
     }
 
     /// Keeps an event that has ended until its handler, which is running, has returned.
@@ -639,16 +562,35 @@ impl Inner {
         self.state.set_busy();
     }
 
-    /// Whether an event waits for its handler to return.
-    pub(crate) fn has_ended(&self) -> bool {
-        !self.ended.borrow().is_empty()
+    /// Lets go of the events whose handlers have returned. Those still on the stack stay.
+    #[inline]
+    pub(crate) fn drop_ended(&self) {
+        #[cold]
+        fn end(ended: Vec<Rc<dyn FdHandler>>) {
+            drop(ended.into_iter().map(Removed::new).collect::<Vec<_>>());
+        }
+        let ended = self.ended.take();
+        if !ended.is_empty() {
+            end(ended);
+        }
     }
 
-    /// Lets go of the events whose handlers have returned. Those still on the stack stay.
-    #[cold]
-    pub(crate) fn drop_ended(&self) {
-        let ended = self.ended.take();
-        drop(ended.into_iter().map(Removed::new).collect::<Vec<_>>());
+    /// What a tracer, if there is one, is told of everything that is there.
+    fn traced_events(&self) -> Vec<TracedEvent> {
+        if !self.watch.is_traced() {
+            return Vec::new();
+        }
+        let mut traced: Vec<TracedEvent> = {
+            let fds = self.fds.borrow();
+            let events = fds.mux.events();
+            events
+                .map(|(key, handler)| handler.meta().traced(EventKind::Fd, key))
+                .collect()
+        };
+        traced.extend(self.traced_timers());
+        traced.extend(self.traced_signals());
+        traced.extend(self.traced_immediates());
+        traced
     }
 
     fn unwatch_all(&self) {
@@ -672,122 +614,6 @@ impl Inner {
         let scheduled = self.inbox.take_all();
         let hook = self.state.replace_nesting_hook(None);
         (fds, timers, immediates, signals, scheduled, hook)
-    }
-}
-
-impl Fds {
-    /// What the batch says of the next descriptor.
-    #[inline(always)]
-    pub(crate) fn next(&self) -> Option<Ready> {
-        self.ready.get(self.next)
-    }
-
-    /// Takes the event to be called for `ready`, which is [next](Fds::next) in the batch, if it is
-    /// the only one on its descriptor.
-    #[inline(always)]
-    pub(crate) fn take_single(&mut self, ready: Ready) -> Option<ReadyFd> {
-        let delivery = self.mux.deliver(ready)?;
-        self.next += 1;
-        Some(delivery)
-    }
-
-    /// Takes the next event to be called out of the batch.
-    pub(crate) fn take_ready(&mut self) -> Option<ReadyFd> {
-        while let Some(mut ready) = self.ready.get(self.next) {
-            match self.mux.deliver_slowly(&mut ready) {
-                // What is left of the report is for the others on the descriptor. Not when the
-                // batch is 1, as then every handler gets a wait of its own.
-                Some(delivery) if delivery.has_siblings && self.ready.limit() > 1 => {
-                    self.ready.set(self.next, ready);
-                    return Some(delivery);
-                }
-                Some(delivery) => {
-                    self.next += 1;
-                    return Some(delivery);
-                }
-                None => self.next += 1,
-            }
-        }
-        None
-    }
-
-    /// Whether part of the batch hasn't been served yet.
-    #[inline]
-    pub(crate) fn has_ready(&self) -> bool {
-        self.next < self.ready.len()
-    }
-
-    pub(crate) fn discard_ready(&mut self) {
-        self.ready.clear();
-        self.next = 0;
-    }
-
-    /// Finds out whether the next wait can be a plain one, provided that it is told to wait for one
-    /// of these times.
-    pub(crate) fn settle(&mut self, timeouts: [Timeout; 2]) {
-        let whole = |timeout| match timeout {
-            Timeout::ZERO | Timeout::Precise(_) => None,
-            Timeout::Whole(milliseconds) => Some(milliseconds),
-        };
-        let [Some(until), Some(run)] = timeouts.map(whole) else {
-            return;
-        };
-        self.limits = [until, run];
-        // A wake-up descriptor that stays readable has to be looked for.
-        if self.wakeup.is_none() {
-            self.mux.settle(self.backend.plain_wait(&self.ready));
-        }
-    }
-
-    /// Whether the batch is served and the next may be waited for by
-    /// [`wait_plainly`](Fds::wait_plainly).
-    #[inline(always)]
-    pub(crate) fn settled(&self) -> Option<PlainWait> {
-        self.mux.settled()
-    }
-
-    /// Fills the batch anew, in a loop that `is_run`, and says what is [next](Fds::next) in it.
-    ///
-    /// # Errors
-    ///
-    /// Nothing is: this is the wait's result.
-    #[inline(always)]
-    pub(crate) fn wait_plainly(
-        &mut self,
-        wait: PlainWait,
-        is_run: bool,
-    ) -> Result<Ready, io::Result<()>> {
-        self.next = 0;
-        match wait.wait(self.limits[usize::from(is_run)], &mut self.ready) {
-            None => self.next().ok_or(Ok(())),
-            Some(result) => Err(result),
-        }
-    }
-
-    /// Has the backend fill the batch anew.
-    #[inline(always)]
-    pub(crate) fn wait(&mut self, timeout: Timeout) -> io::Result<()> {
-        self.next = 0;
-        let result = self.backend.wait_for(timeout, &mut self.ready);
-        if self.wakeup.is_some() {
-            self.drain_wakeup();
-        }
-        result
-    }
-
-    /// Reads a reported wake-up descriptor empty, before anything of the batch is served: the loop
-    /// may be left in the middle of it, and the descriptor that it lends is not to stay readable.
-    #[cold]
-    fn drain_wakeup(&self) {
-        let reported = |at| self.ready.get(at).map(|ready| ready.token());
-        if (0..)
-            .map_while(reported)
-            .any(|token| token == wakeup_token())
-        {
-            if let Some(wakeup) = &self.wakeup {
-                wakeup.drain();
-            }
-        }
     }
 }
 
@@ -871,6 +697,19 @@ impl WeakContext {
                 wakeup,
             },
         })
+    }
+}
+
+impl WeakContext {
+    /// The time on the context's clock; on the system's, if the context is gone.
+    pub(crate) fn now(&self) -> Instant {
+        let inner = self.inner.upgrade();
+        inner.map_or_else(Instant::now, |inner| inner.clock.now())
+    }
+
+    /// The deadline that is `delay` from now, or as late as can be said.
+    pub(crate) fn after(&self, delay: Duration) -> Instant {
+        clock::later(self.now(), delay)
     }
 }
 

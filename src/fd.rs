@@ -12,13 +12,16 @@
 //! a source that was closed. The handler goes earlier, when the event ends
 //! and isn't running.
 
-use crate::context::{Context, FdHandler, Inner, Meta};
+use crate::context::{Context, Inner};
 use crate::error::AddFdError;
+use crate::fds::FdHandler;
 use crate::flags::FdFlags;
 use crate::key::Key;
+use crate::meta::Meta;
 use crate::sys;
 use crate::sys::closure::{ClosureCell, IsRunning};
 use crate::sys::source::Source;
+use crate::trace::EventKind;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -173,7 +176,14 @@ impl Context {
         match self.inner.add_fd_event(number, flags, registered) {
             Ok(added) => {
                 debug_assert_eq!(added, key);
-                Ok(Fd { shared, owns: true })
+                let event = Fd { shared, owns: true };
+                if self.inner.watch.is_traced() {
+                    let traced = event.shared.meta.traced(EventKind::Fd, key);
+                    if let Some(tag) = self.inner.trace_added(traced) {
+                        event.set_tag(tag);
+                    }
+                }
+                Ok(event)
             }
             Err((refused, error)) => {
                 drop(refused);
@@ -427,6 +437,14 @@ impl<S: 'static> Fd<S> {
     /// ```
     pub fn detach(mut self) {
         self.owns = false;
+    }
+
+    /// For futures, which change the event outside of the loop's turns: see
+    /// [`Inner::tell_if_left`].
+    pub(crate) fn tell_if_left(&self) {
+        if self.is_registered() {
+            self.shared.inner.tell_if_left();
+        }
     }
 
     /// A second handle, which doesn't remove the event when it is dropped.

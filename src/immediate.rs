@@ -1,10 +1,11 @@
 //! Immediates: closures that run in the next turns, before timers and descriptors.
 
-use crate::context::{Context, Inner, Meta};
+use crate::context::{Context, Inner};
 use crate::immediate_queue::{ImmediateQueue, List, Popped};
 use crate::key::Key;
-use crate::slow_handler::{EventKind, SlowHandler};
+use crate::meta::Meta;
 use crate::sys::mailbox::{Job, Jobs};
+use crate::trace::{EventKind, TracedEvent};
 use std::cell::RefMut;
 use std::fmt;
 use std::panic::Location;
@@ -19,6 +20,10 @@ impl List for Jobs<Context> {
     #[inline]
     fn is_empty(&self) -> bool {
         self.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.len()
     }
 }
 
@@ -70,11 +75,15 @@ impl Context {
             .inner
             .immediates()
             .insert(Box::new(handler), Meta::here());
-        Immediate {
+        let immediate = Immediate {
             inner: Rc::clone(&self.inner),
             key,
             owns: true,
+        };
+        if self.inner.watch.is_traced() {
+            self.inner.trace_added_immediate(&immediate);
         }
+        immediate
     }
 
     /// Runs `handler` once, in a later turn, after the immediates scheduled before it.
@@ -111,8 +120,9 @@ impl Context {
             return false;
         };
         inner.lengthen_streak();
+        inner.counters.immediates.count();
         match popped {
-            _ if inner.slow.is_watched() => self.call_timed(popped),
+            _ if inner.watch.is_watched() => self.call_watched(popped),
             Popped::Entry(key, handler) => {
                 self.call_immediate(key, handler, is_sole && !only_once);
             }
@@ -122,25 +132,27 @@ impl Context {
     }
 
     #[cold]
-    fn call_timed(&self, popped: Popped<Handler, Job<Context>>) {
+    fn call_watched(&self, popped: Popped<Handler, Job<Context>>) {
         let inner = &*self.inner;
         match popped {
             Popped::Entry(key, handler) => {
-                let timed = inner.start_timing(|| {
-                    let mut immediates = inner.immediates();
-                    let meta = immediates.get_mut(key)?;
-                    Some(SlowHandler::describe(EventKind::Immediate, meta))
-                });
+                let call = inner.begin_call(|| inner.traced_immediate(key));
                 self.call_immediate(key, handler, false);
-                inner.finish_timing(timed);
+                inner.end_call(call);
             }
             Popped::Once(job) => {
-                let timed = inner.start_timing(|| {
-                    let meta = Meta::at(job.location());
-                    Some(SlowHandler::describe(EventKind::Immediate, &meta))
+                let location = job.location();
+                let call = inner.begin_call(|| {
+                    Some(TracedEvent::new(
+                        EventKind::Immediate,
+                        None,
+                        None,
+                        0,
+                        location,
+                    ))
                 });
                 job.run(self);
-                inner.finish_timing(timed);
+                inner.end_call(call);
             }
         }
     }
@@ -162,6 +174,8 @@ impl Context {
             while inner.next_turn_is_the_sole_immediates() {
                 inner.state.sole_is_scheduled.set(false);
                 inner.lengthen_streak();
+                inner.counters.full_turns.count();
+                inner.counters.immediates.count();
                 handler(self, &call.immediate);
             }
         }
@@ -197,6 +211,50 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Changes an immediate in a way that may remove it, which a tracer is told. What is left of it
+    /// is returned, to be dropped then.
+    #[inline]
+    fn change_immediate<R>(&self, key: Key, change: impl FnOnce(&mut Immediates) -> R) -> R {
+        let former = match self.watch.is_traced() {
+            true => self.traced_immediate(key),
+            false => None,
+        };
+        let mut immediates = self.immediates();
+        let result = change(&mut immediates);
+        if let Some(former) = former {
+            let is_gone = immediates.get_mut(key).is_none();
+            drop(immediates);
+            self.trace_removed(is_gone.then_some(former));
+        }
+        result
+    }
+
+    #[cold]
+    fn traced_immediate(&self, key: Key) -> Option<TracedEvent> {
+        let mut immediates = self.immediates();
+        let meta = immediates.get_mut(key)?;
+        Some(meta.traced(EventKind::Immediate, key))
+    }
+
+    #[cold]
+    fn trace_added_immediate(&self, immediate: &Immediate) {
+        let event = self.traced_immediate(immediate.key);
+        if let Some(tag) = event.and_then(|event| self.trace_added(event)) {
+            immediate.set_tag(tag);
+        }
+    }
+
+    /// What a tracer is told of every immediate.
+    pub(crate) fn traced_immediates(&self) -> Vec<TracedEvent> {
+        let keys: Vec<Key> = self.immediates().keys().collect();
+        let traced = keys
+            .into_iter()
+            .filter_map(|key| self.traced_immediate(key));
+        traced.collect()
+    }
+}
+
 /// An immediate's handler that is running. Puts it back, also when it panics.
 struct ImmediateCall {
     immediate: Immediate,
@@ -208,7 +266,8 @@ impl ImmediateCall {
     fn finish(&mut self) {
         let Immediate { inner, key, .. } = &self.immediate;
         if let Some(handler) = self.handler.take() {
-            let unwanted = inner.immediates().put_back(*key, handler);
+            let unwanted =
+                inner.change_immediate(*key, |immediates| immediates.put_back(*key, handler));
             drop(unwanted);
         }
     }
@@ -254,6 +313,16 @@ impl Immediate {
         }
         state.set_busy();
         self.inner.immediates().push(self.key)
+    }
+
+    /// Schedules it for what is built on it, see [`Inner::tell_if_left`]. Returns as [`schedule`](Immediate::schedule).
+    #[inline]
+    pub(crate) fn schedule_and_tell(&self) -> bool {
+        let is_there = self.schedule();
+        if is_there {
+            self.inner.tell_if_left();
+        }
+        is_there
     }
 
     /// Takes the immediate out of the queue.
@@ -302,7 +371,9 @@ impl Immediate {
     /// ```
     #[inline(never)]
     pub fn remove(&self) {
-        let removed = self.inner.immediates().remove(self.key);
+        let removed = self
+            .inner
+            .change_immediate(self.key, |immediates| immediates.remove(self.key));
         drop(removed);
     }
 
@@ -320,7 +391,9 @@ impl Immediate {
     /// ```
     pub fn detach(mut self) {
         self.owns = false;
-        let removed = self.inner.immediates().detach(self.key);
+        let removed = self
+            .inner
+            .change_immediate(self.key, |immediates| immediates.detach(self.key));
         drop(removed);
     }
 

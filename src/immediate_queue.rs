@@ -43,6 +43,9 @@ enum Item<L> {
 pub(crate) trait List: Iterator {
     /// Whether `next` would return none.
     fn is_empty(&self) -> bool;
+
+    /// How many it will return.
+    fn len(&self) -> usize;
 }
 
 /// Entries with a handler `H` each and a `T` that means nothing here, some of which are queued,
@@ -82,6 +85,25 @@ impl<H, T, L: List> ImmediateQueue<H, T, L> {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.items == 0
+    }
+
+    /// How much is queued.
+    pub(crate) fn queued(&self) -> usize {
+        let items = self.ring.iter().map(|item| match item {
+            Item::Gap => 0,
+            Item::Entry(_) => 1,
+            Item::Once(list) => list.len(),
+        });
+        items.sum()
+    }
+
+    /// How many entries there are, queued or not.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.entries.keys()
     }
 
     /// Adds an entry that isn't queued.
@@ -298,7 +320,11 @@ mod tests {
 
     impl List for std::vec::IntoIter<usize> {
         fn is_empty(&self) -> bool {
-            self.len() == 0
+            ExactSizeIterator::len(self) == 0
+        }
+
+        fn len(&self) -> usize {
+            ExactSizeIterator::len(self)
         }
     }
 

@@ -29,6 +29,11 @@ impl Key {
     }
 
     #[inline]
+    pub(crate) fn generation_bits(self) -> u32 {
+        (self.0.get() >> 32) as u32
+    }
+
+    #[inline]
     pub(crate) fn generation(self) -> NonZeroU32 {
         NonZeroU32::new((self.0.get() >> 32) as u32).unwrap_or_else(|| unreachable!())
     }
@@ -91,13 +96,22 @@ impl<T> Slots<T> {
     /// When 2³² - 1 entries are stored already.
     pub(crate) fn insert(&mut self, value: T) -> Key {
         // u32::MAX is left out: Key::to_bits() of no entry may be all ones.
+        if self.slab.len() == self.slab.capacity() {
+            self.grow();
+        }
         let index = self.slab.vacant_key();
         assert!(index < u32::MAX as usize, "more than 2^32 - 1 events");
-        let key = self.next_key();
+        let key = Key::new(index as u32, self.next_generation);
         let next = self.next_generation.checked_add(1);
         self.next_generation = next.unwrap_or(NonZeroU32::MIN);
         self.slab.insert(Slot { value, key });
         key
+    }
+
+    /// By an eighth, as doubling would leave up to half of the table unused.
+    #[cold]
+    fn grow(&mut self) {
+        self.slab.reserve_exact((self.slab.len() / 8).max(4));
     }
 
     /// Makes the next insertion get the key of the latest one, which was removed at once and left
@@ -178,6 +192,10 @@ mod tests {
         assert_eq!(slots.get_mut(old), None);
         assert_eq!(slots.remove(old), None);
         assert_eq!(slots.get(new), Some(&"new"));
+        assert_eq!(
+            format!("{new:?}"),
+            format!("Key({}, {})", new.index(), new.generation())
+        );
     }
 
     #[test]

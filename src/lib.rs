@@ -31,7 +31,10 @@
 //! ```
 //!
 //! The repository has whole programs in `examples/`, a table for those who come from the C library
-//! in `docs/porting.md`, futures in `docs/futures.md`, requests and queues in `docs/requests.md`, and
+//! in `docs/porting.md`, futures in `docs/futures.md`, requests and queues in `docs/requests.md`,
+//! listening sockets in `docs/listener.md`, loops inside each other in `docs/embedding.md`, threads and
+//! processes in `docs/many-cores.md`, statistics, tracers and tests without waiting in
+//! `docs/observing.md`, and
 //! how this is built in `docs/architecture.md`.
 //!
 //! # The order of things
@@ -196,12 +199,46 @@
 //! The downside: code in the same process that waits for *any* child (`waitpid(-1)`) can still take
 //! a status that was meant for a handler, which is then told that there is none.
 //!
+//! # Listening sockets
+//!
+//! [`Context::add_listener`] accepts the clients of a TCP or Unix socket. It does what every daemon's
+//! handler for that has to learn: it takes several in a turn, holds to a limit, and when the process has
+//! no descriptors left it pauses, and says so, where others spin.
+//!
+//! ```
+//! use std::net::TcpListener;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let context = tevent::Context::new()?;
+//! let socket = TcpListener::bind("127.0.0.1:0")?;
+//! # let _client = std::net::TcpStream::connect(socket.local_addr()?)?;
+//! let listener = context.add_listener(socket, |context, _, connection| {
+//!     println!("{} has come", connection.peer()); // and goes, as nobody keeps it
+//!     context.stop();
+//! })?;
+//! listener.set_limit(Some(1000));
+//! listener.on_back_off(|back_off| eprintln!("{back_off}"));
+//! context.run()
+//! # }
+//! ```
+//!
+//! The downside: clients who wait for their turn believe that they are connected.
+//!
+//! # Inside other loops
+//!
+//! A context is one descriptor ([`AsFd`](Context#impl-AsFd-for-Context)) and a
+//! [deadline](Context::next_deadline) to another loop, which has it make turns that don't wait
+//! ([`Context::run_ready`]): a loop of epoll, or tokio.
+//!
+//! The downside: what changes timers, immediates and interests between the turns has to say so, if that
+//! loop sleeps without asking for the deadline. `docs/embedding.md` has the details.
+//!
 //! # Futures
 //!
 //! Any part of a program may be written as futures, which run on the same loop, in order with the
 //! immediates: [`Context::spawn`] makes a [`Task`], [`Context::block_on`] runs the loop for one
 //! future. There are futures for the [clock](Context::sleep), [descriptors](AsyncFd),
-//! [signals](SignalStream) and [child processes](Child::wait); wakers work from any thread.
+//! [clients](AsyncListener), [signals](SignalStream) and [child processes](Child::wait); wakers work from any thread.
 //!
 //! ```
 //! use std::time::Duration;
@@ -305,14 +342,19 @@ mod async_fd;
 mod backend;
 mod builder;
 mod child;
+mod clock;
 mod context;
 mod error;
 mod fd;
+mod fds;
 mod flags;
 mod fork;
 mod immediate;
 mod immediate_queue;
 mod key;
+mod listener;
+mod meta;
+mod peer_addr;
 mod queue;
 mod remote;
 mod request;
@@ -322,11 +364,14 @@ mod signal_stream;
 mod signum;
 mod sleep;
 mod slow_handler;
+mod stats;
 mod sys;
 mod task;
 mod timer;
 mod timer_queue;
+mod trace;
 mod wakers;
+mod watch;
 
 pub use async_fd::{AsyncFd, Ready};
 pub use backend::{
@@ -340,6 +385,8 @@ pub use fd::Fd;
 pub use flags::{FdFlags, SignalFlags};
 pub use fork::Fork;
 pub use immediate::Immediate;
+pub use listener::{Accept, AsyncListener, BackOff, Connection, Listener, ListeningSocket, Permit};
+pub use peer_addr::PeerAddr;
 pub use queue::{Queue, QueueEntry, QueueTurn};
 pub use remote::Remote;
 pub use request::{Completer, Request, RequestError, RequestInfo, RequestState, RequestTree};
@@ -348,10 +395,12 @@ pub use signal::{Signal, SignalInfo};
 pub use signal_stream::SignalStream;
 pub use signum::Signum;
 pub use sleep::{Sleep, TimedOut, YieldNow, yield_now};
-pub use slow_handler::{EventKind, SlowHandler};
+pub use slow_handler::SlowHandler;
+pub use stats::{ByKind, Stats};
 pub use sys::siginfo::SigInfo;
 pub use task::{Cancel, Cancelled, Task};
 pub use timer::Timer;
+pub use trace::{Disarmed, EventKind, Severity, TracedEvent, Tracer};
 
 /// The code in the README compiles.
 #[cfg(doctest)]
@@ -367,6 +416,26 @@ struct FuturesPage;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/requests.md")]
 struct RequestsPage;
+
+/// In that about listeners.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/listener.md")]
+struct ListenerPage;
+
+/// In that about loops inside each other.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct EmbeddingPage;
+
+/// In that about threads and processes.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/many-cores.md")]
+struct ManyCoresPage;
+
+/// And in the page about looking into a loop.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/observing.md")]
+struct ObservingPage;
 
 /// And in that for those who come from the C library.
 #[cfg(doctest)]

@@ -247,7 +247,7 @@ impl Inner {
         }
         if let Some(head) = self.head().filter(|head| !head.is_triggered.get()) {
             if let Some(immediate) = &head.immediate {
-                immediate.schedule();
+                immediate.schedule_and_tell();
             }
         }
     }
@@ -405,12 +405,12 @@ impl Queue {
         completer: &Completer<T, E>,
         trigger: impl FnMut(&Context, &Completer<T, E>, &QueueEntry) + 'static,
     ) -> QueueEntry {
-        let entry = self.inner.insert(Some(Box::new(Repeated {
+        let trigger = Repeated {
             trigger,
             request: completer.downgrade(),
             completer: Some(completer.clone()),
-        })));
-        completer.attach(Place(entry.clone()));
+        };
+        let entry = self.insert_for(completer, Some(Box::new(trigger)));
         self.start_with(entry)
     }
 
@@ -437,8 +437,7 @@ impl Queue {
     #[doc(alias = "tevent_queue_add")]
     #[track_caller]
     pub fn add_blocker<T: 'static, E: 'static>(&self, completer: &Completer<T, E>) -> QueueEntry {
-        let entry = self.inner.insert(None);
-        completer.attach(Place(entry.clone()));
+        let entry = self.insert_for(completer, None);
         self.start_with(entry)
     }
 
@@ -491,7 +490,17 @@ impl Queue {
     ) -> QueueEntry {
         let owned = completer.clone();
         let trigger = Once(move |context: &Context| trigger(context, &owned));
-        let entry = self.inner.insert(Some(Box::new(trigger)));
+        self.insert_for(completer, Some(Box::new(trigger)))
+    }
+
+    /// Puts an entry into the queue that leaves it when the request ends.
+    #[track_caller]
+    fn insert_for<T: 'static, E: 'static>(
+        &self,
+        completer: &Completer<T, E>,
+        trigger: Option<Box<dyn Trigger>>,
+    ) -> QueueEntry {
+        let entry = self.inner.insert(trigger);
         completer.attach(Place(entry.clone()));
         entry
     }

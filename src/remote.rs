@@ -40,6 +40,15 @@ impl Inbox {
 }
 
 impl Inner {
+    /// For what wakers, futures, requests and queues do, who may be used where nobody knows of the
+    /// loop: if that isn't running, whoever polls its descriptor is told to make a turn.
+    #[inline]
+    pub(crate) fn tell_if_left(&self) {
+        if self.state.level.get() == 0 {
+            self.doorbell.ring(REMOTE);
+        }
+    }
+
     /// Moves what other threads have scheduled to the end of the immediates.
     pub(crate) fn accept_remote(&self) {
         let scheduled = self.inbox.mailbox.take_all();

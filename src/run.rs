@@ -1,17 +1,18 @@
 //! The loop: the one place where the order of things is decided.
 
 use crate::backend::mux;
-use crate::context::{Context, FdHandler, Inner, ReadyFd, Removed, Streak};
+use crate::context::{Busy, Context, Inner, Streak};
 use crate::error::{self, OsError};
+use crate::fds::{FdHandler, ReadyFd, Removed};
 use crate::flags::FdFlags;
 use crate::key::Key;
-use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys::doorbell::{FORK, REMOTE, SIGNAL};
 use crate::sys::timeout::Timeout;
+use crate::trace::{EventKind, Severity};
 use std::io;
 use std::os::fd::RawFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A closure that is told when a loop begins and ends.
 pub(crate) type NestingHook = Box<dyn FnMut(&Context, Nesting)>;
@@ -36,6 +37,9 @@ pub enum Nesting {
     /// It has returned.
     End(u32),
 }
+
+/// Of a loop that doesn't look how far away its timers are, in milliseconds: a day.
+const LONGEST_WAIT: u128 = 86_400_000;
 
 /// What became of one turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,9 +85,40 @@ impl Context {
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
         let turn = self.turn_in_full(false)?;
-        if self.inner.has_ended() {
-            self.inner.drop_ended();
-        }
+        self.inner.drop_ended();
+        Ok(turn == Turn::Ran)
+    }
+
+    /// Makes one turn that doesn't wait: calls the handler that is first in order if there is one to
+    /// call now, and returns whether there was. (All pending signals count as one.)
+    ///
+    /// This is the turn for a loop inside another one, which does the waiting: see
+    /// [`AsFd`](Context#impl-AsFd-for-Context) and [`next_deadline`](Context::next_deadline). It is
+    /// [`run_once`](Context::run_once) with a wait timeout of zero, but that the timeout that was set
+    /// holds for loops that handlers run.
+    ///
+    /// # Errors
+    ///
+    /// As [`run_once`](Context::run_once).
+    ///
+    /// # Panics
+    ///
+    /// As [`run_once`](Context::run_once).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let context = tevent::Context::new()?;
+    /// context.defer(|_| println!("first"));
+    /// assert!(context.run_ready()?);
+    /// assert!(!context.run_ready()?, "there is nothing else to do");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_loop_once")]
+    pub fn run_ready(&self) -> io::Result<bool> {
+        let _level = self.enter()?;
+        let turn = self.turn_within(false, Some(Timeout::ZERO))?;
+        self.inner.drop_ended();
         Ok(turn == Turn::Ran)
     }
 
@@ -283,11 +318,9 @@ impl Context {
         let doorbell = inner.doorbell;
         'turns: loop {
             let turn = 'turn: {
-                if inner.state.is_busy() {
+                if inner.is_busy() {
                     inner.state.running_fd.set(None);
-                    if inner.has_ended() {
-                        inner.drop_ended();
-                    }
+                    inner.drop_ended();
                     if stop.is_set() || finished() {
                         return Ok(());
                     }
@@ -303,7 +336,7 @@ impl Context {
                 let ready = match fds.next() {
                     Some(ready) => ready,
                     None => {
-                        let Some(wait) = fds.settled() else {
+                        let Some(wait) = fds.mux.settled() else {
                             drop(fds);
                             break 'turn self.turn_in_full(is_run);
                         };
@@ -313,12 +346,14 @@ impl Context {
                             drop(fds);
                             break 'turn self.turn_in_full(is_run);
                         }
+                        inner.counters.waits.count();
                         let first = fds.wait_plainly(wait, is_run);
                         doorbell.stay_awake();
                         match first {
                             Ok(ready) => ready,
                             Err(result) => {
                                 drop(fds);
+                                inner.counters.full_turns.count();
                                 break 'turn self.serve_after_wait(result);
                             }
                         }
@@ -330,9 +365,11 @@ impl Context {
                 }
                 let Some(ready) = fds.take_single(ready) else {
                     drop(fds);
+                    inner.counters.full_turns.count();
                     break 'turn self.serve_after_wait(Ok(()));
                 };
                 drop(fds);
+                inner.counters.short_turns.count();
                 self.call_fd(ready);
                 continue 'turns;
             };
@@ -342,11 +379,29 @@ impl Context {
         }
     }
 
-    /// One turn, whatever there is to do. The steps are those of tevent's `tevent_loop_once`.
-    #[inline(never)]
+    /// One turn, whatever there is to do.
+    #[inline(always)]
     fn turn_in_full(&self, is_run: bool) -> io::Result<Turn> {
+        self.turn_within(is_run, None)
+    }
+
+    /// The same with a limit of its own for the wait.
+    #[inline(always)]
+    fn turn_within(&self, is_run: bool, limit: Option<Timeout>) -> io::Result<Turn> {
         let inner = &*self.inner;
         inner.state.running_fd.set(None);
+        inner.counters.full_turns.count();
+        if inner.watch.is_traced() {
+            inner.trace_turn(|| self.turn(is_run, limit))
+        } else {
+            self.turn(is_run, limit)
+        }
+    }
+
+    /// The steps of a turn are those of tevent's `tevent_loop_once`.
+    #[inline(never)]
+    fn turn(&self, is_run: bool, limit: Option<Timeout>) -> io::Result<Turn> {
+        let inner = &*self.inner;
 
         // 1. and 2. Signals; what other threads have scheduled goes to the end of the immediates.
         if inner.doorbell.attention() != 0 && self.attend()? {
@@ -376,7 +431,7 @@ impl Context {
         if is_run && !inner.has_something_to_wait_for() {
             return Ok(Turn::Empty);
         }
-        let result = inner.wait(now, is_run)?;
+        let result = inner.wait(now, is_run, limit)?;
         self.serve_after_wait(result)
     }
 
@@ -433,8 +488,9 @@ impl Context {
         let Some(ready) = ready else {
             return false;
         };
-        if inner.slow.is_watched() {
-            self.call_fd_timed(ready);
+        inner.counters.fds.count();
+        if inner.watch.is_watched() {
+            self.call_fd_watched(ready);
         } else {
             self.call_fd(ready);
         }
@@ -442,13 +498,12 @@ impl Context {
     }
 
     #[cold]
-    fn call_fd_timed(&self, ready: ReadyFd) {
+    fn call_fd_watched(&self, ready: ReadyFd) {
         let inner = &*self.inner;
-        let describe = || Some(SlowHandler::describe(EventKind::Fd, ready.handler.meta()));
-        let timed = inner.start_timing(describe);
+        let call = inner.begin_call(|| Some(ready.handler.meta().traced(EventKind::Fd, ready.key)));
         self.call_fd(ready);
         inner.state.running_fd.set(None);
-        inner.finish_timing(timed);
+        inner.end_call(call);
     }
 
     /// It is left to the caller to say that the handler doesn't run any more, before other code of
@@ -462,8 +517,14 @@ impl Context {
 
 impl Inner {
     /// Waits until a descriptor is ready, a timer is due, something rings, or the wait timeout is
-    /// over. `now` is the time of this turn, if it was read. The inner result is the wait's.
-    fn wait(&self, now: Option<Instant>, is_run: bool) -> io::Result<io::Result<()>> {
+    /// over (or the `limit`, in place of it and of timers). `now` is the time of this turn, if it was
+    /// read. The inner result is the wait's.
+    fn wait(
+        &self,
+        now: Option<Instant>,
+        is_run: bool,
+        limit: Option<Timeout>,
+    ) -> io::Result<io::Result<()>> {
         if !self.has_wakeup() {
             // The backend fell back, and then refused it.
             self.add_wakeup()?;
@@ -471,22 +532,85 @@ impl Inner {
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
-        let mut timeout = if self.immediates().has_runnable() {
+        let timeout = if self.immediates().has_runnable() {
             Timeout::ZERO
         } else {
-            self.time_to_wait(now, is_run)
+            limit.unwrap_or_else(|| self.time_to_wait(now, is_run))
         };
+        self.counters.waits.count();
+        let result = if self.clock.is_virtual() && timeout != Timeout::ZERO {
+            self.wait_virtually(timeout)
+        } else {
+            self.watch_wait(|| timeout.limit(), || self.wait_for(timeout))
+        };
+        self.settle(now);
+        Ok(result)
+    }
+
+    /// Finds out whether the next turns can be short ones, and for how long they may wait.
+    fn settle(&self, now: Option<Instant>) {
+        let timeouts = [false, true].map(|is_run| self.options.wait_timeout(is_run));
+        if self.state.busy() == Busy::No {
+            self.fds.borrow_mut().settle(timeouts);
+            return;
+        }
+        if self.has_immediates() || self.watch.is_watched() || self.clock.is_virtual() {
+            return;
+        }
+        let Some(deadline) = self.timers.borrow_mut().next_deadline() else {
+            return;
+        };
+        // While it takes more than half of the time to the first timer, a wait may last for the other
+        // half, whenever it begins: there is no need to know how much is left. It may end too early,
+        // and then the next one is exact.
+        let now = now.unwrap_or_else(|| self.clock.now());
+        let half = deadline.saturating_duration_since(now) / 2;
+        let limit = Duration::from_millis(half.as_millis().min(LONGEST_WAIT) as u64);
+        if limit.is_zero() {
+            return;
+        }
+        let timeouts = timeouts.map(|timeout| {
+            let shorter = timeout.limit().map_or(limit, |timeout| timeout.min(limit));
+            Timeout::new(Some(shorter))
+        });
+        if self.fds.borrow_mut().settle(timeouts) {
+            self.state.set_quiet_until(now + half);
+        }
+    }
+
+    /// Whether there may be something to look at other than the doorbell and descriptors.
+    #[inline(always)]
+    fn is_busy(&self) -> bool {
+        match self.state.busy() {
+            Busy::No => false,
+            Busy::Later => self.clock.now() >= self.state.quiet_until.get(),
+            Busy::Yes => true,
+        }
+    }
+
+    #[inline(always)]
+    fn wait_for(&self, mut timeout: Timeout) -> io::Result<()> {
         // Only a loop that blocks has to be woken.
         if timeout != Timeout::ZERO && !self.doorbell.fall_asleep() {
             timeout = Timeout::ZERO;
         }
         let result = self.fds.borrow_mut().wait(timeout);
         self.doorbell.stay_awake();
-        if !self.state.is_busy() {
-            let timeouts = [false, true].map(|is_run| self.options.wait_timeout(is_run));
-            self.fds.borrow_mut().settle(timeouts);
+        result
+    }
+
+    /// The same on a virtual clock: if there is nothing to call and a timer is armed, as much time
+    /// passes at once as would pass in the wait.
+    #[cold]
+    fn wait_virtually(&self, timeout: Timeout) -> io::Result<()> {
+        let has_timers = self.has_timers();
+        let wait = if has_timers { Timeout::ZERO } else { timeout };
+        self.watch_wait(|| timeout.limit(), || self.wait_for(wait))?;
+        let has_nothing = !self.fds.borrow().has_ready() && self.doorbell.attention() == 0;
+        if let (true, true, Some(limit)) = (has_timers, has_nothing, timeout.limit()) {
+            self.clock.advance(limit);
         }
-        Ok(result)
+        Ok(())
     }
 
     #[cold]
@@ -495,9 +619,21 @@ impl Inner {
             return Ok(());
         }
         if !self.fds.borrow_mut().backend.fall_back() {
+            self.trace_message(Severity::Error, || format!("waiting has failed: {error}"));
             return Err(OsError::wrap("wait", error));
         }
+        self.trace_fall_back("waiting", &error);
         self.register_anew()
+    }
+
+    /// The backend has fallen back to another mechanism, because of an error.
+    #[cold]
+    fn trace_fall_back(&self, operation: &str, error: &io::Error) {
+        self.trace_message(Severity::Warning, || {
+            format!(
+                "{operation} has failed ({error}); the backend has fallen back to another mechanism"
+            )
+        });
     }
 
     /// Tells the backend what the events want.
@@ -509,16 +645,22 @@ impl Inner {
                 fds.mux.flush(&mut *fds.backend)
             };
             refused = refused.or(flushed.refused);
-            if !flushed.fell_back {
+            let Some(reason) = flushed.fell_back else {
                 break;
-            }
+            };
+            self.trace_fall_back("changing an interest", &reason);
             if let Err(error) = self.register_anew() {
                 refused.get_or_insert(error);
                 break;
             }
         }
         match refused {
-            Some(error) => Err(OsError::wrap("changing an interest", error)),
+            Some(error) => {
+                self.trace_message(Severity::Error, || {
+                    format!("the kernel has refused a changed interest: {error}")
+                });
+                Err(OsError::wrap("changing an interest", error))
+            }
             None => Ok(()),
         }
     }
@@ -535,7 +677,7 @@ impl Inner {
         let Some(deadline) = self.timers.borrow_mut().next_deadline() else {
             return timeout;
         };
-        let now = now.unwrap_or_else(Instant::now);
+        let now = now.unwrap_or_else(|| self.clock.now());
         let to_timer = deadline.saturating_duration_since(now);
         let limit = timeout.limit();
         Timeout::new(Some(limit.map_or(to_timer, |limit| limit.min(to_timer))))
@@ -544,7 +686,7 @@ impl Inner {
     /// Lets the next turns be short if they need look at nothing but the doorbell and descriptors.
     fn clear_busy_if_idle(&self) {
         // Whoever has ended an event or asked to stop was heard before this turn.
-        if !(self.has_timers() || self.has_immediates() || self.slow.is_watched()) {
+        if !(self.has_timers() || self.has_immediates() || self.watch.is_watched()) {
             self.state.clear_busy();
         }
     }
@@ -626,6 +768,7 @@ impl Inner {
                 return Err((Removed::new(refused), error));
             }
             drop(borrowed);
+            self.trace_fall_back("adding a descriptor", &error);
             if let Err(error) = self.register_anew() {
                 return Err((Removed::new(refused), error));
             }
@@ -648,7 +791,7 @@ impl<'a> StopScope<'a> {
 
     #[inline]
     fn is_set(&self) -> bool {
-        self.inner.state.is_busy() && self.inner.state.stop.get()
+        self.inner.state.stop.get()
     }
 }
 

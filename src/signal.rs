@@ -7,14 +7,15 @@
 //! are called until their accounts are empty. So a handler that can't be called now (it is on the
 //! stack of a nested loop, or another one has panicked) keeps what is due to it.
 
-use crate::context::{Context, Inner, Meta};
+use crate::context::{Context, Inner};
 use crate::flags::SignalFlags;
 use crate::key::{Key, Slots};
+use crate::meta::Meta;
 use crate::signum::Signum;
-use crate::slow_handler::{EventKind, SlowHandler};
 use crate::sys;
 use crate::sys::doorbell::{Doorbell, SIGNAL};
 use crate::sys::siginfo::{PLACES, SigInfo};
+use crate::trace::{EventKind, TracedEvent};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
@@ -94,6 +95,10 @@ impl SignalTable {
     }
 
     /// Whether what has come is being handed out, by a loop outside of this one.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(crate) fn is_handed_out(&self) -> bool {
         self.dispatches > 0
     }
@@ -343,11 +348,19 @@ impl Context {
             meta,
         });
         signals.numbers.entry(signum).or_default().push(key);
-        Ok(Signal {
+        drop(signals);
+        let signal = Signal {
             inner: Rc::clone(&self.inner),
             key,
             owns: true,
-        })
+        };
+        if self.inner.watch.is_traced() {
+            let event = self.inner.traced_signal(key);
+            if let Some(tag) = event.and_then(|event| self.inner.trace_added(event)) {
+                signal.set_tag(tag);
+            }
+        }
+        Ok(signal)
     }
 
     /// Calls all signal handlers that have something to be told. Returns whether there was one.
@@ -389,11 +402,8 @@ impl Context {
             let taken = inner.signals.borrow_mut().take_call(key);
             let Some((handler, info)) = taken else { break };
             ran = true;
-            let timed = inner.start_timing(|| {
-                let signals = inner.signals.borrow();
-                let entry = signals.entries.get(key)?;
-                Some(SlowHandler::describe(EventKind::Signal, &entry.meta))
-            });
+            inner.counters.signals.count();
+            let watched = inner.begin_call(|| inner.traced_signal(key));
             let mut call = SignalCall {
                 signal: Signal {
                     inner: Rc::clone(&self.inner),
@@ -406,7 +416,7 @@ impl Context {
                 handler(self, &call.signal, &info);
             }
             drop(call);
-            inner.finish_timing(timed);
+            inner.end_call(watched);
             if info.siginfo.is_none() {
                 break;
             }
@@ -444,6 +454,38 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Changes a signal event in a way that may remove it, which a tracer is told. What is left of it
+    /// is returned, to be dropped then.
+    fn change_signal<R>(&self, key: Key, change: impl FnOnce(&mut SignalTable) -> R) -> R {
+        let former = match self.watch.is_traced() {
+            true => self.traced_signal(key),
+            false => None,
+        };
+        let mut signals = self.signals.borrow_mut();
+        let result = change(&mut signals);
+        if let Some(former) = former {
+            let is_gone = signals.entries.get(key).is_none();
+            drop(signals);
+            self.trace_removed(is_gone.then_some(former));
+        }
+        result
+    }
+
+    fn traced_signal(&self, key: Key) -> Option<TracedEvent> {
+        let signals = self.signals.borrow();
+        let entry = signals.entries.get(key)?;
+        Some(entry.meta.traced(EventKind::Signal, key))
+    }
+
+    /// What a tracer is told of every signal event.
+    pub(crate) fn traced_signals(&self) -> Vec<TracedEvent> {
+        let signals = self.signals.borrow();
+        let keys = signals.entries.keys();
+        keys.filter_map(|key| self.traced_signal(key)).collect()
+    }
+}
+
 /// A signal handler that is running. Puts it back, also when it panics.
 struct SignalCall {
     signal: Signal,
@@ -453,8 +495,7 @@ struct SignalCall {
 impl Drop for SignalCall {
     fn drop(&mut self) {
         let Signal { inner, key, .. } = &self.signal;
-        let removed = {
-            let mut signals = inner.signals.borrow_mut();
+        let removed = inner.change_signal(*key, |signals| {
             match signals.entries.get_mut(*key) {
                 Some(entry) => {
                     entry.handler = self.handler.take();
@@ -467,7 +508,7 @@ impl Drop for SignalCall {
                 // Removed meanwhile; the handler goes when the borrow has ended.
                 None => None,
             }
-        };
+        });
         drop(removed);
     }
 }
@@ -506,10 +547,9 @@ impl Signal {
     /// # }
     /// ```
     pub fn remove(&self) {
-        let removed = {
-            let mut signals = self.inner.signals.borrow_mut();
-            signals.remove(self.inner.doorbell, self.key)
-        };
+        let inner = &*self.inner;
+        let removed =
+            inner.change_signal(self.key, |signals| signals.remove(inner.doorbell, self.key));
         drop(removed);
     }
 

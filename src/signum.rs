@@ -105,6 +105,7 @@ impl Signum {
     ///
     /// assert!(Signum::new(9).is_err(), "SIGKILL");
     /// ```
+    #[doc(alias = "tevent_num_signals")]
     pub fn new(number: i32) -> io::Result<Signum> {
         if (1..=last()).contains(&number) && !REFUSED.contains(&number) {
             Ok(Signum(number))

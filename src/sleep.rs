@@ -7,7 +7,7 @@
 //! is called, and when it is dropped.
 
 use crate::context::{Context, WeakContext};
-use crate::timer::{Timer, after};
+use crate::timer::Timer;
 use crate::wakers::WakerCell;
 use std::cell::Cell;
 use std::error::Error;
@@ -98,7 +98,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_wakeup_send")]
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        self.sleep_until(after(duration))
+        self.sleep_until(self.inner.after(duration))
     }
 
     /// Gives `future` until `limit` from now, that is, from this call, to be ready. If it is ready
@@ -161,7 +161,7 @@ impl WeakContext {
     /// ```
     #[doc(alias = "tevent_wakeup_send")]
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        self.sleep_until(after(duration))
+        self.sleep_until(self.after(duration))
     }
 
     /// As [`Context::timeout`]. If the context is gone, the time is over.
@@ -214,6 +214,9 @@ impl Sleep {
         self.alarm.has_rung.set(false);
         if let Some(timer) = &self.timer {
             timer.set_deadline(deadline);
+            if let Some(context) = self.context.upgrade() {
+                context.inner.tell_if_left();
+            }
         }
     }
 }
@@ -234,6 +237,7 @@ impl Future for Sleep {
             let bell = Bell(Rc::clone(&self.alarm));
             let timer = context.add_timer(self.deadline, move |_, _| bell.ring());
             self.timer = Some(timer);
+            context.inner.tell_if_left();
         }
         Poll::Pending
     }

@@ -1,39 +1,12 @@
 //! Which handler keeps the loop from the others.
 
-use crate::context::{Context, Inner, Meta};
+use crate::context::Context;
+use crate::trace::{EventKind, TracedEvent};
+use crate::watch::Wanted;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::Location;
-use std::time::{Duration, Instant};
-
-/// The kinds of events.
-///
-/// ```
-/// assert_eq!(tevent::EventKind::Timer.to_string(), "timer");
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum EventKind {
-    /// A [descriptor event](crate::Fd).
-    Fd,
-    /// A [timer](crate::Timer).
-    Timer,
-    /// A [signal event](crate::Signal).
-    Signal,
-    /// An [immediate](crate::Immediate), a [deferred](Context::defer) closure, or one that another
-    /// thread has [scheduled](crate::Remote::schedule).
-    Immediate,
-}
-
-impl fmt::Display for EventKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(match self {
-            EventKind::Fd => "fd",
-            EventKind::Timer => "timer",
-            EventKind::Signal => "signal",
-            EventKind::Immediate => "immediate",
-        })
-    }
-}
+use std::time::Duration;
 
 /// A handler that took long, see [`Context::set_slow_handler`].
 ///
@@ -76,19 +49,12 @@ type Report = Box<dyn FnMut(&SlowHandler)>;
 
 /// The threshold and who is told.
 #[derive(Default)]
-pub(crate) struct Watch {
+pub(crate) struct SlowReport {
     threshold: Cell<Option<Duration>>,
     /// Missing while it runs.
     report: Cell<Option<Report>>,
     /// The report that is running was replaced.
     replaced: Cell<bool>,
-}
-
-/// A call that is being timed. What is to be said of it is noted before, as the handler may remove
-/// its event.
-pub(crate) struct Timed {
-    slow: SlowHandler,
-    start: Instant,
 }
 
 impl Context {
@@ -114,7 +80,12 @@ impl Context {
     ) {
         self.inner.state.set_busy();
         self.inner.end_sole_immediate();
-        self.inner.slow.set(threshold, Box::new(report));
+        let watch = &self.inner.watch;
+        let former = watch.slow.take();
+        watch.slow.threshold.set(Some(threshold));
+        watch.slow.report.set(Some(Box::new(report)));
+        watch.want(Wanted::SLOW, true);
+        drop(former);
     }
 
     /// Takes away what [`set_slow_handler`](Context::set_slow_handler) has set.
@@ -130,81 +101,42 @@ impl Context {
     /// # }
     /// ```
     pub fn clear_slow_handler(&self) {
-        let former = self.inner.slow.take();
+        let watch = &self.inner.watch;
+        watch.want(Wanted::SLOW, false);
+        let former = watch.slow.take();
         drop(former);
     }
 }
 
-impl SlowHandler {
-    /// What is known of a handler before it is called.
-    pub(crate) fn describe(kind: EventKind, meta: &Meta) -> SlowHandler {
-        SlowHandler {
-            kind,
-            name: meta.name(),
-            tag: meta.tag(),
-            location: meta.location,
-            took: Duration::ZERO,
-        }
-    }
-}
-
-impl Watch {
-    fn set(&self, threshold: Duration, report: Report) {
-        let former = self.take();
-        self.threshold.set(Some(threshold));
-        self.report.set(Some(report));
-        drop(former);
-    }
-
-    #[inline]
-    pub(crate) fn is_watched(&self) -> bool {
-        self.threshold.get().is_some()
-    }
-
-    /// Stops watching, and gives back whoever was told.
+impl SlowReport {
+    /// Stops reporting, and gives back whoever was told.
     pub(crate) fn take(&self) -> impl Sized + use<> {
         self.replaced.set(true);
         self.threshold.set(None);
         self.report.take()
     }
 
-    fn finish(&self, mut timed: Timed) {
-        timed.slow.took = timed.start.elapsed();
+    /// A handler took so long.
+    pub(crate) fn tell(&self, event: &TracedEvent, took: Duration) {
         if self
             .threshold
             .get()
-            .is_none_or(|threshold| timed.slow.took <= threshold)
+            .is_none_or(|threshold| took <= threshold)
         {
             return;
         }
         if let Some(mut report) = self.report.take() {
             self.replaced.set(false);
-            report(&timed.slow);
+            report(&SlowHandler {
+                kind: event.kind(),
+                name: event.name().map(str::to_owned),
+                tag: event.tag(),
+                location: event.location(),
+                took,
+            });
             if !self.replaced.get() {
                 self.report.set(Some(report));
             }
-        }
-    }
-}
-
-impl Inner {
-    /// Begins to time a call, if slow ones are to be reported. `describe` looks at the event.
-    #[inline]
-    pub(crate) fn start_timing(
-        &self,
-        describe: impl FnOnce() -> Option<SlowHandler>,
-    ) -> Option<Timed> {
-        self.slow.threshold.get()?;
-        let slow = describe()?;
-        let start = Instant::now();
-        Some(Timed { slow, start })
-    }
-
-    /// Ends it, when nothing is borrowed.
-    #[inline]
-    pub(crate) fn finish_timing(&self, timed: Option<Timed>) {
-        if let Some(timed) = timed {
-            self.slow.finish(timed);
         }
     }
 }

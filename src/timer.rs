@@ -1,10 +1,12 @@
 //! Timers.
 
-use crate::context::{Context, Inner, Meta};
+use crate::clock;
+use crate::context::{Context, Inner};
 use crate::key::Key;
-use crate::slow_handler::{EventKind, SlowHandler};
+use crate::meta::Meta;
 use crate::sys::handler::Handler;
-use crate::timer_queue::TimerQueue;
+use crate::timer_queue::{Postponed, TimerQueue};
+use crate::trace::{EventKind, TracedEvent};
 use std::fmt;
 use std::mem;
 use std::num::NonZeroU32;
@@ -13,6 +15,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 pub(crate) type TimerHandler = Handler<Context, Timer>;
+
+/// How many timers that are due at once share a look at the clock.
+const TIMERS_A_LOOK: u32 = 16;
 
 /// The key of a handle that has none.
 const NO_TIMER: Key = Key::new(u32::MAX, NonZeroU32::MAX);
@@ -102,7 +107,7 @@ impl Context {
         delay: Duration,
         handler: impl FnMut(&Context, &Timer) + 'static,
     ) -> Timer {
-        self.add_timer_at(after(delay), Location::caller(), handler)
+        self.add_timer_at(self.inner.after(delay), Location::caller(), handler)
     }
 
     #[inline(always)]
@@ -118,10 +123,15 @@ impl Context {
         // Apart: should this panic, the handler is dropped when nothing is borrowed.
         timers.reserve(deadline, location);
         let key = timers.insert(deadline, handler, location);
-        Timer {
+        let timer = Timer {
             inner: Rc::clone(&self.inner),
             key,
+        };
+        drop(timers);
+        if self.inner.watch.is_traced() {
+            self.inner.trace_added_timer(&timer);
         }
+        timer
     }
 
     /// Calls the first timer that is due, if there is one. If the clock had to be read for that,
@@ -130,11 +140,14 @@ impl Context {
     pub(crate) fn run_due_timer(&self, now: &mut Option<Instant>) -> bool {
         let inner = &*self.inner;
         let latest = &inner.state.latest_time;
-        // A timer that was due once is due. So of many that are due at once, only the first and the
-        // one that comes after them cost a look at the clock.
+        // A timer that was due once is due. So of many that are due at once, only some, the first
+        // among them, and the one that comes after them cost a look at the clock.
+        let shares_look = inner.state.streak.get().length % TIMERS_A_LOOK != 0;
+        let mut due = latest.get();
         let is_due = |deadline| {
-            deadline <= latest.get() || {
-                let time = Instant::now();
+            due = deadline;
+            (shares_look && deadline <= latest.get()) || {
+                let time = inner.clock.now();
                 latest.set(time);
                 *now = Some(time);
                 deadline <= time
@@ -145,8 +158,11 @@ impl Context {
             return false;
         };
         inner.lengthen_streak();
-        if inner.slow.is_watched() {
-            self.call_timer_timed(key, handler);
+        inner
+            .counters
+            .count_timer(latest.get().saturating_duration_since(due));
+        if inner.watch.is_watched() {
+            self.call_timer_watched(key, handler);
         } else {
             self.call_timer(key, handler);
         }
@@ -154,16 +170,11 @@ impl Context {
     }
 
     #[cold]
-    fn call_timer_timed(&self, key: Key, handler: TimerHandler) {
+    fn call_timer_watched(&self, key: Key, handler: TimerHandler) {
         let inner = &*self.inner;
-        let timed = inner.start_timing(|| {
-            let timers = inner.timers.borrow();
-            let plain = Meta::at(timers.location(key)?);
-            let meta = timers.note(key).unwrap_or(&plain);
-            Some(SlowHandler::describe(EventKind::Timer, meta))
-        });
+        let call = inner.begin_call(|| inner.traced_timer(key));
         self.call_timer(key, handler);
-        inner.finish_timing(timed);
+        inner.end_call(call);
     }
 
     #[inline(always)]
@@ -188,16 +199,55 @@ impl Inner {
     /// Not a handle's own function, as that would have to be in memory for it.
     #[inline(never)]
     fn remove_timer(&self, key: Key) {
-        let removed = self.timers.borrow_mut().remove(key);
+        let removed = self.change_timer(key, |timers| timers.remove(key));
         drop(removed);
     }
-}
 
-/// The deadline that is `delay` from now, or as late as can be said.
-pub(crate) fn after(delay: Duration) -> Instant {
-    let now = Instant::now();
-    let latest = || now.checked_add(Duration::from_nanos(u64::MAX));
-    now.checked_add(delay).or_else(latest).unwrap_or(now)
+    /// Changes a timer in a way that may remove it, which a tracer is told. What is left of it is
+    /// returned, to be dropped then.
+    #[inline]
+    fn change_timer<R>(&self, key: Key, change: impl FnOnce(&mut Timers) -> R) -> R {
+        let former = match self.watch.is_traced() {
+            true => self.traced_timer(key),
+            false => None,
+        };
+        let mut timers = self.timers.borrow_mut();
+        let result = change(&mut timers);
+        if let Some(former) = former {
+            let is_gone = timers.location(key).is_none();
+            drop(timers);
+            self.trace_removed(is_gone.then_some(former));
+        }
+        result
+    }
+
+    #[cold]
+    fn traced_timer(&self, key: Key) -> Option<TracedEvent> {
+        let timers = self.timers.borrow();
+        let plain = Meta::at(timers.location(key)?);
+        let meta = timers.note(key).unwrap_or(&plain);
+        Some(meta.traced(EventKind::Timer, key))
+    }
+
+    #[cold]
+    fn trace_added_timer(&self, timer: &Timer) {
+        let tag = self.traced_timer(timer.key);
+        if let Some(tag) = tag.and_then(|event| self.trace_added(event)) {
+            timer.set_tag(tag);
+        }
+    }
+
+    /// What a tracer is told of every timer.
+    pub(crate) fn traced_timers(&self) -> Vec<TracedEvent> {
+        let timers = self.timers.borrow();
+        let keys = timers.keys();
+        keys.filter_map(|key| self.traced_timer(key)).collect()
+    }
+
+    /// The deadline that is `delay` from now, or as late as can be said.
+    pub(crate) fn after(&self, delay: Duration) -> Instant {
+        clock::later(self.clock.now(), delay)
+    }
 }
 
 /// A timer's handler that is running. Puts it back, also when it panics.
@@ -215,7 +265,7 @@ impl TimerCall {
         let inner = &self.timer.inner;
         inner.state.running_timer.set(self.outer);
         if let Some(handler) = self.handler.take() {
-            let unwanted = inner.timers.borrow_mut().put_back(key, handler);
+            let unwanted = inner.change_timer(key, |timers| timers.put_back(key, handler));
             drop(unwanted);
         }
     }
@@ -289,8 +339,17 @@ impl Timer {
     #[doc(alias = "tevent_update_timer")]
     #[inline]
     pub fn set_deadline(&self, deadline: Instant) -> bool {
-        self.inner.state.set_busy();
-        self.inner.timers.borrow_mut().arm(self.key, deadline)
+        // One that is armed has made the loop look at timers already.
+        let mut timers = self.inner.timers.borrow_mut();
+        match timers.postpone(self.key, deadline) {
+            Postponed::Done => true,
+            Postponed::Gone => false,
+            Postponed::NotYet(index) => {
+                self.inner.state.set_busy();
+                timers.arm_anew(index, deadline);
+                true
+            }
+        }
     }
 
     /// Arms the timer for when `delay` has passed. See [`set_deadline`](Timer::set_deadline).
@@ -306,9 +365,11 @@ impl Timer {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "tevent_update_timer")]
     pub fn set_after(&self, delay: Duration) -> bool {
         self.inner.state.set_busy();
-        self.inner.timers.borrow_mut().arm(self.key, after(delay))
+        let deadline = self.inner.after(delay);
+        self.inner.timers.borrow_mut().arm(self.key, deadline)
     }
 
     /// Keeps the timer from firing until it is armed again.
@@ -354,7 +415,7 @@ impl Timer {
     /// ```
     pub fn detach(mut self) {
         let key = mem::replace(&mut self.key, NO_TIMER);
-        let removed = self.inner.timers.borrow_mut().detach(key);
+        let removed = self.inner.change_timer(key, |timers| timers.detach(key));
         drop(removed);
     }
 

@@ -71,8 +71,8 @@ struct Entry<D, H> {
     /// Missing while it runs, and if the entry is vacant.
     handler: Option<H>,
     location: &'static Location<'static>,
-    /// `None` if the entry is vacant.
-    generation: Option<NonZeroU32>,
+    /// 0 if the entry is vacant: one comparison says that a key's is another, and a vacant one's too.
+    generation: u32,
     sequence: u32,
     place: u32,
     armed: bool,
@@ -118,6 +118,15 @@ pub(crate) struct TimerQueue<D, H, T> {
     notes: BTreeMap<u32, T>,
 }
 
+/// What [`TimerQueue::postpone`] has come to.
+pub(crate) enum Postponed {
+    Done,
+    /// There is no such timer.
+    Gone,
+    /// The timer at this index has to be [armed anew](TimerQueue::arm_anew).
+    NotYet(u32),
+}
+
 impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     pub(crate) const fn new() -> Self {
         TimerQueue {
@@ -139,6 +148,13 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     #[inline]
     pub(crate) fn armed(&self) -> usize {
         self.armed
+    }
+
+    /// The keys of all timers, armed or not.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        let places = (0..).zip(&self.entries);
+        places
+            .filter_map(|(index, entry)| Some(Key::new(index, NonZeroU32::new(entry.generation)?)))
     }
 
     /// Makes room for one more timer, with this deadline.
@@ -189,7 +205,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         // A vacant entry has none that were to be dropped.
         mem::forget(entry.handler.replace(handler));
         entry.location = location;
-        entry.generation = Some(generation);
+        entry.generation = generation.get();
         entry.sequence = sequence;
         entry.place = self.heap.len() as u32;
         entry.armed = true;
@@ -212,7 +228,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
             deadline,
             handler: None,
             location,
-            generation: None,
+            generation: 0,
             sequence: 0,
             place: NOWHERE,
             armed: false,
@@ -227,13 +243,13 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     #[inline]
     fn entry(&self, key: Key) -> Option<&Entry<D, H>> {
         let entry = self.entries.get(key.index() as usize)?;
-        (entry.generation == Some(key.generation())).then_some(entry)
+        (entry.generation == key.generation_bits()).then_some(entry)
     }
 
     #[inline]
     fn entry_mut(&mut self, key: Key) -> Option<&mut Entry<D, H>> {
         let entry = self.entries.get_mut(key.index() as usize)?;
-        (entry.generation == Some(key.generation())).then_some(entry)
+        (entry.generation == key.generation_bits()).then_some(entry)
     }
 
     /// Where a timer was added.
@@ -273,39 +289,58 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
 
     /// Arms a timer, or moves an armed one, behind those with an earlier or the same deadline.
     /// Returns whether there is such a timer.
-    #[inline]
     pub(crate) fn arm(&mut self, key: Key, deadline: D) -> bool {
+        match self.postpone(key, deadline) {
+            Postponed::Done => true,
+            Postponed::Gone => false,
+            Postponed::NotYet(index) => {
+                self.arm_anew(index, deadline);
+                true
+            }
+        }
+    }
+
+    /// The same, if all that it takes is to note the deadline.
+    #[inline(always)]
+    pub(crate) fn postpone(&mut self, key: Key, deadline: D) -> Postponed {
         let sequence = self.next_sequence;
         let Some(entry) = self.entry_mut(key) else {
-            return false;
+            return Postponed::Gone;
         };
         // The node of an armed timer is not after its present deadline, so not after a later one.
-        let only_postponed = entry.armed && entry.deadline <= deadline;
+        if !entry.armed || entry.deadline > deadline || sequence >= u32::MAX - 1 {
+            return Postponed::NotYet(key.index());
+        }
         entry.deadline = deadline;
         entry.sequence = sequence;
-        if !only_postponed {
-            self.arm_anew(key);
+        self.next_sequence = sequence + 1;
+        Postponed::Done
+    }
+
+    /// Arms the timer at an index, whatever it takes.
+    pub(crate) fn arm_anew(&mut self, index: u32, deadline: D) {
+        let sequence = self.next_sequence;
+        let settled = self.settled;
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        let newly = !mem::replace(&mut entry.armed, true);
+        entry.deadline = deadline;
+        entry.sequence = sequence;
+        if !entry.suspended {
+            let (place, node) = (entry.place, entry.node(index));
+            self.armed += usize::from(newly);
+            self.place(place, node, settled);
         }
         self.next_sequence = sequence.wrapping_add(1);
         if sequence >= u32::MAX - 1 {
             self.renumber();
         }
-        true
     }
 
-    /// The rest of [`arm`](TimerQueue::arm), for a timer that wasn't armed or was so for later.
-    fn arm_anew(&mut self, key: Key) {
-        let settled = self.settled;
-        let Some(entry) = self.entries.get_mut(key.index() as usize) else {
-            return;
-        };
-        let newly = !mem::replace(&mut entry.armed, true);
-        if entry.suspended {
-            return;
-        }
-        self.armed += usize::from(newly);
-        let place = entry.place;
-        let node = entry.node(key.index());
+    /// Puts the node of a timer, whose former one is at `place` if anywhere, where it belongs.
+    #[inline(always)]
+    fn place(&mut self, place: u32, node: Node<D>, settled: usize) {
         if let Some(known) = in_run(place).and_then(|place| self.run.get(place)) {
             if known.deadline > node.deadline {
                 self.remove_node(place);
@@ -375,7 +410,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         let counted = entry.armed && !entry.suspended;
         let noted = entry.noted;
         let place = mem::replace(&mut entry.place, vacant);
-        entry.generation = None;
+        entry.generation = 0;
         let handler = entry.handler.take();
         self.vacant = key.index();
         self.armed -= usize::from(counted);
@@ -465,7 +500,8 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         }
         let entry = self.entries.get_mut(index as usize)?;
         entry.armed = false;
-        let popped = (Key::new(index, entry.generation?), entry.handler.take()?);
+        let generation = NonZeroU32::new(entry.generation)?;
+        let popped = (Key::new(index, generation), entry.handler.take()?);
         let is_in_run = in_run(entry.place).is_some();
         self.armed -= 1;
         if is_in_run {
@@ -522,7 +558,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         self.clear_nodes();
         let mut order: Vec<(u32, u32)> = Vec::with_capacity(self.armed);
         for (index, entry) in (0..).zip(&mut self.entries) {
-            if entry.generation.is_some() {
+            if entry.generation != 0 {
                 entry.place = NOWHERE;
                 if entry.armed {
                     order.push((entry.sequence, index));
@@ -943,11 +979,7 @@ mod tests {
     impl Queue<u32> {
         /// The invariants of the module's documentation.
         fn check(&self) {
-            let occupied = || {
-                self.entries
-                    .iter()
-                    .filter(|entry| entry.generation.is_some())
-            };
+            let occupied = || self.entries.iter().filter(|entry| entry.generation != 0);
             let rest = &self.run[self.next..];
             let in_run = rest.iter().filter(|node| node.index != NOWHERE);
             assert_eq!(in_run.clone().count() + self.gaps, rest.len());
@@ -957,7 +989,7 @@ mod tests {
             assert!(nodes <= occupied().count(), "nodes pile up");
             for node in self.heap.iter().chain(in_run) {
                 let entry = &self.entries[node.index as usize];
-                assert!(entry.generation.is_some() && !entry.suspended);
+                assert!(entry.generation != 0 && !entry.suspended);
                 assert!(!entry.node(node.index).before(node), "no lower bound");
             }
             for (place, node) in (self.next..).zip(rest) {
@@ -977,7 +1009,7 @@ mod tests {
                 assert_eq!(entry.place == NOWHERE, entry.suspended);
             }
             for (index, entry) in (0..).zip(&self.entries) {
-                let is_vacant = entry.generation.is_none();
+                let is_vacant = entry.generation == 0;
                 assert!(!is_vacant || entry.handler.is_none());
                 let is_noted = !is_vacant && entry.noted;
                 assert_eq!(is_noted, self.notes.contains_key(&index));

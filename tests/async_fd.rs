@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::futures::{Gate, block_on};
+use common::futures::{Gate, Wakes, block_on};
 use common::recording::{Call, recorded};
 use common::*;
 use futures_lite::future::{or, poll_once};
@@ -23,7 +23,10 @@ on_every_backend!(
     what_comes_while_nobody_waits_is_not_lost,
     hang_up_ends_every_wait,
     a_reset_ends_a_wait_for_room_alone,
+    an_error_alone_ends_a_wait_for_room,
     half_a_hang_up_is_no_end_for_a_writer_and_no_spin,
+    a_waiter_is_not_woken_for_what_another_waits_for,
+    what_was_told_and_not_fetched_yet_is_no_spin,
     two_tasks_read_and_write_one_socket,
     readers_of_one_socket_are_woken_one_at_a_time_in_order,
     a_reader_that_is_dropped_after_its_wake_leaves_it_to_the_next,
@@ -163,6 +166,49 @@ fn a_reset_ends_a_wait_for_room_alone(kind: BackendKind) {
         matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
         "{kind:?}"
     );
+}
+
+fn an_error_alone_ends_a_wait_for_room(kind: BackendKind) {
+    let context = context(kind);
+    let (reader, writer) = pipe();
+    let mut writer = std::fs::File::from(writer);
+    while writer.write(&[0; 4096]).is_ok() {}
+    let fd = context.add_async_fd(writer).unwrap();
+    let mut wait = pin!(fd.ready(WRITE));
+    assert!(block_on(&context, "it is polled", poll_once(&mut wait)).is_none());
+    assert_eq!(settle(&context), 0, "the pipe is full");
+    // Without a reader there is an error, and no room either.
+    drop(reader);
+    let ready = block_on(&context, "it is told of the error", wait);
+    assert_eq!(ready.unwrap(), WRITE);
+}
+
+fn a_waiter_is_not_woken_for_what_another_waits_for(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, mut theirs) = pair();
+    fill(&ours);
+    let fd = add(&context, ours);
+    let (of_writer, of_reader) = (Wakes::new(), Wakes::new());
+    let (mut writer, mut reader) = (pin!(fd.ready(WRITE)), pin!(fd.ready(READ)));
+    assert!(of_writer.poll(writer.as_mut()).is_pending());
+    assert!(of_reader.poll(reader.as_mut()).is_pending());
+    theirs.write_all(b"x").unwrap();
+    settle(&context);
+    assert_eq!((of_writer.count(), of_reader.count()), (0, 1));
+}
+
+fn what_was_told_and_not_fetched_yet_is_no_spin(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, mut theirs) = pair();
+    let fd = add(&context, ours);
+    let wakes = Wakes::new();
+    let mut wait = pin!(fd.ready(READ));
+    assert!(wakes.poll(wait.as_mut()).is_pending());
+    theirs.write_all(b"x").unwrap();
+    assert_eq!(settle(&context), 1);
+    assert_eq!(wakes.count(), 1);
+    assert_no_spin(&context, "it was told");
+    assert!(wakes.poll(wait.as_mut()).is_ready());
 }
 
 fn half_a_hang_up_is_no_end_for_a_writer_and_no_spin(kind: BackendKind) {

@@ -3,12 +3,13 @@
 #![cfg(target_os = "linux")]
 
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -83,6 +84,11 @@ impl Example {
         line_with(&self.output, text)
     }
 
+    #[track_caller]
+    fn next_line(&self) -> String {
+        self.line_with("")
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -127,6 +133,18 @@ impl Example {
         let children = fs::read_to_string(self.proc(&task)).expect("it is running");
         let parse = |pid: &str| pid.parse().expect("a process id");
         children.split_whitespace().map(parse).collect()
+    }
+
+    /// How long it has run, in hundredths of a second.
+    fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(self.proc("stat")).expect("it is running");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let fields: Vec<&str> = fields.split(' ').collect();
+        // User and system time; the state is field 3.
+        [14, 15]
+            .map(|field| fields[field - 3].parse::<u64>().expect("a number"))
+            .iter()
+            .sum()
     }
 
     /// The memory in use, in bytes.
@@ -288,7 +306,8 @@ fn async_echo_drops_a_client_that_says_nothing() {
     let start = Instant::now();
     let mut idle = connect(address);
     exchange(&idle);
-    assert_eq!(idle.read(&mut [0]).expect("an end"), 0, "it is closed");
+    let rest = idle.read_to_end(&mut Vec::new()).expect("an end");
+    assert_eq!(rest, 0, "it is closed");
     assert!(start.elapsed() >= Duration::from_secs(1), "too early");
     assert_eq!(example.descriptors(), before);
     example.ends_cleanly_by(Signal::TERM);
@@ -376,18 +395,230 @@ fn survives_a_full_descriptor_table(name: &str) {
     let start = Instant::now();
     let mut clients: Vec<_> = (0..20).map(|_| connect(address)).collect();
     exchange(&clients[0]);
-    for _ in 0..4 {
-        line_with(&errors, "can't accept for now");
+    for pause in [10, 20, 40, 80] {
+        let line = line_with(&errors, "can't accept for now: accept4: ");
+        assert!(
+            line.ends_with(&format!("next attempt in {pause}ms")),
+            "{line}"
+        );
         exchange(&clients[0]);
     }
-    // Four attempts, so three pauses of 100 ms.
+    // Four attempts, so three of these pauses.
     assert!(
-        start.elapsed() >= Duration::from_millis(300),
+        start.elapsed() >= Duration::from_millis(70),
         "it tries again at once"
     );
     let last = clients.pop().expect("there are 20");
     drop(clients);
     exchange(&last);
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+/// The line that the example called `listener` greets with.
+#[track_caller]
+fn greeting(mut stream: &TcpStream) -> String {
+    let mut line = String::new();
+    while !line.ends_with('\n') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a greeting");
+        line.push(byte[0].into());
+    }
+    line
+}
+
+#[test]
+fn listener_serves_so_many_at_a_time_and_pauses() {
+    let example = Example::start("listener", &["127.0.0.1:0", "2"]);
+    let address = example.address();
+    let mut clients: Vec<_> = (0..3).map(|_| connect(address)).collect();
+    assert_eq!(greeting(&clients[0]), "you are one of 1\n");
+    assert_eq!(greeting(&clients[1]), "you are one of 2\n");
+    // The third one waits for a place.
+    drop(clients.remove(0));
+    assert_eq!(greeting(&clients[1]), "you are one of 2\n");
+    example.signal(Signal::USR1);
+    example.line_with("paused: true");
+    drop(clients);
+    example.line_with("goodbye");
+    example.line_with("goodbye");
+    let late = connect(address);
+    example.signal(Signal::USR2);
+    // Nobody was welcome before.
+    assert_eq!(example.next_line(), "paused: false");
+    assert_eq!(greeting(&late), "you are one of 1\n");
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+#[test]
+fn listener_says_that_there_are_no_descriptors() {
+    let command = examples().join("listener");
+    let limited = format!("ulimit -n 16; exec {} 127.0.0.1:0 100", command.display());
+    let child = Command::new("sh")
+        .args(["-c", &limited])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let example = Example::started(child);
+    let address = example.address();
+    let mut clients: Vec<_> = (0..20).map(|_| connect(address)).collect();
+    example.line_with("nobody is accepted: accept4: Too many open files");
+    // When some go, others come.
+    let last = clients.pop().expect("there are 20");
+    drop(clients);
+    assert!(greeting(&last).starts_with("you are one of "));
+    example.ends_cleanly_by(Signal::INT);
+}
+
+/// One line, without its end.
+#[track_caller]
+fn line_from(stream: &TcpStream) -> String {
+    greeting(stream).trim_end().to_owned()
+}
+
+#[test]
+fn thread_per_core_deals_out_clients_and_tells_all_of_them() {
+    let example = Example::start("thread_per_core", &["127.0.0.1:0", "3"]);
+    let address = example.address();
+    let mut clients = Vec::new();
+    let mut threads = BTreeSet::new();
+    // The kernel deals them out by their addresses, so it may take some until two threads have one.
+    while clients.len() < 4 || threads.len() < 2 {
+        assert!(clients.len() < 100, "one thread gets them all: {threads:?}");
+        clients.push(connect(address));
+        let line = example.line_with(": client ");
+        threads.insert(line.split(':').next().expect("a thread").to_owned());
+    }
+    for (number, mut client) in clients.iter().enumerate().take(5) {
+        let words = format!("hello from {number}");
+        client
+            .write_all(format!("{words}\n").as_bytes())
+            .expect("it is read");
+        for client in &clients {
+            assert_eq!(line_from(client), words);
+        }
+    }
+    drop(clients);
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+#[test]
+fn prefork_starts_its_children_again_and_takes_them_along() {
+    let example = Example::start("prefork", &["127.0.0.1:0", "3"]);
+    let address = example.address();
+    for _ in 0..3 {
+        example.line_with(": started");
+    }
+    let mut children = example.children();
+    assert_eq!(children.len(), 3);
+    let server = |children: &[u32]| {
+        let line = line_from(&connect(address));
+        let pid = line
+            .trim_start_matches("served by ")
+            .parse()
+            .expect("a pid");
+        assert!(children.contains(&pid), "{line}, not one of {children:?}");
+    };
+    for _ in 0..20 {
+        server(&children);
+    }
+    // One dies, and then those who take its place; nobody notices.
+    for _ in 0..3 {
+        let victim = children.remove(0);
+        let pid = Pid::from_raw(victim as i32).expect("a child");
+        kill_process(pid, Signal::KILL).expect("it is running");
+        example.line_with(&format!("{victim}: ended, signal: 9"));
+        server(&children);
+        let line = example.line_with(": started");
+        children.push(
+            line.split(':')
+                .next()
+                .expect("a pid")
+                .parse()
+                .expect("a pid"),
+        );
+        server(&children);
+    }
+    example.ends_cleanly_by(Signal::TERM);
+    for child in children {
+        wait_until("the children end with their parent", || {
+            let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        });
+    }
+}
+
+#[test]
+fn children_of_prefork_notice_that_their_parent_was_killed() {
+    let example = Example::start("prefork", &["127.0.0.1:0", "2"]);
+    example.address();
+    for _ in 0..2 {
+        example.line_with(": started");
+    }
+    let children = example.children();
+    assert_eq!(children.len(), 2);
+    drop(example);
+    for child in children {
+        wait_until("the children end with their parent", || {
+            let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        });
+    }
+}
+
+/// An example that reads its standard input.
+fn start_with_input(name: &str, arguments: &[&str]) -> (Example, ChildStdin) {
+    let mut child = Command::new(examples().join(name))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{name} can't be started: {error}"));
+    let input = child.stdin.take().expect("piped");
+    (Example::started(child), input)
+}
+
+#[test]
+fn embedding_epoll_serves_both_parts() {
+    let (mut example, mut input) = start_with_input("embedding_epoll", &["127.0.0.1:0"]);
+    let address = example.address();
+    example.line_with("tick 1");
+    for number in 1..=3 {
+        writeln!(input, "line {number}").expect("it reads");
+        example.line_with(&format!("input: line {number}"));
+        assert_eq!(
+            line_from(&connect(address)),
+            format!("you are client {number}")
+        );
+    }
+    // It sleeps when there is nothing to do: 50 ticks are a second, in which it runs for a fraction.
+    let before = example.ticks();
+    example.line_with("tick 51");
+    let used = example.ticks() - before;
+    assert!(used < 50, "it spins: {used} hundredths of a second");
+    drop(input);
+    assert_eq!(example.ends().code(), Some(0));
+    let (example, _input) = start_with_input("embedding_epoll", &["127.0.0.1:0"]);
+    example.address();
+    example.ends_cleanly_by(Signal::TERM);
+}
+
+#[test]
+fn embedding_tokio_runs_commands_in_turns() {
+    let (example, address) = Example::serve("embedding_tokio");
+    let clients: Vec<_> = (0..5).map(|_| connect(address)).collect();
+    for (code, mut client) in clients.iter().enumerate() {
+        let commands = format!("exit {code}\nexit 7\n");
+        client.write_all(commands.as_bytes()).expect("it reads");
+    }
+    for (code, client) in clients.iter().enumerate() {
+        assert_eq!(line_from(client), code.to_string());
+        assert_eq!(line_from(client), "7");
+    }
+    example.signal(Signal::USR1);
+    example.line_with("10 commands so far");
+    let mut late = &clients[0];
+    late.write_all(b"kill -9 $$\n").expect("it reads");
+    assert_eq!(line_from(late), "killed");
     example.ends_cleanly_by(Signal::TERM);
 }
 
@@ -514,6 +745,89 @@ fn queue_keeps_messages_apart() {
     }
 }
 
+/// A file for one test, gone with this.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let name = format!("tevent-{}-{name}", std::process::id());
+        Scratch(std::env::temp_dir().join(name))
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.0).expect("the example has written it")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// How deep brackets are nested at most, outside of strings. Fails if they don't match.
+fn depth(json: &str) -> usize {
+    let (mut open, mut deepest) = (Vec::new(), 0);
+    let mut characters = json.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => loop {
+                match characters.next().expect("the string ends") {
+                    '"' => break,
+                    '\\' => _ = characters.next(),
+                    _ => {}
+                }
+            },
+            '{' => open.push('}'),
+            '[' => open.push(']'),
+            '}' | ']' => assert_eq!(open.pop(), Some(character)),
+            _ => {}
+        }
+        deepest = deepest.max(open.len());
+    }
+    assert_eq!(open, []);
+    deepest
+}
+
+#[test]
+fn trace_timeline_writes_what_has_happened() {
+    let json = Scratch::new("timeline.json");
+    let (text, code) = output_of("trace_timeline", &[json.0.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    let json = json.text();
+    assert_eq!(depth(&json), 4);
+    // Eight clients with 200 answers each, and as many requests on the other side.
+    for (name, at_least) in [
+        ("client", 1600),
+        ("connection", 1600),
+        ("check", 1),
+        ("wait", 1),
+    ] {
+        let count = json
+            .matches(&format!("\"ph\":\"X\",\"name\":\"{name}\""))
+            .count();
+        assert!(count >= at_least, "{count} of {name}");
+    }
+    let spans = json.matches("\"ph\":\"X\"").count();
+    assert!(text.starts_with(&format!("{spans} spans in ")), "{text}");
+    assert!(
+        json.contains("examples/trace_timeline.rs:"),
+        "places are told"
+    );
+
+    let svg = Scratch::new("timeline.svg");
+    let (_, code) = output_of("trace_timeline", &[svg.0.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    let svg = svg.text();
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+    assert!(svg.matches("<rect ").count() > 1, "more than the background");
+
+    let (_, code) = output_of("trace_timeline", &["/nowhere/timeline.json"]);
+    assert_eq!(code, Some(1));
+    let (_, code) = output_of("trace_timeline", &["timeline.txt"]);
+    assert_eq!(code, Some(1));
+}
+
 #[test]
 fn bad_arguments_are_answered_with_one_line_and_2() {
     for (name, arguments) in [
@@ -524,6 +838,19 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
         ("async_echo", vec!["127.0.0.1:0", "1", "more"]),
         ("forking_echo", vec!["127.0.0.1"]),
         ("forking_echo", vec!["127.0.0.1:0", "more"]),
+        ("embedding_epoll", vec!["nonsense"]),
+        ("embedding_epoll", vec!["127.0.0.1:0", "more"]),
+        ("embedding_tokio", vec!["nonsense"]),
+        ("embedding_tokio", vec!["127.0.0.1:0", "more"]),
+        ("prefork", vec!["nonsense"]),
+        ("prefork", vec!["127.0.0.1:0", "-1"]),
+        ("prefork", vec!["127.0.0.1:0", "1", "more"]),
+        ("thread_per_core", vec!["nonsense"]),
+        ("thread_per_core", vec!["127.0.0.1:0", "0"]),
+        ("thread_per_core", vec!["127.0.0.1:0", "1", "more"]),
+        ("listener", vec!["nonsense"]),
+        ("listener", vec!["127.0.0.1:0", "few"]),
+        ("listener", vec!["127.0.0.1:0", "1", "more"]),
         ("request", vec!["many"]),
         ("request", vec!["1", "soon"]),
         ("request", vec!["1", "1", "1"]),
@@ -531,6 +858,8 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
         ("queue", vec!["1", "0"]),
         ("queue", vec!["1", "1", "1"]),
         ("timers_and_signals", vec!["0"]),
+        ("trace_timeline", vec![]),
+        ("trace_timeline", vec!["a.json", "more"]),
         ("timers_and_signals", vec!["1", "-1"]),
         ("timers_and_signals", vec!["1", "1", "1"]),
     ] {
@@ -548,7 +877,16 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
 #[test]
 fn an_address_that_is_taken_is_reported() {
     let (example, address) = Example::serve("echo");
-    for name in ["echo", "async_echo", "forking_echo"] {
+    for name in [
+        "echo",
+        "async_echo",
+        "forking_echo",
+        "listener",
+        "thread_per_core",
+        "prefork",
+        "embedding_epoll",
+        "embedding_tokio",
+    ] {
         let mut second = Example::start(name, &[&address.to_string()]);
         assert_eq!(second.ends().code(), Some(1), "{name}");
     }

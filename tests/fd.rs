@@ -28,6 +28,7 @@ on_every_backend!(
     a_regular_file_is_always_ready_or_refused_with_the_source,
     a_regular_file_that_comes_in_a_handler_is_served,
     dev_null_is_always_ready_or_refused_with_the_source,
+    an_always_ready_file_that_is_gone_is_no_spin,
     an_always_ready_file_starves_nobody,
     an_always_ready_file_gets_its_turn_where_more_is_ready_than_fits,
     negative_numbers_are_refused_with_the_source,
@@ -324,6 +325,24 @@ fn a_regular_file_is_always_ready_or_refused_with_the_source(kind: BackendKind) 
 
 fn dev_null_is_always_ready_or_refused_with_the_source(kind: BackendKind) {
     always_ready_or_refused(kind, "/dev/null");
+}
+
+fn an_always_ready_file_that_is_gone_is_no_spin(kind: BackendKind) {
+    for reinitialises in [false, true] {
+        let context = context(kind);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let Ok(event) = context.add_fd(file, READ, |_, _, _| ()) else {
+            return; // epoll refuses it
+        };
+        assert!(turn(&context));
+        match reinitialises {
+            true => context.reinitialise().unwrap(),
+            false => event.remove(),
+        }
+        let (ours, _theirs) = pair();
+        let _other = context.add_fd(ours, READ, |_, _, _| ()).unwrap();
+        assert_no_spin(&context, "the file is gone");
+    }
 }
 
 fn an_always_ready_file_starves_nobody(kind: BackendKind) {

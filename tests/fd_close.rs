@@ -18,6 +18,7 @@ on_every_backend!(
     an_event_freed_in_its_own_handler_is_closed_when_that_returns,
     an_event_freed_in_its_own_handler_is_closed_before_the_loop_goes_on,
     a_detached_event_that_removes_itself_is_closed_when_its_handler_returns,
+    the_closure_of_an_event_that_ends_goes_before_its_source,
     a_detached_event_is_closed_with_the_context,
     a_detached_event_is_closed_when_the_context_is_reinitialised,
     when_the_context_goes_first_the_event_is_dead_and_closed_with_its_handle,
@@ -137,30 +138,9 @@ fn an_event_freed_in_its_own_handler_is_closed_when_that_returns(kind: BackendKi
     assert_eq!(log.take(), "later");
 }
 
-fn an_event_freed_in_its_own_handler_is_closed_before_the_loop_goes_on(kind: BackendKind) {
-    let context = context(kind);
-    let log = Log::new();
-    let _peers = [(); 2].map(|()| {
-        let (ours, peer) = readable();
-        let inner = log.clone();
-        let fd = context
-            .add_fd(ours, READ, move |_, fd: &Event, _| {
-                fd.remove();
-                inner.add("returning");
-            })
-            .unwrap();
-        log_close(&fd, &log);
-        fd.detach();
-        peer
-    });
-    context.run().unwrap();
-    assert_eq!(log.take(), "returning closed returning closed");
-}
-
-fn a_detached_event_that_removes_itself_is_closed_when_its_handler_returns(kind: BackendKind) {
-    let context = context(kind);
-    let log = Log::new();
-    let (ours, _peer) = readable();
+/// A detached event that removes itself in its handler, which writes "returning" then; its peer.
+fn removing_itself(context: &Context, log: &Log) -> UnixStream {
+    let (ours, peer) = readable();
     let inner = log.clone();
     let fd = context
         .add_fd(ours, READ, move |_, fd: &Event, _| {
@@ -168,12 +148,51 @@ fn a_detached_event_that_removes_itself_is_closed_when_its_handler_returns(kind:
             inner.add("returning");
         })
         .unwrap();
-    log_close(&fd, &log);
+    log_close(&fd, log);
     fd.detach();
+    peer
+}
+
+fn an_event_freed_in_its_own_handler_is_closed_before_the_loop_goes_on(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let _peers = [(); 2].map(|()| removing_itself(&context, &log));
+    context.run().unwrap();
+    assert_eq!(log.take(), "returning closed returning closed");
+}
+
+fn a_detached_event_that_removes_itself_is_closed_when_its_handler_returns(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    let _peer = removing_itself(&context, &log);
     assert_eq!(settle(&context), 1);
     assert_eq!(log.take(), "returning closed");
     drop(context);
     assert_eq!(log.take(), "", "exactly once");
+}
+
+fn the_closure_of_an_event_that_ends_goes_before_its_source(kind: BackendKind) {
+    let ends: [fn(Context); 3] = [
+        |context| drop(context),
+        |context| context.reinitialise().unwrap(),
+        |context| context.run().unwrap(), // its handler removes it
+    ];
+    for end in ends {
+        let context = context(kind);
+        let log = Log::new();
+        let (ours, _peer) = readable();
+        let owned = log.on_drop("closure");
+        let fd = context
+            .add_fd(ours, READ, move |_, fd: &Event, _| {
+                owned.keep();
+                fd.remove();
+            })
+            .unwrap();
+        log_close(&fd, &log);
+        fd.detach();
+        end(context);
+        assert_eq!(log.take(), "closure closed");
+    }
 }
 
 fn a_detached_event_is_closed_with_the_context(kind: BackendKind) {

@@ -1,10 +1,12 @@
 //! What the public interface promises about itself.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use tevent::{
-    AsyncFd, BackendKind, Child, Completer, Context, Fd, FdFlags, Immediate, Queue, QueueEntry,
-    QueueTurn, Remote, Request, SignalStream, Sleep, Task, Timer, WeakContext,
+    Accept, AsyncFd, AsyncListener, BackendKind, Child, Completer, Connection, Context, Fd,
+    FdFlags, Immediate, Listener, Permit, Queue, QueueEntry, QueueTurn, Remote, Request,
+    SignalStream, Sleep, Task, Timer, WeakContext,
 };
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -76,6 +78,11 @@ fn contexts_and_handles_stay_on_their_thread() {
     <Child as AmbiguousIfSend<_>>::is_not_send();
     <Task<()> as AmbiguousIfSend<_>>::is_not_send();
     <AsyncFd<std::os::fd::OwnedFd> as AmbiguousIfSend<_>>::is_not_send();
+    <Listener<TcpListener> as AmbiguousIfSend<_>>::is_not_send();
+    <AsyncListener<TcpListener> as AmbiguousIfSend<_>>::is_not_send();
+    <Accept<'_, TcpListener> as AmbiguousIfSend<_>>::is_not_send();
+    <Connection<TcpStream> as AmbiguousIfSend<_>>::is_not_send();
+    <Permit as AmbiguousIfSend<_>>::is_not_send();
     <SignalStream as AmbiguousIfSend<_>>::is_not_send();
     <Sleep as AmbiguousIfSend<_>>::is_not_send();
     <Request<(), ()> as AmbiguousIfSend<_>>::is_not_send();

@@ -3,6 +3,7 @@
 mod common;
 
 use common::futures::block_on;
+use common::requests::{Fault, pair_of};
 use common::*;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,6 +23,7 @@ on_every_backend!(
     a_queue_that_is_stopped_or_not_empty_does_not_trigger_at_once,
     a_stopped_queue_lets_the_current_one_go_on,
     stopping_and_starting_do_not_add_up,
+    a_stopped_queue_leaves_nothing_to_the_loop,
     starting_does_not_trigger_the_current_one_again,
     a_blocker_holds_up_the_queue_until_its_request_ends,
     an_untriggered_entry_is_triggered_again_when_the_queue_is_started,
@@ -53,13 +55,6 @@ on_every_backend!(
     queues_say_what_they_are_in_debug_output,
     random_queues_do_as_a_model_says,
 );
-
-type Fault = &'static str;
-type Pair = (Request<i32, Fault>, Completer<i32, Fault>);
-
-fn pair_of(context: &Context) -> Pair {
-    context.request("test")
-}
 
 /// Adds a request whose trigger writes `name` and keeps a completer. Returns the request, the place of
 /// the completer, and the entry.
@@ -299,6 +294,19 @@ fn stopping_and_starting_do_not_add_up(kind: BackendKind) {
     queue.start();
     settle(&context);
     assert_eq!(log.take(), "a");
+}
+
+fn a_stopped_queue_leaves_nothing_to_the_loop(kind: BackendKind) {
+    let context = context(kind);
+    let (queue, log) = (context.queue("test"), Log::new());
+    let [a, _b, _c] = three(&context, &queue, &log);
+    queue.stop();
+    assert_eq!(settle(&context), 0, "the first one was scheduled");
+    a.entry.remove();
+    assert_eq!(settle(&context), 0, "the next one isn't");
+    queue.start();
+    settle(&context);
+    assert_eq!(log.take(), "b");
 }
 
 fn starting_does_not_trigger_the_current_one_again(kind: BackendKind) {
@@ -987,18 +995,5 @@ fn random_queues_do_as_a_model_says(kind: BackendKind) {
             expected.join(" "),
             "seed {seed}: who was triggered"
         );
-    }
-}
-
-/// Numbers without a pattern.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) as usize) % limit
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use common::futures::block_on;
+use common::requests::{Fault, Pair, text, writes};
 use common::*;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -40,24 +41,9 @@ on_every_backend!(
     random_trees_end_as_a_model_says,
 );
 
-type Fault = &'static str;
-type Pair = (Request<i32, Fault>, Completer<i32, Fault>);
-type Outcome = Result<i32, RequestError<Fault>>;
-
+#[track_caller]
 fn pair_of(context: &Context, name: &'static str) -> Pair {
     context.request(name)
-}
-
-fn text(outcome: &Outcome) -> String {
-    match outcome {
-        Ok(value) => value.to_string(),
-        Err(error) => format!("{:?}", error.map(|fault| fault)),
-    }
-}
-
-fn writes(log: &Log) -> impl FnOnce(&Context, Outcome) + use<> {
-    let log = log.clone();
-    move |_, outcome| log.add(text(&outcome))
 }
 
 /// Writes `entry` when told, and acknowledges.
@@ -164,7 +150,7 @@ fn a_panicking_callback_abandons_the_request(kind: BackendKind) {
     drop(completer);
     assert_eq!(panic_of(|| inner_completer.done(42)), "in the callback");
     settle(&context);
-    assert_eq!(log.take(), "Abandoned");
+    assert_eq!(log.take(), "abandoned");
 }
 
 fn the_errors_of_a_sub_request_become_those_of_the_request(kind: BackendKind) {
@@ -255,7 +241,7 @@ fn a_deadline_drops_the_sub_requests(kind: BackendKind) {
     completers[1].set_timeout(2 * GUARD);
     top.set_deadline(context.now());
     run_until(&context, "the deadline", || !completers[0].is_wanted());
-    assert_eq!(log.take(), "top ~top a ~a aa ~aa b ~b TimedOut");
+    assert_eq!(log.take(), "top ~top a ~a aa ~aa b ~b timed-out");
     context.run().expect("the deadline below is gone too");
 }
 
@@ -278,7 +264,7 @@ fn cancelling_goes_down_to_who_can_be_told(kind: BackendKind) {
     settle(&context);
     assert_eq!(
         log.take(),
-        "leaf right Cancelled",
+        "leaf right cancelled",
         "those that come are told, and it goes up"
     );
 
@@ -290,7 +276,7 @@ fn cancelling_goes_down_to_who_can_be_told(kind: BackendKind) {
     left_completer.finish_with(leaf);
     leaf_completer.on_cancel(gives_in(&log, "leaf"));
     assert!(top.cancel());
-    assert_eq!(log.take(), "leaf Cancelled", "inside the call");
+    assert_eq!(log.take(), "leaf cancelled", "inside the call");
 }
 
 fn a_handler_decides_what_becomes_of_the_sub_requests(kind: BackendKind) {
@@ -312,7 +298,7 @@ fn a_handler_decides_what_becomes_of_the_sub_requests(kind: BackendKind) {
         });
         assert!(top.cancel());
         let expected = if forwards {
-            "top leaf Cancelled"
+            "top leaf cancelled"
         } else {
             "top"
         };
@@ -333,7 +319,7 @@ fn a_sub_request_that_comes_after_cancelling_is_asked(kind: BackendKind) {
     completer.finish_with(leaf);
     assert_eq!(log.take(), "leaf", "no callback inside the call");
     settle(&context);
-    assert_eq!(log.take(), "Cancelled");
+    assert_eq!(log.take(), "cancelled");
 
     // One that tries again whatever happens gets its turns, and is no recursion.
     fn again(context: &Context, completer: &Completer<i32, Fault>, left: i32) {
@@ -369,7 +355,7 @@ fn a_handler_that_comes_after_the_sub_requests_were_asked_is_told(kind: BackendK
     assert!(top.cancel());
     assert_eq!(log.take(), "1", "it was too late for that one");
     settle(&context);
-    assert_eq!(log.take(), "top Cancelled");
+    assert_eq!(log.take(), "top cancelled");
 }
 
 fn what_has_ended_takes_no_sub_requests(kind: BackendKind) {
@@ -602,7 +588,7 @@ fn callbacks_one_after_the_other_are_called_at_once(kind: BackendKind) {
 fn the_tree_shows_what_is_waited_for(kind: BackendKind) {
     let context = context(kind);
     let before = context.now();
-    let (line, (top, completer)) = (line!(), pair_here(&context, "top"));
+    let (line, (top, completer)) = (line!(), pair_of(&context, "top"));
     let (first, first_completer) = pair_of(&context, "first");
     let (second, second_completer) = pair_of(&context, "second");
     let (below, _below) = pair_of(&context, "below");
@@ -654,11 +640,6 @@ fn the_tree_shows_what_is_waited_for(kind: BackendKind) {
     assert_eq!(context.requests().to_string().lines().count(), 4);
 }
 
-#[track_caller]
-fn pair_here(context: &Context, name: &'static str) -> Pair {
-    context.request(name)
-}
-
 fn the_tree_shows_what_has_ended_but_was_not_taken(kind: BackendKind) {
     let context = context(kind);
     let (top, completer) = pair_of(&context, "top");
@@ -695,25 +676,13 @@ fn the_requests_of_a_context_are_its_own(kind: BackendKind) {
             .collect()
     };
     assert_eq!(names(), ["first", "second"]);
+    assert!(!ours.requests().is_empty());
     drop(first);
     let _third = pair_of(&ours, "third");
     assert_eq!(names(), ["second", "third"]);
     ours.reinitialise().unwrap();
     assert!(ours.requests().is_empty());
     assert_eq!(theirs.requests().entries().len(), 1);
-}
-
-/// Numbers without a pattern.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) as usize) % limit
-    }
 }
 
 /// What the model knows of a request.

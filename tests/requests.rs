@@ -2,15 +2,15 @@
 
 mod common;
 
-use common::futures::block_on;
+use common::futures::{Wakes, block_on};
+use common::requests::{Fault, Outcome, Pair, pair_of, text, writes};
 use common::*;
 use std::cell::Cell;
 use std::error::Error;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
+use std::task::Poll;
 use std::time::Duration;
 use tevent::{BackendKind, Completer, Context, Request, RequestError, RequestState};
 
@@ -39,6 +39,10 @@ on_every_backend!(
     a_deadline_ends_the_request,
     a_deadline_can_be_moved_and_taken_away,
     a_deadline_goes_with_the_request,
+    what_has_ended_takes_no_deadline,
+    a_request_leaves_the_list_before_its_callback_is_called,
+    who_awaits_a_request_is_woken_when_the_context_goes,
+    a_detached_request_forgets_who_awaited_it,
     what_is_attached_is_dropped_before_the_callback_the_last_first,
     what_is_attached_is_dropped_however_the_request_ends,
     nothing_can_be_attached_to_what_has_ended,
@@ -63,6 +67,8 @@ on_every_backend!(
     a_panic_of_a_cancel_handler_reaches_who_cancels,
     a_panic_of_a_destructor_does_not_keep_the_callback_from_being_called,
     a_second_panic_comes_through_run,
+    panics_of_an_unwanted_outcome_come_through_beside_others,
+    panics_of_several_callbacks_that_are_dropped_all_come_through,
     a_panicking_handler_abandons_the_request_it_worked_for,
     dropping_a_request_while_panicking_tells_its_handler,
     a_panic_of_a_handler_that_is_told_while_panicking_comes_through_run,
@@ -71,31 +77,8 @@ on_every_backend!(
     requests_say_what_they_are_in_debug_output,
 );
 
-type Error1 = &'static str;
-type Pair = (Request<i32, Error1>, Completer<i32, Error1>);
-
-fn pair_of(context: &Context) -> Pair {
-    context.request("test")
-}
-
-fn text(outcome: &Result<i32, RequestError<Error1>>) -> String {
-    match outcome {
-        Ok(value) => value.to_string(),
-        Err(RequestError::Failed(error)) => format!("failed:{error}"),
-        Err(RequestError::TimedOut) => "timed-out".to_owned(),
-        Err(RequestError::Cancelled) => "cancelled".to_owned(),
-        Err(RequestError::Abandoned) => "abandoned".to_owned(),
-    }
-}
-
-/// A callback that writes the outcome.
-fn writes(log: &Log) -> impl FnOnce(&Context, Result<i32, RequestError<Error1>>) + use<> {
-    let log = log.clone();
-    move |_, outcome| log.add(text(&outcome))
-}
-
 /// A cancel handler that writes `entry`, and does no more.
-fn told(log: &Log, entry: &str) -> impl FnOnce(&Context, &Completer<i32, Error1>) + use<> {
+fn told(log: &Log, entry: &str) -> impl FnOnce(&Context, &Completer<i32, Fault>) + use<> {
     let (log, entry) = (log.clone(), entry.to_owned());
     move |_, _| log.add(entry)
 }
@@ -113,7 +96,7 @@ fn an_outcome_calls_back_inside_the_call_that_ends_the_request(kind: BackendKind
 
 fn every_outcome_reaches_the_callback_and_who_awaits(kind: BackendKind) {
     let context = context(kind);
-    type End = fn(&Context, &Request<i32, Error1>, Completer<i32, Error1>);
+    type End = fn(&Context, &Request<i32, Fault>, Completer<i32, Fault>);
     let ends: [(&str, RequestState, End); 7] = [
         ("1", RequestState::Done, |_, _, completer| {
             assert!(completer.done(1));
@@ -122,7 +105,7 @@ fn every_outcome_reaches_the_callback_and_who_awaits(kind: BackendKind) {
             assert!(completer.fail("no"));
         }),
         ("2", RequestState::Done, |_, _, completer| {
-            assert!(completer.finish(Ok::<_, Error1>(2)));
+            assert!(completer.finish(Ok::<_, Fault>(2)));
         }),
         ("failed:so", RequestState::Failed, |_, _, completer| {
             assert!(completer.finish(Err(RequestError::Failed("so"))));
@@ -171,8 +154,8 @@ fn the_first_outcome_counts(kind: BackendKind) {
     assert!(completer.fail("first"));
     assert!(!other.done(1));
     assert!(!other.fail("later"));
-    assert!(!other.finish(Ok::<_, Error1>(1)));
-    assert!(!other.finish_later(Ok::<_, Error1>(1)));
+    assert!(!other.finish(Ok::<_, Fault>(1)));
+    assert!(!other.finish_later(Ok::<_, Fault>(1)));
     assert!(!other.cancelled());
     assert!(!request.set_deadline(context.now()));
     drop((completer, other));
@@ -186,7 +169,7 @@ fn an_outcome_may_be_delivered_by_the_loop(kind: BackendKind) {
     let (request, completer) = pair_of(&context);
     request.on_complete(writes(&log));
     context.defer(log.once("before"));
-    assert!(completer.finish_later(Ok::<_, Error1>(42)));
+    assert!(completer.finish_later(Ok::<_, Fault>(42)));
     context.defer(log.once("after"));
     assert!(!request.state().is_pending(), "it has ended");
     assert_eq!(log.take(), "");
@@ -265,7 +248,7 @@ fn an_outcome_goes_to_one(kind: BackendKind) {
     // One that waits for its callback isn't to be taken.
     let (request, completer) = pair_of(&context);
     request.on_complete(writes(&log));
-    completer.finish_later(Ok::<_, Error1>(42));
+    completer.finish_later(Ok::<_, Fault>(42));
     assert_eq!(request.try_take(), None);
     settle(&context);
     assert_eq!(log.take(), "42");
@@ -275,7 +258,7 @@ fn an_outcome_without_a_callback_is_taken_or_awaited(kind: BackendKind) {
     let context = context(kind);
     let (request, completer) = pair_of(&context);
     assert_eq!(request.try_take(), None, "there is none yet");
-    completer.finish_later(Ok::<_, Error1>(42));
+    completer.finish_later(Ok::<_, Fault>(42));
     assert_eq!(request.try_take(), Some(Ok(42)), "the loop isn't needed");
 }
 
@@ -301,7 +284,7 @@ fn a_request_that_is_dropped_after_its_end_is_not_called_back(kind: BackendKind)
     let log = Log::new();
     let (request, completer) = pair_of(&context);
     request.on_complete(writes(&log));
-    completer.finish_later(Ok::<_, Error1>(42));
+    completer.finish_later(Ok::<_, Fault>(42));
     drop(request);
     assert_eq!(settle(&context), 0);
     assert_eq!(log.take(), "");
@@ -319,7 +302,7 @@ fn a_detached_request_calls_back(kind: BackendKind) {
 
     let (request, completer) = pair_of(&context);
     request.on_complete(writes(&log));
-    completer.finish_later(Ok::<_, Error1>(43));
+    completer.finish_later(Ok::<_, Fault>(43));
     request.detach();
     drop(completer);
     settle(&context);
@@ -366,7 +349,7 @@ fn the_last_completer_to_go_abandons_the_request(kind: BackendKind) {
 fn cancelling_tells_the_handler_which_decides(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
-    type Answer = fn(&Completer<i32, Error1>);
+    type Answer = fn(&Completer<i32, Fault>);
     let answers: [(&str, Answer); 3] = [
         ("asked cancelled", |completer| {
             assert!(completer.is_cancelling() && completer.is_wanted());
@@ -471,7 +454,7 @@ fn a_deadline_tells_the_handler(kind: BackendKind) {
 fn an_end_by_the_completer_does_not_tell_the_handler(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
-    let ends: [fn(Completer<i32, Error1>); 3] = [
+    let ends: [fn(Completer<i32, Fault>); 3] = [
         |completer| _ = completer.done(1),
         |completer| _ = completer.cancelled(),
         drop,
@@ -533,6 +516,36 @@ fn a_deadline_goes_with_the_request(kind: BackendKind) {
     context.run().expect("nothing to wait for");
 }
 
+fn what_has_ended_takes_no_deadline(kind: BackendKind) {
+    let context = context(kind);
+    let (request, completer) = pair_of(&context);
+    completer.done(1);
+    assert!(!request.set_timeout(2 * GUARD));
+    assert!(!completer.set_timeout(2 * GUARD));
+    context.run().expect("nothing to wait for");
+    assert_eq!(request.tree().entries()[0].time_left, None);
+}
+
+fn a_request_leaves_the_list_before_its_callback_is_called(kind: BackendKind) {
+    let context = context(kind);
+    let log = Log::new();
+    for from_loop in [false, true] {
+        let (request, completer) = pair_of(&context);
+        let inner = log.clone();
+        request.on_complete(move |context, _| {
+            inner.add("called");
+            assert!(context.requests().is_empty());
+        });
+        match from_loop {
+            true => completer.finish_later(Ok::<_, Fault>(1)),
+            false => completer.done(1),
+        };
+        assert_eq!(context.requests().is_empty(), !from_loop);
+        settle(&context);
+        assert_eq!(log.take(), "called");
+    }
+}
+
 fn what_is_attached_is_dropped_before_the_callback_the_last_first(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
@@ -587,38 +600,72 @@ fn a_request_is_awaited_by_a_task(kind: BackendKind) {
     assert_eq!(block_on(&context, "the task", task), Ok(Ok(42)));
 }
 
-struct Counter(AtomicUsize);
+fn a_request_is_awaited_with_any_waker(kind: BackendKind) {
+    let context = context(kind);
+    let wakes = Wakes::new();
+    let (mut request, completer) = pair_of(&context);
+    assert!(wakes.poll(Pin::new(&mut request)).is_pending());
+    assert!(wakes.poll(Pin::new(&mut request)).is_pending());
+    completer.done(42);
+    assert_eq!(wakes.count(), 1, "woken once");
+    assert_eq!(wakes.poll(Pin::new(&mut request)), Poll::Ready(Ok(42)));
+    drop(request);
+    assert!(!wakes.is_kept());
 
-impl Wake for Counter {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    // A dropped one doesn't keep it either, nor wakes it.
+    let (mut request, completer) = pair_of(&context);
+    assert!(wakes.poll(Pin::new(&mut request)).is_pending());
+    drop(request);
+    completer.done(42);
+    assert_eq!(wakes.count(), 1);
+    assert!(!wakes.is_kept());
+}
+
+fn who_awaits_a_request_is_woken_when_the_context_goes(kind: BackendKind) {
+    type Prepare = fn(&Request<i32, Fault>, &Completer<i32, Fault>);
+    let abandoned = Err(RequestError::Abandoned);
+    let cases: [(Prepare, Outcome); 3] = [
+        (|_, _| (), abandoned),
+        (
+            |request, _| _ = request.on_complete(|_, _| unreachable!()),
+            abandoned,
+        ),
+        (
+            |request, completer| {
+                request.on_complete(|_, _| unreachable!());
+                completer.finish_later(Ok::<_, Fault>(1));
+            },
+            Ok(1), // which the callback doesn't get any more
+        ),
+    ];
+    let ends: [fn(Context); 2] = [drop, |context| context.reinitialise().unwrap()];
+    for ((prepare, outcome), end) in cases
+        .into_iter()
+        .flat_map(|case| ends.map(|end| (case, end)))
+    {
+        let context = context(kind);
+        let wakes = Wakes::new();
+        let (mut request, completer) = pair_of(&context);
+        prepare(&request, &completer);
+        assert!(wakes.poll(Pin::new(&mut request)).is_pending());
+        end(context);
+        assert_eq!(wakes.count(), 1, "woken once");
+        assert_eq!(wakes.poll(Pin::new(&mut request)), Poll::Ready(outcome));
     }
 }
 
-fn a_request_is_awaited_with_any_waker(kind: BackendKind) {
+fn a_detached_request_forgets_who_awaited_it(kind: BackendKind) {
     let context = context(kind);
-    let counter = Arc::new(Counter(AtomicUsize::new(0)));
-    let waker = Waker::from(Arc::clone(&counter));
-    let mut poll = std::task::Context::from_waker(&waker);
+    let log = Log::new();
+    let wakes = Wakes::new();
     let (mut request, completer) = pair_of(&context);
-    let mut poll = || std::future::Future::poll(std::pin::Pin::new(&mut request), &mut poll);
-    assert!(poll().is_pending());
-    assert!(poll().is_pending());
+    request.on_complete(writes(&log));
+    assert!(wakes.poll(Pin::new(&mut request)).is_pending());
+    request.detach();
+    assert!(!wakes.is_kept());
     completer.done(42);
-    assert_eq!(counter.0.load(Ordering::Relaxed), 1, "woken once");
-    assert_eq!(poll(), std::task::Poll::Ready(Ok(42)));
-    drop(request);
-    assert_eq!(Arc::strong_count(&counter), 2, "the waker isn't kept");
-
-    // A dropped one doesn't keep it either, nor wakes it.
-    let mut context_of_poll = std::task::Context::from_waker(&waker);
-    let (mut request, completer) = pair_of(&context);
-    let polled = std::future::Future::poll(std::pin::Pin::new(&mut request), &mut context_of_poll);
-    assert!(polled.is_pending());
-    drop(request);
-    completer.done(42);
-    assert_eq!(counter.0.load(Ordering::Relaxed), 1);
-    assert_eq!(Arc::strong_count(&counter), 2);
+    assert_eq!(log.take(), "42");
+    assert_eq!(wakes.count(), 0);
 }
 
 fn who_awaits_a_request_with_a_callback_is_told_when_it_was_called(kind: BackendKind) {
@@ -628,7 +675,7 @@ fn who_awaits_a_request_with_a_callback_is_told_when_it_was_called(kind: Backend
     request.on_complete(writes(&log));
     let task = context.spawn(request);
     settle(&context);
-    completer.finish_later(Ok::<_, Error1>(42));
+    completer.finish_later(Ok::<_, Fault>(42));
     let outcome = block_on(&context, "the task", task);
     assert_eq!(outcome, Ok(Err(RequestError::Abandoned)));
     assert_eq!(log.take(), "42");
@@ -775,11 +822,11 @@ fn a_callback_may_run_the_loop(kind: BackendKind) {
     second.on_complete(writes(&log));
     let inner = log.clone();
     first.on_complete(move |context, _| {
-        second_completer.finish_later(Ok::<_, Error1>(2));
+        second_completer.finish_later(Ok::<_, Fault>(2));
         context.run().unwrap();
         inner.add("1");
     });
-    first_completer.finish_later(Ok::<_, Error1>(1));
+    first_completer.finish_later(Ok::<_, Fault>(1));
     context.run().unwrap();
     assert_eq!(log.take(), "2 1");
 }
@@ -813,7 +860,7 @@ fn an_outcome_outlives_the_context(kind: BackendKind) {
     completer.done(42);
     let (scheduled, completer) = pair_of(&context);
     scheduled.on_complete(writes(&log));
-    completer.finish_later(Ok::<_, Error1>(43));
+    completer.finish_later(Ok::<_, Fault>(43));
     drop(context);
     assert_eq!(request.try_take(), Some(Ok(42)));
     assert_eq!(log.take(), "", "the callback was the loop's to call");
@@ -825,7 +872,7 @@ fn what_is_made_in_a_context_that_is_gone_is_abandoned(kind: BackendKind) {
     let weak = context.downgrade();
     drop(context);
     let log = Log::new();
-    let (request, completer) = weak.request::<i32, Error1>("late");
+    let (request, completer) = weak.request::<i32, Fault>("late");
     assert!(!completer.is_wanted() && !completer.done(1));
     assert!(!request.on_complete(writes(&log)));
     assert!(!completer.on_cancel(told(&log, "told")));
@@ -902,7 +949,7 @@ fn a_callback_may_reinitialise(kind: BackendKind) {
             inner.add("called");
         });
         if later {
-            completer.finish_later(Ok::<_, Error1>(1));
+            completer.finish_later(Ok::<_, Fault>(1));
         } else {
             completer.done(1);
         }
@@ -927,7 +974,7 @@ fn a_panic_of_a_callback_from_the_loop_comes_through_run(kind: BackendKind) {
     let context = context(kind);
     let (request, completer) = pair_of(&context);
     request.on_complete(|_, _| panic!("in the callback"));
-    completer.finish_later(Ok::<_, Error1>(1));
+    completer.finish_later(Ok::<_, Fault>(1));
     assert_eq!(panic_of(|| context.run()), "in the callback");
     context.run().unwrap();
 }
@@ -962,6 +1009,35 @@ fn a_second_panic_comes_through_run(kind: BackendKind) {
     completer.attach(OnDrop(|| panic!("in the destructor")));
     assert_eq!(panic_of(|| completer.done(42)), "in the destructor");
     assert_eq!(panic_of(|| context.run()), "in the callback");
+    context.run().unwrap();
+}
+
+fn panics_of_an_unwanted_outcome_come_through_beside_others(kind: BackendKind) {
+    let context = context(kind);
+    let (request, completer) = context.request::<_, Fault>("test");
+    request.detach();
+    completer.attach(OnDrop(|| panic!("attached")));
+    let outcome = OnDrop(|| panic!("outcome"));
+    assert_eq!(panic_of(|| completer.done(outcome)), "attached");
+    assert_eq!(panic_of(|| context.run()), "outcome");
+    context.run().unwrap();
+}
+
+fn panics_of_several_callbacks_that_are_dropped_all_come_through(kind: BackendKind) {
+    let context = context(kind);
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let (request, completer) = pair_of(&context);
+        let bomb = OnDrop(|| panic!("dropped"));
+        request.on_complete(move |_, _| bomb.keep());
+        kept.push((request, completer));
+    }
+    context
+        .reinitialise()
+        .expect("the loop tells of the panics");
+    for _ in 0..3 {
+        assert_eq!(panic_of(|| context.run()), "dropped");
+    }
     context.run().unwrap();
 }
 
@@ -1009,10 +1085,10 @@ fn a_panic_of_a_handler_that_is_told_while_panicking_comes_through_run(kind: Bac
 
 fn nothing_is_left_when_a_request_has_ended(kind: BackendKind) {
     let context = context(kind);
-    type End = fn(&Context, Request<Rc<()>, Error1>, Completer<Rc<()>, Error1>);
+    type End = fn(&Context, Request<Rc<()>, Fault>, Completer<Rc<()>, Fault>);
     let ends: [End; 7] = [
         |_, _request, completer| _ = completer.done(Rc::new(())),
-        |_, _request, completer| _ = completer.finish_later(Ok::<_, Error1>(Rc::new(()))),
+        |_, _request, completer| _ = completer.finish_later(Ok::<_, Fault>(Rc::new(()))),
         |_, request, _completer| drop(request),
         |_, _request, completer| drop(completer),
         |context, request, _completer| {
@@ -1062,9 +1138,9 @@ fn a_slow_callback_is_reported_by_where_its_request_was_made(kind: BackendKind) 
     context.set_slow_handler(Duration::ZERO, move |slow| {
         inner.add(slow.location.line().to_string());
     });
-    let (line, (request, completer)) = (line!(), context.request::<i32, Error1>("test"));
+    let (line, (request, completer)) = (line!(), context.request::<i32, Fault>("test"));
     request.on_complete(|_, _| ());
-    completer.finish_later(Ok::<_, Error1>(1));
+    completer.finish_later(Ok::<_, Fault>(1));
     context.run().unwrap();
     assert_eq!(log.take(), line.to_string());
     assert_eq!(request.location().line(), line);

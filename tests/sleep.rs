@@ -204,6 +204,9 @@ fn a_sleep_goes_on_after_reinitialise(kind: BackendKind) {
     one.reinitialise().unwrap();
     assert_eq!(one.next_deadline(), None);
     assert_eq!(settle(&another), 1, "it is told");
+    // Somebody who waits for this one would be told that there is another timer.
+    assert!(one.next_deadline().unwrap() <= one.now());
+    assert_eq!(settle(&one), 0);
     assert_eq!(one.next_deadline(), Some(deadline));
     one.run().unwrap();
     assert!(one.now() >= deadline);

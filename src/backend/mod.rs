@@ -154,10 +154,9 @@ pub struct ReadyList {
 impl ReadyList {
     /// A wait may always report fewer than it is asked for, so the limit has a limit.
     pub(crate) fn new(limit: usize) -> ReadyList {
-        let limit = u16::try_from(limit).unwrap_or(u16::MAX);
         ReadyList {
             events: Vec::new(),
-            limit,
+            limit: u16::try_from(limit).unwrap_or(u16::MAX),
         }
     }
 
@@ -205,6 +204,7 @@ impl ReadyList {
 
     /// Adds a ready descriptor. One without room for it is left out.
     #[inline]
+    #[doc(alias = "tevent_common_invoke_fd_handler")]
     pub fn push(&mut self, token: Token, readiness: Readiness) {
         if self.room() > 0 {
             self.events.push(Ready::new(token, readiness).0);
@@ -291,6 +291,7 @@ pub trait Backend {
     ///
     /// The descriptor can't be watched; the error reaches the caller of
     /// [`add_fd`](crate::Context::add_fd).
+    #[doc(alias = "tevent_common_add_fd")]
     fn add(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()>;
 
     /// Replaces the interest in a watched descriptor.
@@ -299,6 +300,8 @@ pub trait Backend {
     ///
     /// The events on the descriptor are disarmed, and the error reaches the caller of `run` unless
     /// it says that the descriptor was closed.
+    #[doc(alias = "tevent_common_fd_get_flags")]
+    #[doc(alias = "tevent_common_fd_set_flags")]
     fn modify(&mut self, fd: RawFd, token: Token, interest: FdFlags) -> io::Result<()>;
 
     /// Stops to watch a descriptor.
@@ -306,6 +309,8 @@ pub trait Backend {
     /// # Errors
     ///
     /// They are ignored, as the descriptor is about to go.
+    #[doc(alias = "tevent_common_fd_destructor")]
+    #[doc(alias = "tevent_common_fd_set_close_fn")]
     fn remove(&mut self, fd: RawFd, token: Token) -> io::Result<()>;
 
     /// Waits for ready descriptors, for at most `timeout` (`None`: for ever, zero: not at all),
@@ -332,6 +337,9 @@ pub trait Backend {
     /// # Errors
     ///
     /// As for [`add`](Backend::add).
+    #[doc(alias = "tevent_common_wakeup")]
+    #[doc(alias = "tevent_common_wakeup_fd")]
+    #[doc(alias = "tevent_common_wakeup_init")]
     fn add_wakeup(&mut self, fd: RawFd, token: Token) -> io::Result<WakeupTrigger> {
         self.add(fd, token, FdFlags::READ)?;
         Ok(WakeupTrigger::Level)
@@ -351,9 +359,6 @@ pub trait Backend {
 }
 
 /// A backend of a context. Those of the crate are called directly where it counts: at the wait.
-///
-/// (With a tag of its own, the usual one is told from the others by one comparison.)
-#[repr(u8)]
 pub(crate) enum AnyBackend {
     #[cfg(target_os = "linux")]
     Epoll(epoll::Epoll),
@@ -404,17 +409,7 @@ impl AnyBackend {
     }
 
     /// Fills the list anew.
-    #[inline(always)]
     pub(crate) fn wait_for(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
-        #[cfg(target_os = "linux")]
-        if let AnyBackend::Standard(standard) = self {
-            return standard.wait_for(timeout, ready);
-        }
-        self.wait_otherwise(timeout, ready)
-    }
-
-    #[inline(never)]
-    fn wait_otherwise(&mut self, timeout: Timeout, ready: &mut ReadyList) -> io::Result<()> {
         match self {
             #[cfg(target_os = "linux")]
             AnyBackend::Standard(standard) => standard.wait_for(timeout, ready),

@@ -32,9 +32,11 @@ use super::{Backend, PlainWait, Readiness, Ready, Token};
 use crate::error::errno;
 use crate::flags::FdFlags;
 use crate::key::{Key, Slots};
+use crate::trace::Disarmed;
 use bitflags::bitflags;
 use slab::Slab;
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
 
 /// The link of a watch without a group.
@@ -103,6 +105,8 @@ pub(crate) struct Mux<H> {
     dirty: Vec<Key>,
     enabled: usize,
     settled: Option<PlainWait>,
+    tells_of_disarmed: bool,
+    disarmed: Vec<(Key, Disarmed)>,
 }
 
 /// One event to be called, with its handler.
@@ -120,9 +124,9 @@ pub(crate) struct Delivery<H> {
 pub(crate) struct Flushed {
     /// Why the backend has refused a change, the first one of which somebody has to be told.
     pub(crate) refused: Option<io::Error>,
-    /// The backend has fallen back to another mechanism and knows nothing any more: the
+    /// Why the backend has fallen back to another mechanism. It knows nothing any more: the
     /// registrations are to be forgotten, and everything flushed again.
-    pub(crate) fell_back: bool,
+    pub(crate) fell_back: Option<io::Error>,
 }
 
 impl<H: Clone> Mux<H> {
@@ -134,6 +138,8 @@ impl<H: Clone> Mux<H> {
             dirty: Vec::new(),
             enabled: 0,
             settled: None,
+            tells_of_disarmed: false,
+            disarmed: Vec::new(),
         }
     }
 
@@ -382,13 +388,17 @@ impl<H: Clone> Mux<H> {
                 continue;
             };
             if !concerns_one_descriptor(&error) && backend.fall_back() {
-                flushed.fell_back = true;
+                flushed.fell_back = Some(error);
                 return flushed;
             }
             // It must not go on reporting what nobody wants.
             self.unwatch(backend, key.index());
-            self.clear_flags(key.index());
             let closed = matches!(errno(&error), Some(libc::EBADF | libc::ENOENT));
+            let reason = match closed {
+                true => Disarmed::Closed,
+                false => Disarmed::Refused,
+            };
+            self.disarm(key.index(), reason);
             if !closed {
                 flushed.refused.get_or_insert(error);
             }
@@ -435,7 +445,7 @@ impl<H: Clone> Mux<H> {
         let readiness = ready.readiness();
         if readiness.contains(Readiness::INVALID) {
             // The backend still has it, and would report it for ever: the next flush removes it.
-            self.clear_flags(watch);
+            self.disarm(watch, Disarmed::Closed);
             return None;
         }
         let mut position = 0;
@@ -466,7 +476,7 @@ impl<H: Clone> Mux<H> {
             }
             if wanted == FdFlags::WRITE && is_dead(readiness) {
                 // It isn't told, and must not spin.
-                self.set_flags(key, FdFlags::empty());
+                self.disarm_event(key, Disarmed::HungUp);
             }
             position += 1;
         }
@@ -531,14 +541,44 @@ impl<H: Clone> Mux<H> {
     }
 
     /// Clears the flags of all events on a watch.
-    fn clear_flags(&mut self, watch: u32) {
+    #[cold]
+    fn disarm(&mut self, watch: u32, reason: Disarmed) {
         let members = match self.group(watch) {
             Some(members) => members.to_vec(),
             None => self.entries.key_at(watch).into_iter().collect(),
         };
         for member in members {
-            self.set_flags(member, FdFlags::empty());
+            self.disarm_event(member, reason);
         }
+    }
+
+    fn disarm_event(&mut self, key: Key, reason: Disarmed) {
+        if self.tells_of_disarmed && self.flags(key).is_some_and(|flags| !flags.is_empty()) {
+            self.disarmed.push((key, reason));
+        }
+        self.set_flags(key, FdFlags::empty());
+    }
+
+    /// Whether to keep note of events that are disarmed because of what the backend says.
+    pub(crate) fn tell_of_disarmed(&mut self, tell: bool) {
+        self.tells_of_disarmed = tell;
+        self.disarmed.clear();
+    }
+
+    /// The events that were disarmed since this was asked last, in that order.
+    pub(crate) fn take_disarmed(&mut self) -> Vec<(Key, Disarmed)> {
+        mem::take(&mut self.disarmed)
+    }
+
+    /// The handler of an event.
+    pub(crate) fn handler(&self, key: Key) -> Option<H> {
+        self.entries.get(key)?.handler.clone()
+    }
+
+    /// The events and their handlers.
+    pub(crate) fn events(&self) -> impl Iterator<Item = (Key, H)> {
+        let keys = self.entries.keys();
+        keys.filter_map(|key| Some((key, self.handler(key)?)))
     }
 
     /// Takes a watch out of the backend's set, if it is in.
@@ -695,7 +735,7 @@ mod tests {
 
     fn check(mux: &mut Mux<usize>, registry: &mut Registry, model: &[Model]) {
         let flushed = mux.flush(registry);
-        assert!(flushed.refused.is_none() && !flushed.fell_back);
+        assert!(flushed.refused.is_none() && flushed.fell_back.is_none());
         let mut wanted = BTreeMap::<RawFd, FdFlags>::new();
         for event in model {
             assert_eq!(mux.flags(event.key), Some(event.flags));
@@ -706,6 +746,16 @@ mod tests {
         assert_eq!(registered, wanted);
         let enabled = model.iter().filter(|event| !event.wanted().is_empty());
         assert_eq!(mux.enabled(), enabled.count());
+        // The short way is for an event that is alone on its descriptor and isn't suspended.
+        for event in model {
+            let token = Token::from_bits(event.key.to_bits());
+            let ready = Ready::new(token, Readiness::READABLE | Readiness::WRITABLE);
+            if let Some(delivery) = mux.deliver(ready) {
+                assert_eq!((delivery.key, event.suspended), (event.key, false));
+                let siblings = model.iter().filter(|other| other.fd == event.fd);
+                assert_eq!(siblings.count(), 1);
+            }
+        }
         // A report reaches each event once that wants something else of it than those before.
         for (&fd, &(token, _)) in &registry.0 {
             let mut ready = Ready::new(token, Readiness::READABLE | Readiness::WRITABLE);
@@ -743,6 +793,7 @@ mod tests {
                 (0..6, any::<prop::sample::Index>(), 0..3, 0..8u8, any::<bool>()),
                 0..60,
             ),
+            take_all in any::<bool>(),
         ) {
             let (mut mux, mut registry) = (Mux::new(), Registry::default());
             let mut model = Vec::<Model>::new();
@@ -785,8 +836,14 @@ mod tests {
                 }
             }
             check(&mut mux, &mut registry, &model);
-            let left = mux.take_all().len();
-            prop_assert_eq!(left, model.len());
+            if take_all {
+                prop_assert_eq!(mux.take_all().len(), model.len());
+            } else {
+                for event in model {
+                    prop_assert_eq!(mux.remove(Some(&mut registry), event.key), Some(event.handler));
+                }
+            }
+            prop_assert_eq!((mux.groups.len(), mux.entries.len()), (0, 0));
         }
     }
 }

@@ -18,9 +18,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// (With a tag of its own, the usual one is told by one comparison.)
 #[derive(Debug)]
-#[repr(u8)]
 enum Mechanism {
     Epoll(Epoll),
     Poll(Poll),

@@ -3,7 +3,6 @@
 use super::state::{self, Node, Outcome, Shared};
 use super::{Request, RequestError};
 use crate::context::Context;
-use crate::timer::after;
 use std::any::Any;
 use std::fmt;
 use std::rc::{Rc, Weak};
@@ -484,13 +483,13 @@ impl<T, E> Completer<T, E> {
     #[doc(alias = "tevent_req_set_endtime")]
     #[track_caller]
     pub fn set_timeout(&self, timeout: Duration) -> bool {
-        self.shared.set_deadline(after(timeout))
+        self.shared.set_timeout(timeout)
     }
 
     /// As [`Request::clear_deadline`].
     #[doc(alias = "tevent_req_reset_endtime")]
     pub fn clear_deadline(&self) {
-        drop(self.shared.core.deadline.take());
+        self.shared.core.clear_deadline();
     }
 }
 

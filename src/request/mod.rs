@@ -14,7 +14,6 @@ pub(crate) use panics::Panics;
 pub use tree::{RequestInfo, RequestTree};
 
 use crate::context::{Context, WeakContext};
-use crate::timer::after;
 use state::{Node, Shared};
 use std::any::Any;
 use std::borrow::Cow;
@@ -463,7 +462,7 @@ impl<T, E> Request<T, E> {
     #[doc(alias = "tevent_req_set_endtime")]
     #[track_caller]
     pub fn set_timeout(&self, timeout: Duration) -> bool {
-        self.shared.set_deadline(after(timeout))
+        self.shared.set_timeout(timeout)
     }
 
     /// Takes the deadline away.
@@ -481,7 +480,7 @@ impl<T, E> Request<T, E> {
     /// ```
     #[doc(alias = "tevent_req_reset_endtime")]
     pub fn clear_deadline(&self) {
-        drop(self.shared.core.deadline.take());
+        self.shared.core.clear_deadline();
     }
 
     /// As [`Completer::attach`]: keeps `value` until the request has ended. Here it is at hand where

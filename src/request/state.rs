@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
 use std::task::{self, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) type Outcome<T, E> = Result<T, RequestError<E>>;
 type Callback<T, E> = Box<dyn FnOnce(&Context, Outcome<T, E>)>;
@@ -115,7 +115,13 @@ impl Core {
     }
 
     pub(super) fn schedule(&self) -> bool {
-        self.immediate.get().is_some_and(Immediate::schedule)
+        self.immediate
+            .get()
+            .is_some_and(Immediate::schedule_and_tell)
+    }
+
+    pub(super) fn clear_deadline(&self) {
+        drop(self.deadline.take());
     }
 
     /// Drops `value` when the request ends.
@@ -186,13 +192,14 @@ impl<T, E> Shared<T, E> {
         name: Cow<'static, str>,
     ) -> Rc<Shared<T, E>> {
         let is_there = context.is_some();
+        let made = weak.now();
         let shared = Rc::new(Shared {
             core: Core {
                 context: weak,
                 number: tree::next_number(),
                 name,
                 location: Location::caller(),
-                made: Instant::now(),
+                made,
                 state: Cell::new(match is_there {
                     true => RequestState::Pending,
                     false => RequestState::Abandoned,
@@ -255,7 +262,7 @@ impl<T, E> Shared<T, E> {
         panics: &mut Panics,
     ) {
         let core = &self.core;
-        drop(core.deadline.take());
+        core.clear_deadline();
         if let Some(handler) = self.on_cancel.take() {
             panics.catch(|| match told {
                 Some(context) => handler(context, &Completer::new(self)),
@@ -353,7 +360,6 @@ impl<T, E> Shared<T, E> {
 
     /// The handle is gone.
     pub(super) fn disown(self: &Rc<Self>) {
-        self.core.has_owner.set(false);
         let mut panics = Panics::default();
         panics.catch(|| self.waker.clear());
         let context = self.core.live_context();
@@ -441,6 +447,10 @@ impl<T, E> Shared<T, E> {
     }
 
     #[track_caller]
+    pub(super) fn set_timeout(self: &Rc<Self>, timeout: Duration) -> bool {
+        self.set_deadline(self.core.context.after(timeout))
+    }
+
     pub(super) fn set_deadline(self: &Rc<Self>, deadline: Instant) -> bool {
         let core = &self.core;
         if !core.is_pending() {
@@ -466,6 +476,7 @@ impl<T, E> Shared<T, E> {
         };
         let none = core.deadline.replace(Some(timer));
         drop(none);
+        context.inner.tell_if_left();
         true
     }
 }

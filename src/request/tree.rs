@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What is deeper isn't indented any further.
 const DEEPEST_INDENT: usize = 64;
@@ -108,13 +108,12 @@ impl RequestTree {
 
     /// The trees below `roots`, of which the first is the last.
     pub(super) fn of(roots: Vec<Rc<dyn Node>>) -> RequestTree {
-        let now = Instant::now();
         let mut entries = Vec::new();
         let mut nodes: Vec<(usize, Rc<dyn Node>)> =
             roots.into_iter().map(|root| (0, root)).collect();
         while let Some((depth, node)) = nodes.pop() {
             let core = node.core();
-            entries.push(RequestInfo::of(core, depth, now));
+            entries.push(RequestInfo::of(core, depth));
             let below = sub_requests_reversed(core);
             nodes.extend(below.into_iter().map(|node| (depth + 1, node)));
         }
@@ -123,7 +122,8 @@ impl RequestTree {
 }
 
 impl RequestInfo {
-    fn of(core: &Core, depth: usize, now: Instant) -> RequestInfo {
+    fn of(core: &Core, depth: usize) -> RequestInfo {
+        let now = core.context.now();
         let timer = core.deadline.borrow();
         let deadline = timer.as_ref().and_then(|timer| timer.last_deadline());
         RequestInfo {

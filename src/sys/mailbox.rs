@@ -171,6 +171,18 @@ impl<A> Jobs<A> {
         self.first.is_null()
     }
 
+    /// How many jobs are in it, which takes a look at each.
+    pub(crate) fn len(&self) -> usize {
+        let mut count = 0;
+        let mut next = self.first;
+        // SAFETY: the list is ours, and each of its jobs points to the next or is the end.
+        while let Some(header) = unsafe { next.as_ref() } {
+            count += 1;
+            next = header.next;
+        }
+        count
+    }
+
     /// Takes possession of a list that was the mailbox's, with the last first.
     fn turned_round(mut last: *mut Header<A>) -> Jobs<A> {
         let mut first = ptr::null_mut();

@@ -4,7 +4,6 @@
 //! there still, which it is for everybody who can look.
 
 use std::cell::Cell;
-use std::fmt;
 use std::mem::ManuallyDrop;
 
 /// (Small in an event, as few have one.)
@@ -55,11 +54,5 @@ impl<S> Drop for Source<S> {
             Some(on_close) => on_close(value),
             None => drop(value),
         }
-    }
-}
-
-impl<S: fmt::Debug> fmt::Debug for Source<S> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.get().fmt(formatter)
     }
 }

@@ -134,7 +134,7 @@ impl<T> Wakeable for Shared<T> {
         if let Some(immediate) = self.immediate.get() {
             // One that is queued keeps its place.
             if !immediate.is_scheduled() {
-                immediate.schedule();
+                immediate.schedule_and_tell();
             }
         }
     }
@@ -283,7 +283,7 @@ impl Context {
         };
         if runner.registration.is_some() {
             let immediate = self.add_immediate(move |_, _| runner.run());
-            immediate.schedule();
+            immediate.schedule_and_tell();
             // It was empty.
             let _ = task.shared.immediate.set(immediate);
         }

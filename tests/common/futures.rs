@@ -5,7 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{self, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{self, Poll, Wake, Waker};
 use tevent::Context;
 
 /// Runs the loop until `future` is ready, or fails with `what` it was that didn't happen.
@@ -92,4 +94,37 @@ impl<F: Future, T: Unpin> Future for Owning<F, T> {
 pub fn owning<F: Future, T: Unpin>(owned: T, future: F) -> Owning<F, T> {
     let future = Box::pin(future);
     Owning { future, owned }
+}
+
+/// Counts how often its waker was woken. For futures that are polled by hand.
+#[derive(Default)]
+pub struct Wakes(Arc<Counter>);
+
+#[derive(Default)]
+struct Counter(AtomicUsize);
+
+impl Wake for Counter {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Wakes {
+    pub fn new() -> Wakes {
+        Wakes::default()
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody has the waker still.
+    pub fn is_kept(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    pub fn poll<F: Future>(&self, future: Pin<&mut F>) -> Poll<F::Output> {
+        let waker = Waker::from(Arc::clone(&self.0));
+        future.poll(&mut task::Context::from_waker(&waker))
+    }
 }

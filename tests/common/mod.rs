@@ -5,6 +5,7 @@
 
 pub mod futures;
 pub mod recording;
+pub mod requests;
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
@@ -369,5 +370,18 @@ impl<T> Place<T> {
 
     pub fn with<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
         self.0.borrow().as_ref().map(look)
+    }
+}
+
+/// Numbers that only look random: the same for the same seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % limit
     }
 }

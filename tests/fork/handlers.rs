@@ -1,7 +1,7 @@
 //! Forking inside handlers: the child re-initialises and goes its own way, or returns.
 
 use crate::process::{self, context, sys, tests};
-use crate::{BY, By, Flag, fork, run_what_is_ready};
+use crate::{BY, By, Flag, fork, run_what_is_ready, use_one_of_each};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -71,29 +71,6 @@ fn in_handlers_of_every_kind(kind: BackendKind, work: impl Fn(&Context) + Clone 
     });
 }
 
-/// Uses one event of each kind, from scratch.
-fn live(context: &Context) {
-    let called = Flag::default();
-    let (ours, mut theirs) = sys::pair();
-    theirs.write_all(b"x").unwrap();
-    let flag = called.clone();
-    let _fd = context.add_fd(ours, FdFlags::READ, move |_, event, _| {
-        event.remove();
-        flag.raise();
-    });
-    let flag = called.clone();
-    let _timer = context.add_timer(context.now(), move |_, _| flag.raise());
-    let flag = called.clone();
-    context.defer(move |_| flag.raise());
-    let flag = called.clone();
-    let _signal = context.add_signal(Signum::SIGUSR2, SignalFlags::RESETHAND, move |_, _, _| {
-        flag.raise();
-    });
-    sys::raise(Signum::SIGUSR2);
-    context.run().unwrap();
-    assert_eq!(called.count(), 4);
-}
-
 fn a_child_reinitialises_in_the_handler_and_runs_the_loop_from_there(kind: BackendKind) {
     for by in BY {
         in_handlers_of_every_kind(kind, move |context| {
@@ -102,7 +79,7 @@ fn a_child_reinitialises_in_the_handler_and_runs_the_loop_from_there(kind: Backe
                 None => process::end_with(|| {
                     context.reinitialise().unwrap();
                     // Nesting isn't allowed, but the parent's loop counts no more.
-                    live(context);
+                    use_one_of_each(context, Signum::SIGUSR2, SignalFlags::empty());
                     context.run().unwrap(); // returns, as nothing is left
                 }),
             };
@@ -129,7 +106,13 @@ fn a_child_returns_from_the_handler_and_goes_on(kind: BackendKind) {
             theirs.write_all(b"x").unwrap();
             assert!(context.run_once().unwrap());
             if std::process::id() != parent {
-                process::end_with(|| live(&context_without_events(context, reinitialises)));
+                process::end_with(|| {
+                    use_one_of_each(
+                        &context_without_events(context, reinitialises),
+                        Signum::SIGUSR2,
+                        SignalFlags::empty(),
+                    )
+                });
             }
             sys::assert_succeeds(child.get().expect("the parent knows its child"));
             theirs.write_all(b"x").unwrap();
@@ -166,7 +149,7 @@ fn a_child_may_be_forked_in_a_nested_loop(kind: BackendKind) {
                     Some(child) => pid.0.set(child),
                     None if reinitialises => {
                         context.reinitialise().unwrap();
-                        live(context);
+                        use_one_of_each(context, Signum::SIGUSR2, SignalFlags::empty());
                     }
                     None => {}
                 });
@@ -177,11 +160,11 @@ fn a_child_may_be_forked_in_a_nested_loop(kind: BackendKind) {
             if std::process::id() != parent {
                 process::end_with(|| {
                     drop(_timer);
-                    live(&context);
+                    use_one_of_each(&context, Signum::SIGUSR2, SignalFlags::empty());
                 });
             }
             sys::assert_succeeds(child.count());
-            live(&context);
+            use_one_of_each(&context, Signum::SIGUSR2, SignalFlags::empty());
         }
     }
 }

@@ -17,7 +17,7 @@ use process::sys;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
-use tevent::{Context, Fork};
+use tevent::{Context, FdFlags, Fork, SignalFlags, Signum};
 
 fn main() {
     process::main(&[
@@ -93,4 +93,26 @@ fn run_what_is_ready(context: &Context) -> usize {
     }
     context.set_wait_timeout(before);
     ran
+}
+
+/// Uses one event of each kind, from scratch.
+fn use_one_of_each(context: &Context, signum: Signum, flags: SignalFlags) {
+    let called = Flag::default();
+    let (ours, theirs) = sys::pair();
+    drop(theirs);
+    let flag = called.clone();
+    let _fd = context.add_fd(ours, FdFlags::READ, move |_, event, _| {
+        event.remove();
+        flag.raise();
+    });
+    let flag = called.clone();
+    let _timer = context.add_timer(context.now(), move |_, _| flag.raise());
+    let flag = called.clone();
+    context.defer(move |_| flag.raise());
+    let flag = called.clone();
+    let flags = flags | SignalFlags::RESETHAND;
+    let _signal = context.add_signal(signum, flags, move |_, _, _| flag.raise());
+    sys::raise(signum);
+    context.run().unwrap();
+    assert_eq!(called.count(), 4);
 }

@@ -1,7 +1,7 @@
 //! Starting over: everything goes, and what is left is a usable, empty context.
 
 use crate::process::{self, context, sys, tests};
-use crate::{BY, Flag, in_child, run_what_is_ready};
+use crate::{BY, Flag, in_child, run_what_is_ready, use_one_of_each};
 use std::io;
 use std::time::{Duration, Instant};
 use tevent::{BackendKind, Context, FdFlags, Nesting, SignalFlags, Signum};
@@ -154,26 +154,7 @@ fn the_context_is_usable_afterwards(kind: BackendKind) {
         in_child(&context, by, || {
             for _ in 0..3 {
                 context.reinitialise().unwrap();
-                let called = Flag::default();
-                let (ours, theirs) = sys::pair();
-                drop(theirs);
-                let flag = called.clone();
-                let _fd = context.add_fd(ours, FdFlags::READ, move |_, event, _| {
-                    event.remove();
-                    flag.raise();
-                });
-                let flag = called.clone();
-                let _timer = context.add_timer(context.now(), move |_, _| flag.raise());
-                let flag = called.clone();
-                context.defer(move |_| flag.raise());
-                let flag = called.clone();
-                let flags = SignalFlags::SIGINFO | SignalFlags::RESETHAND;
-                let _signal = context.add_signal(Signum::SIGUSR1, flags, move |_, _, _| {
-                    flag.raise();
-                });
-                sys::raise(Signum::SIGUSR1);
-                context.run().unwrap();
-                assert_eq!(called.count(), 4, "{by:?}");
+                use_one_of_each(&context, Signum::SIGUSR1, SignalFlags::SIGINFO);
             }
         });
     }

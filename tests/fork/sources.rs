@@ -1,7 +1,7 @@
 //! Every kind of event works on, in the parent and in the child, whoever forked.
 
 use crate::process::{self, context, sys, tests};
-use crate::{BY, By, Flag, fork, in_child, run_what_is_ready};
+use crate::{BY, By, Flag, fork, in_child, run_what_is_ready, use_one_of_each};
 use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -154,26 +154,7 @@ fn events_of_all_kinds_can_be_added_by_the_child(kind: BackendKind) {
     for by in BY {
         let context = context(kind);
         in_child(&context, by, || {
-            let called = Flag::default();
-            let (ours, mut theirs) = sys::pair();
-            theirs.write_all(b"x").unwrap();
-            let flag = called.clone();
-            let _fd = context.add_fd(ours, FdFlags::READ, move |_, event, _| {
-                event.remove();
-                flag.raise();
-            });
-            let flag = called.clone();
-            let _timer = context.add_timer(context.now(), move |_, _| flag.raise());
-            let flag = called.clone();
-            context.defer(move |_| flag.raise());
-            let flag = called.clone();
-            let _signal =
-                context.add_signal(Signum::SIGUSR1, SignalFlags::RESETHAND, move |_, _, _| {
-                    flag.raise();
-                });
-            sys::raise(Signum::SIGUSR1);
-            context.run().unwrap();
-            assert_eq!(called.count(), 4);
+            use_one_of_each(&context, Signum::SIGUSR1, SignalFlags::empty());
         });
         assert_eq!(run_what_is_ready(&context), 0);
     }

@@ -1,6 +1,6 @@
 //! A context that goes while others schedule on it.
 
-use crate::process::{self, context, tests};
+use crate::process::{self, context, sys, tests};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -9,6 +9,7 @@ use tevent::{BackendKind, Remote};
 pub const TESTS: &[process::Test] = tests![
     scheduling_on_a_context_that_is_gone_is_refused,
     a_handle_does_not_keep_the_context_alive,
+    handles_keep_no_descriptor_of_the_context_open,
     each_closure_runs_or_is_dropped_when_the_context_goes,
     a_closure_that_schedules_when_dropped_blocks_nobody,
     a_closure_that_drops_the_last_handle_is_fine,
@@ -52,6 +53,16 @@ fn a_handle_does_not_keep_the_context_alive(kind: BackendKind) {
     drop(context);
     assert_eq!(dropped.load(Ordering::SeqCst), 1);
     assert!(remote.is_closed());
+}
+
+fn handles_keep_no_descriptor_of_the_context_open(kind: BackendKind) {
+    let before = sys::open_descriptors();
+    let context = context(kind);
+    let _remote = context.remote();
+    let _timer = context.add_timer_after(std::time::Duration::from_secs(9), |_, _| ());
+    assert!(sys::open_descriptors().len() > before.len());
+    drop(context);
+    assert_eq!(sys::open_descriptors(), before);
 }
 
 fn each_closure_runs_or_is_dropped_when_the_context_goes(kind: BackendKind) {

@@ -1,15 +1,21 @@
 //! A loop that is left to somebody who polls its descriptor.
 
+use crate::embedded::{Counts, EpollLoop, drive_in_tokio};
 use crate::process::{self, context, sys, tests};
 use crate::{counting, realtime, valued};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
-use tevent::{BackendKind, Signum};
+use tevent::{BackendKind, Context, SignalFlags, Signum};
 
 pub const TESTS: &[process::Test] = tests![
     a_signal_makes_the_descriptor_readable,
     signals_left_after_a_turn_keep_the_descriptor_readable,
     a_signal_makes_the_descriptor_readable_after_reinitialise,
+    signals_reach_a_loop_inside_one_of_epoll,
+    signals_reach_a_loop_inside_tokio,
 ];
 
 const SOON: Duration = Duration::from_secs(30);
@@ -72,4 +78,51 @@ fn a_signal_makes_the_descriptor_readable_after_reinitialise(kind: BackendKind) 
     );
     context.run_once().unwrap();
     assert_eq!(newest.take(), [1]);
+}
+
+/// A thread sends a signal whenever the one before was handled, so that one that isn't noticed is the
+/// last. Returns how many were.
+fn one_after_the_other(context: &Context, rounds: usize) -> Rc<Cell<usize>> {
+    let (handled, next) = mpsc::channel::<()>();
+    handled.send(()).unwrap();
+    thread::spawn(move || {
+        for _ in 0..rounds {
+            next.recv().expect("the handler says when");
+            sys::kill(std::process::id(), Signum::SIGUSR1);
+        }
+    });
+    let count = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&count);
+    let signal = context.add_signal(Signum::SIGUSR1, SignalFlags::RESTART, move |_, _, info| {
+        assert_eq!(info.count, 1);
+        counter.set(counter.get() + 1);
+        // The last one has nobody to wait for.
+        let _ = handled.send(());
+    });
+    signal.unwrap().detach();
+    count
+}
+
+fn signals_reach_a_loop_inside_one_of_epoll(kind: BackendKind) {
+    for edge in [false, true] {
+        let context = context(kind);
+        let around = EpollLoop::around(&context, edge);
+        let handled = one_after_the_other(&context, 100);
+        around.run_until(&context, "a hundred signals", || handled.get() == 100);
+        let turns = around.counts.turns.get();
+        assert!(turns < 1000, "edge {edge}: {turns} turns for 100 signals");
+    }
+}
+
+fn signals_reach_a_loop_inside_tokio(kind: BackendKind) {
+    let context = context(kind);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let counts = Counts::default();
+    let handled = one_after_the_other(&context, 100);
+    runtime.block_on(drive_in_tokio(&context, &counts, || handled.get() == 100));
+    let turns = counts.turns.get();
+    assert!(turns < 1000, "{turns} turns for 100 signals");
 }

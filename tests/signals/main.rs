@@ -13,6 +13,8 @@ mod storm;
 mod streams;
 mod stress;
 
+#[path = "../embedded/mod.rs"]
+mod embedded;
 #[path = "../process/mod.rs"]
 mod process;
 

@@ -43,6 +43,7 @@ macro_rules! library {
             $($function:ident: fn($($argument:ty),* $(,)?) $(-> $result:ty)?;)*
         }
     ) => {
+        #[derive(Clone, Copy)]
         struct $name {
             $($function: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
         }

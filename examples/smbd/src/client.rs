@@ -150,7 +150,11 @@ pub(crate) fn serve(
         match notices {
             Some(notices) => {
                 for notice in notices {
-                    client.connection.deliver(notice);
+                    if let Some(work) = client.connection.deliver(notice) {
+                        let task = context.spawn(work);
+                        task.set_name("end of a session");
+                        task.detach();
+                    }
                 }
                 client.go_on(Ok(()));
             }

@@ -5,6 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::client::*;
+use common::hub::Hub;
 use common::logon::{Credentials, Mode, Offer, Protected, contexts};
 use common::{TempDir, noise, share};
 use smbd::auth::ntlmv2::NtHash;
@@ -706,4 +707,106 @@ fn the_negotiation_is_confirmed_and_signed() {
             assert_eq!(error, ProtocolError::NegotiateTampered);
         }
     }
+}
+
+/// Two connections of clients that share, the first logged on as alice.
+fn two_connections(setup: &Setup, offer: &Offer<'_>) -> (Alice, Alice) {
+    let hub = Hub::new();
+    let client = || Client::over(Protected::new(Direct::beside(&setup.config, &hub)));
+    let (mut first, second) = (client(), client());
+    first.log_on_as(offer, &alice());
+    first.connect_tree("data", Status::SUCCESS);
+    (first, second)
+}
+
+#[test]
+fn a_session_lost_with_its_connection_is_replaced() {
+    for (credentials, status) in [
+        (alice(), Status::USER_SESSION_DELETED),
+        (bob(), Status::SUCCESS),
+    ] {
+        let setup = Setup::new();
+        let offer = Offer::of(Dialect::Smb210);
+        let (mut lost, mut client) = two_connections(&setup, &offer);
+        let file = lost.open("file");
+        client.negotiate(&offer);
+        let setup = |token: &[u8]| {
+            let mut body = session_setup(token);
+            body[16..24].copy_from_slice(&lost.session_id.to_le_bytes());
+            request(SESSION_SETUP, body)
+        };
+        let challenge = client.expect(setup(&ntlm_negotiate()), Status::MORE_PROCESSING_REQUIRED);
+        client.session_id = challenge.session_id;
+        let (token, _) = credentials.authenticate(&ntlm_negotiate(), security_buffer(&challenge));
+        client.expect(setup(&token), Status::SUCCESS);
+        if status != Status::SUCCESS {
+            lost.connection.mode = Mode::Plain;
+        }
+        lost.expect(request(READ, read(file, 0, 10, 0)), status);
+    }
+}
+
+#[test]
+fn a_session_of_another_connection_is_refused_with_its_signature() {
+    let setup = Setup::new();
+    let of = |algorithm| Offer {
+        dialect: Dialect::Smb311,
+        ciphers: &[],
+        signing: match algorithm {
+            Algorithm::AesGmac => &[Algorithm::AesGmac],
+            _ => &[Algorithm::AesCmac],
+        },
+    };
+    use Algorithm::{AesCmac, AesGmac};
+    for (first, second, status) in [
+        (AesCmac, AesCmac, Status::REQUEST_NOT_ACCEPTED),
+        (AesCmac, AesGmac, Status::NOT_SUPPORTED),
+        (AesGmac, AesCmac, Status::REQUEST_OUT_OF_SEQUENCE),
+    ] {
+        let (mut owner, mut client) = two_connections(&setup, &of(first));
+        client.negotiate(&of(second));
+        client.session_id = owner.session_id;
+        let bind = |flags: u8| {
+            let mut body = session_setup(&ntlm_negotiate());
+            body[2] = flags;
+            request(SESSION_SETUP, body)
+        };
+        // Nobody signs what isn't signed.
+        let response = client.expect(bind(1), Status::USER_SESSION_DELETED);
+        assert_eq!(response.flags & 8, 0);
+        // From now on requests are signed with the session's key, and responses have to be.
+        client.connection.keys = owner.connection.keys.take();
+        client.connection.mode = Mode::Sign;
+        client.expect(bind(1), status);
+        client.expect(bind(0), Status::USER_SESSION_DELETED);
+        // Its own connection does not mind.
+        owner.connection.keys = client.connection.keys.take();
+        reads(&mut owner);
+    }
+}
+
+#[test]
+fn a_session_ends_for_others_with_its_process() {
+    let setup = Setup::new();
+    let offer = Offer::of(Dialect::Smb210);
+    let hub = Hub::new();
+    let client = || Client::over(Protected::new(Direct::beside(&setup.config, &hub)));
+    let (mut owner, mut other) = (client(), client());
+    owner.log_on_as(&offer, &alice());
+    hub.kill(0);
+    other.negotiate(&offer);
+    other.session_id = owner.session_id;
+    other.connection.keys = owner.connection.keys.take();
+    other.connection.mode = Mode::Plain;
+    let message = {
+        let mut body = session_setup(&ntlm_negotiate());
+        body[2] = 1;
+        other.message(&[request(SESSION_SETUP, body)])
+    };
+    other.connection.mode = Mode::Sign;
+    let message = other.connection.protect(&message);
+    let reply = other.connection.inner.process(&message).unwrap().unwrap();
+    let response = &responses(&reply)[0];
+    assert_eq!(response.status, Status::USER_SESSION_DELETED);
+    assert_eq!(response.flags & 8, 0, "the key is forgotten");
 }

@@ -4,7 +4,8 @@
 use crate::echo::{accept, answer};
 use crate::run::{Performed, Run};
 use crate::support::{
-    ALL_DUE, Countdown, Drawn, HOUR, Random, STEP, far, near, pair, pairs, put, raise, take,
+    ALL_DUE, Countdown, Drawn, HOUR, Random, STEP, count_post, far, near, pair, pairs, put, raise,
+    take,
 };
 use crate::workload::{Thing, Work};
 use std::cell::Cell;
@@ -266,9 +267,11 @@ fn remote(context: &Context, run: &mut Run) {
         let start = Arc::clone(&start);
         thread::spawn(move || {
             start.wait();
-            for _ in 0..operations {
+            for number in 0..operations {
                 remote.schedule(move |context| {
-                    CALLS.set(CALLS.get() + 1);
+                    let mut calls = CALLS.get();
+                    count_post(&mut calls, number);
+                    CALLS.set(calls);
                     if CALLS.get() == operations {
                         context.stop();
                     }

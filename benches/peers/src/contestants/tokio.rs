@@ -11,7 +11,7 @@
 use crate::echo::accept;
 use crate::run::{Absence, Performed, Run};
 use crate::support::{
-    ALL_DUE, Countdown, Drawn, HOUR, Random, STEP, far, near, pair, pairs, put, raise,
+    ALL_DUE, Countdown, Drawn, HOUR, Random, STEP, count_post, far, near, pair, pairs, put, raise,
 };
 use crate::workload::{Thing, Work};
 use std::future::{Future, poll_fn};
@@ -270,8 +270,8 @@ fn remote(runtime: &Runtime, run: &mut Run) {
         let barrier = Arc::clone(&barrier);
         thread::spawn(move || {
             barrier.wait();
-            for _ in 0..operations {
-                let post: Post = Box::new(|called| *called += 1);
+            for number in 0..operations {
+                let post: Post = Box::new(move |called| count_post(called, number));
                 assert!(sender.send(post).is_ok(), "the runtime is there");
             }
         })

@@ -40,6 +40,7 @@ mod oplock;
 mod pending;
 mod protection;
 mod query;
+mod rename;
 mod reply;
 mod request;
 mod session;
@@ -48,13 +49,15 @@ mod tree;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::share::changes::Changes;
-use crate::sharing::{Break, Link, Notice, Port};
+use crate::sharing::{Break, Link, Notice, Port, SessionNotice};
 use crate::transport::Message;
 use crate::wire::file::FileId;
 use crate::wire::header::{self, Command, HEADER_LEN, Header, ResponseHeader};
@@ -167,7 +170,17 @@ impl Connection {
 
     /// Takes what the parent has sent. Futures that wait for it are woken, and
     /// there may be [replies](Connection::next_reply).
-    pub fn deliver(&self, notice: Notice) {
+    ///
+    /// What is returned is to be done meanwhile, at its own pace.
+    #[must_use]
+    pub fn deliver(self: &Rc<Self>, notice: Notice) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+        if let Notice::Session(SessionNotice::End { session }) = notice {
+            log::info!("{}: session {session:#x} was replaced", self.peer);
+            let connection = Rc::clone(self);
+            return Some(Box::pin(async move {
+                connection.end_session(session).await;
+            }));
+        }
         let is_restriction = matches!(notice, Notice::Restrict { .. });
         if let Some(broken) = self.port.deliver(notice) {
             self.send_break(broken);
@@ -175,6 +188,7 @@ impl Connection {
         if is_restriction {
             self.wake_watches();
         }
+        None
     }
 
     /// What becomes readable when a directory that the client watches has
@@ -351,7 +365,15 @@ impl Connection {
             tree_id,
             file_id,
             failed: match inherited.and_then(|chain| chain.failed) {
-                None if status.is_error() && (command == Command::Create || !related) => {
+                // There was nothing to relate to.
+                None if status == Status::USER_SESSION_DELETED
+                    || status == Status::NETWORK_NAME_DELETED =>
+                {
+                    Some(Status::INVALID_PARAMETER)
+                }
+                None if status.is_error()
+                    && (command == Command::Create || !related || is_first) =>
+                {
                     Some(status)
                 }
                 earlier => earlier,

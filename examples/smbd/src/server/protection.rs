@@ -23,6 +23,7 @@ use crate::crypto::kdf::{Purpose, derive};
 use crate::crypto::preauth::PreauthHash;
 use crate::crypto::sealing::{CipherId, Opener, Sealer, Tampered};
 use crate::crypto::signing::{Algorithm, SigningKey};
+use crate::sharing::Signing;
 use crate::wire::header::{self, Command, Header};
 use crate::wire::negotiate::Dialect;
 use crate::wire::status::Status;
@@ -51,10 +52,7 @@ impl Keys {
         cipher: Option<CipherId>,
         preauth: &PreauthHash,
     ) -> Keys {
-        let signing = match dialect {
-            Dialect::Smb202 | Dialect::Smb210 => *session_key,
-            _ => derive(session_key, dialect, Purpose::Signing, preauth),
-        };
+        let signing = signing_key(session_key, dialect, preauth);
         let sealing = cipher.map(|cipher| {
             let key = |purpose| {
                 if cipher.is_256() {
@@ -79,9 +77,31 @@ impl Keys {
         }
     }
 
+    /// For the process that knows all sessions.
+    pub(super) fn shared(
+        &self,
+        dialect: Dialect,
+        session_key: &[u8; 16],
+        preauth: &PreauthHash,
+    ) -> Signing {
+        Signing {
+            algorithm: self.signing.algorithm(),
+            key: signing_key(session_key, dialect, preauth),
+        }
+    }
+
     /// Whether messages can be encrypted.
     pub(super) fn can_encrypt(&self) -> bool {
         self.sealing.is_some()
+    }
+}
+
+fn signing_key(session_key: &[u8; 16], dialect: Dialect, preauth: &PreauthHash) -> [u8; 16] {
+    match dialect {
+        Dialect::Smb202 | Dialect::Smb210 => *session_key,
+        Dialect::Smb300 | Dialect::Smb302 | Dialect::Smb311 => {
+            derive(session_key, dialect, Purpose::Signing, preauth)
+        }
     }
 }
 
@@ -99,6 +119,14 @@ impl Protection {
     pub(super) fn signed(keys: &Keys) -> Protection {
         Protection {
             signing: Some(Rc::clone(&keys.signing)),
+            preauth: None,
+        }
+    }
+
+    /// They are signed as those of a session on another connection.
+    pub(super) fn signed_elsewhere(algorithm: Algorithm, key: &[u8; 16]) -> Protection {
+        Protection {
+            signing: Some(Rc::new(SigningKey::new(algorithm, key))),
             preauth: None,
         }
     }

@@ -15,6 +15,7 @@ use super::reply::Reply;
 use super::request::Request;
 use crate::auth::{Acceptor, Identity, Logon, Step};
 use crate::crypto::preauth::PreauthHash;
+use crate::crypto::signing::Algorithm;
 use crate::share::Share;
 use crate::wire::file::FileId;
 use crate::wire::negotiate::{Dialect, SIGNING_REQUIRED};
@@ -114,9 +115,13 @@ impl Connection {
         let setup = SessionSetup::parse(request.message)?;
         let negotiated = self.negotiation.borrow().done().cloned();
         let negotiated = negotiated.ok_or(Status::INVALID_PARAMETER)?;
-        if setup.flags & session::REQUEST_FLAG_BINDING != 0 {
-            // Multichannel is not among the capabilities.
+        let binds = setup.flags & session::REQUEST_FLAG_BINDING != 0;
+        let is_known = self.sessions.borrow().contains_key(&request.session_id);
+        if binds && is_known {
             return Err(Status::REQUEST_NOT_ACCEPTED.into());
+        }
+        if binds || request.session_id != 0 && !is_known {
+            return self.used_elsewhere(request, &negotiated, binds).await;
         }
         let id = match request.session_id {
             0 => self.new_session(&negotiated)?,
@@ -160,6 +165,41 @@ impl Connection {
                 Err(refusal)
             }
         }
+    }
+
+    /// A session of another connection is to be used on this one: multichannel, which is not among
+    /// the capabilities. The refusal is signed, if the request is.
+    async fn used_elsewhere(
+        &self,
+        request: &Request<'_>,
+        negotiated: &Negotiated,
+        binds: bool,
+    ) -> Outcome {
+        let asked =
+            self.port
+                .session_elsewhere(request.session_id, negotiated.signing, request.message);
+        let known = match asked {
+            Some(asked) => asked.await.ok().flatten(),
+            None => None,
+        };
+        let Some((signing, algorithm)) = known else {
+            return Err(Status::USER_SESSION_DELETED.into());
+        };
+        let protection = Protection::signed_elsewhere(algorithm, &signing.key);
+        request.exchange.protect(protection);
+        if !binds {
+            return Err(Status::USER_SESSION_DELETED.into());
+        }
+        // As Windows does, which looks at the algorithms first.
+        let is_gmac = |algorithm| algorithm == Algorithm::AesGmac;
+        Err(
+            match (is_gmac(signing.algorithm), is_gmac(negotiated.signing)) {
+                (false, true) => Status::NOT_SUPPORTED,
+                (true, false) => Status::REQUEST_OUT_OF_SEQUENCE,
+                _ => Status::REQUEST_NOT_ACCEPTED,
+            }
+            .into(),
+        )
     }
 
     /// Lets somebody in who has authenticated, and returns the session's flags.
@@ -214,6 +254,14 @@ impl Connection {
         log::info!("{}: session {id:#x} of {}", self.peer, logon.identity);
         self.end_previous(setup.previous_session_id, id, &logon.identity)
             .await;
+        let signing = match (keys, &logon.session_key) {
+            (Some(keys), Some(key)) => {
+                Some(keys.shared(negotiated.dialect, key, &session.preauth.borrow()))
+            }
+            _ => None,
+        };
+        let identity = logon.identity.to_string();
+        self.port.session_begun(id, signing, &identity);
         session.logon.replace(Some(logon));
         self.is_authenticated.set(true);
         Ok(flags)
@@ -235,6 +283,12 @@ impl Connection {
             });
         if is_theirs {
             self.end_session(previous).await;
+        } else if !self.sessions.borrow().contains_key(&previous) {
+            // Then it is in another process, if anywhere.
+            let _ = self
+                .port
+                .replace_session(previous, &identity.to_string())
+                .await;
         }
     }
 
@@ -245,6 +299,9 @@ impl Connection {
         if let Some(session) = session {
             for (_, open) in session.opens.take() {
                 self.end_open(&open).await;
+            }
+            if session.logon.borrow().is_some() {
+                self.port.session_ended(id);
             }
         }
     }

@@ -111,6 +111,7 @@ pub fn put(class: u8, share: &Share, room: usize, out: &mut Vec<u8>) -> Result<(
 
 impl Share {
     /// Whether the file system can let files share their blocks until one of them is written.
+    #[allow(clippy::useless_conversion)] // the type differs between architectures
     pub fn shares_blocks(&self) -> bool {
         const BTRFS: i64 = 0x9123_683E;
         const XFS: i64 = 0x5846_5342;

@@ -5,6 +5,7 @@
 //! versions; but a client may have taken its process over, so the parent
 //! parses what it gets as hostile.
 
+use super::sessions::{SessionAsk, SessionNotice};
 use crate::wire::status::Status;
 use crate::wire::{Malformed, Put, Reader};
 
@@ -183,6 +184,8 @@ pub enum Ask {
         /// What it keeps.
         oplock: Oplock,
     },
+    /// About sessions.
+    Session(SessionAsk),
     /// Restrictions are obeyed.
     RestrictDone {
         /// The file.
@@ -279,6 +282,8 @@ pub enum Notice {
         /// The open that had it.
         open: OpenId,
     },
+    /// About sessions.
+    Session(SessionNotice),
     /// Other restrictions hold for a file from now on. `RestrictDone` is expected.
     Restrict {
         /// The file.
@@ -407,6 +412,7 @@ impl Ask {
                 out.put_u64(*open);
                 out.put_u8(*oplock as u8);
             }),
+            Ask::Session(ask) => framed(out, 32, |out| ask.put(out)),
             Ask::RestrictDone { file, number } => framed(out, 11, |out| {
                 file.put(out);
                 out.put_u64(*number);
@@ -497,6 +503,7 @@ impl Ask {
                 open: r.u64()?,
                 oplock: Oplock::parse(&mut r)?,
             },
+            32 => Ask::Session(SessionAsk::parse(&mut r)?),
             11 => Ask::RestrictDone {
                 file: FileKey::parse(&mut r)?,
                 number: r.u64()?,
@@ -538,6 +545,7 @@ impl Notice {
                 out.put_u64(open);
                 out.put_u8(to as u8);
             }),
+            Notice::Session(notice) => framed(out, 32, |out| notice.put(out)),
             Notice::BreakExpired { open } => framed(out, 7, |out| out.put_u64(open)),
             Notice::Restrict {
                 file,
@@ -582,6 +590,7 @@ impl Notice {
                 to: Oplock::parse(&mut r)?,
             },
             7 => Notice::BreakExpired { open: r.u64()? },
+            32 => Notice::Session(SessionNotice::parse(&mut r)?),
             8 => Notice::Restrict {
                 file: FileKey::parse(&mut r)?,
                 restrictions: r.u8()?,

@@ -52,12 +52,14 @@ pub mod message;
 mod modes;
 mod port;
 mod ranges;
+mod sessions;
 mod table;
 
 pub use message::{Ask, FileKey, Notice, Oplock, Range, Refusal};
 pub use modes::{SHARE_DELETE, SHARE_READ, SHARE_WRITE, conflicts, is_stat_open};
 pub use port::{Access, Asked, Break, Held, Link, NoBreak, Port, Removing, Wanted};
 pub use ranges::Locks;
+pub use sessions::{SessionAsk, SessionNotice, Signing};
 pub use table::{Action, BREAK_TIMEOUT, ClientId, Misbehaviour, OpenSummary, Summary, Table};
 
 /// What a process has to ask for; bits.

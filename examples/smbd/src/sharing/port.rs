@@ -8,14 +8,26 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::message::{Ask, FileKey, Notice, OpenId, Oplock, Range, Refusal, Ticket};
+use crate::crypto::signing::Algorithm;
+use crate::wire::header::HEADER_LEN;
+
+use super::message::{Ask, FileKey, MAX_NAME, Notice, OpenId, Oplock, Range, Refusal, Ticket};
 use super::ranges::Locks;
 use super::restrictions::{CACHED, DELETED, LOCKS};
+use super::sessions::{MAX_SIGNED, SessionAsk, SessionNotice, Signing};
 
 /// Takes messages to the parent. It must not call the port.
 pub trait Link: fmt::Debug {
     /// Sends a message, after those before it.
     fn send(&self, ask: &Ask);
+}
+
+/// As much of an identity as is told.
+fn cut(identity: &str) -> String {
+    let end = (0..=identity.len().min(MAX_NAME))
+        .rev()
+        .find(|&at| identity.is_char_boundary(at));
+    identity[..end.unwrap_or(0)].to_owned()
 }
 
 /// How a file is to be opened.
@@ -157,6 +169,9 @@ impl Port {
                 })?;
                 return Some(Break { open, to });
             }
+            Notice::Session(SessionNotice::Signing { ticket, .. }) => self.answer(ticket, notice),
+            // The connection's matter.
+            Notice::Session(SessionNotice::End { .. }) => {}
             Notice::BreakExpired { open } => {
                 self.with_open(open, |mine| {
                     mine.breaking = None;
@@ -286,6 +301,69 @@ impl Port {
     fn close(&self, open: OpenId) {
         self.forget(open);
         self.link.send(&Ask::Close { ticket: 0, open });
+    }
+
+    /// Tells of a session that somebody has logged on to, or has renewed.
+    pub fn session_begun(&self, session: u64, signing: Option<Signing>, identity: &str) {
+        self.link.send(&Ask::Session(SessionAsk::Begun {
+            session,
+            signing,
+            identity: cut(identity),
+        }));
+    }
+
+    /// Tells of the end of such a session.
+    pub fn session_ended(&self, session: u64) {
+        self.link.send(&Ask::Session(SessionAsk::Ended { session }));
+    }
+
+    /// Has a session end that was lost, if it is of the same user.
+    pub fn replace_session(self: &Rc<Self>, session: u64, identity: &str) -> Asked<()> {
+        let identity = cut(identity);
+        self.ask(
+            0,
+            About::Nothing,
+            |_, _, _| (),
+            |ticket| {
+                Ask::Session(SessionAsk::Replace {
+                    ticket,
+                    session,
+                    identity,
+                })
+            },
+        )
+    }
+
+    /// Asks for the keys of a session that was begun on another connection: its own algorithm and
+    /// key, and the algorithm of `message`, which has to be signed with it.
+    pub fn session_elsewhere(
+        self: &Rc<Self>,
+        session: u64,
+        algorithm: Algorithm,
+        message: &[u8],
+    ) -> Option<Asked<Option<(Signing, Algorithm)>>> {
+        if !(HEADER_LEN..=MAX_SIGNED).contains(&message.len()) {
+            return None;
+        }
+        let message = message.to_vec();
+        Some(self.ask(
+            0,
+            About::Nothing,
+            |_, _, notice| match *notice {
+                Notice::Session(SessionNotice::Signing {
+                    signing, message, ..
+                }) => Some((signing, message)),
+                _ => None,
+            },
+            |ticket| {
+                Ask::Session(SessionAsk::Elsewhere {
+                    ticket,
+                    session,
+                    algorithm,
+                    message,
+                })
+            },
+        ))
     }
 
     /// Asks for a file to be opened.

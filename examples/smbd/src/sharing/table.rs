@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::file::{File, Wanted};
 use super::message::{Ask, FileKey, Notice, OpenId, Oplock, Refusal, Ticket};
+use super::sessions::Sessions;
 
 /// How long a client has to acknowledge the break of an oplock.
 pub const BREAK_TIMEOUT: Duration = Duration::from_secs(35);
@@ -55,6 +56,8 @@ pub(super) enum Timed {
     Break { open: OpenId },
     /// The acknowledgment of a restriction.
     Restrict { file: FileKey, number: u64 },
+    /// The end of a session.
+    EndSession { session: u64 },
 }
 
 /// What a file tells of its clients.
@@ -109,7 +112,7 @@ impl Effects {
     pub(super) fn start_timer(&mut self, client: ClientId, timed: Timed) {
         let timeout = match timed {
             Timed::Break { .. } => self.break_timeout,
-            Timed::Restrict { .. } => RESTRICT_TIMEOUT,
+            Timed::Restrict { .. } | Timed::EndSession { .. } => RESTRICT_TIMEOUT,
         };
         let deadline = self.now + timeout;
         self.timers.insert((deadline, client, timed));
@@ -184,6 +187,7 @@ pub struct Table {
     clients: HashMap<ClientId, Client>,
     last_client: u64,
     files: HashMap<FileKey, File>,
+    sessions: Sessions,
     effects: Effects,
 }
 
@@ -194,6 +198,7 @@ impl Table {
             clients: HashMap::new(),
             last_client: 0,
             files: HashMap::new(),
+            sessions: Sessions::default(),
             effects: Effects {
                 now,
                 break_timeout,
@@ -229,6 +234,7 @@ impl Table {
             }
             self.changed(key);
         }
+        self.sessions.remove_client(id, &mut self.effects);
         self.effects.actions.retain(|&(client, _)| client != id);
     }
 
@@ -390,6 +396,7 @@ impl Table {
                 self.changed(key);
                 Ok(())
             }
+            Ask::Session(ask) => self.sessions.handle(id, ask, &mut self.effects),
             Ask::RestrictDone { file: key, number } => {
                 if let Some(file) = self.files.get_mut(&key) {
                     file.restrict_done(id, number, &mut self.effects);
@@ -496,7 +503,7 @@ impl Table {
                     self.effects.tell(client, Notice::BreakExpired { open });
                     self.changed(key);
                 }
-                Timed::Restrict { .. } => {
+                Timed::Restrict { .. } | Timed::EndSession { .. } => {
                     self.effects.actions.push_back((client, Action::Evict));
                 }
             }

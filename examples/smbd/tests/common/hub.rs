@@ -2,8 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{self, Waker};
 use std::time::{Duration, Instant};
 
 use smbd::config::Config;
@@ -18,8 +21,18 @@ pub struct Hub {
     now: Cell<Instant>,
     connections: RefCell<HashMap<ClientId, Weak<Connection>>>,
     asked: RefCell<VecDeque<(ClientId, Vec<u8>)>>,
+    /// What connections do on their own.
+    working: RefCell<Vec<Work>>,
     /// How many messages processes have sent.
     pub messages: Cell<usize>,
+}
+
+struct Work(Pin<Box<dyn Future<Output = ()>>>);
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Work")
+    }
 }
 
 #[derive(Debug)]
@@ -45,6 +58,7 @@ impl Hub {
             now: Cell::new(now),
             connections: RefCell::default(),
             asked: RefCell::default(),
+            working: RefCell::default(),
             messages: Cell::new(0),
         })
     }
@@ -68,6 +82,12 @@ impl Hub {
     pub fn run(&self) -> bool {
         let mut has_run = false;
         loop {
+            let mut working = self.working.take();
+            working.retain_mut(|work| {
+                let mut context = task::Context::from_waker(Waker::noop());
+                work.0.as_mut().poll(&mut context).is_pending()
+            });
+            self.working.borrow_mut().append(&mut working);
             let asked = self.asked.borrow_mut().pop_front();
             if let Some((client, bytes)) = asked {
                 has_run = true;
@@ -87,7 +107,8 @@ impl Hub {
                     let notice = Notice::parse(&bytes[4..]).expect("a message that is none");
                     let connection = self.connections.borrow().get(&client).cloned();
                     if let Some(connection) = connection.and_then(|weak| weak.upgrade()) {
-                        connection.deliver(notice);
+                        let work = connection.deliver(notice);
+                        self.working.borrow_mut().extend(work.map(Work));
                     }
                 }
                 Some((_, Action::Evict)) => panic!("a connection hangs"),
