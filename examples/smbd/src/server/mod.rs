@@ -115,8 +115,8 @@ struct Chain {
     session_id: u64,
     tree_id: u32,
     file_id: Option<FileId>,
-    /// The status of the first request, if it failed, or of a CREATE: what is related to it fails
-    /// alike. No other failure spreads; a CLOSE has to work after CREATE and a failed READ.
+    /// The status of the first request, if it failed, or of one that failed before it had a file,
+    /// such as a CREATE: what is related to it fails alike. No other failure spreads; a CLOSE has to work after CREATE and a failed READ.
     failed: Option<Status>,
 }
 
@@ -347,6 +347,7 @@ impl Connection {
             },
         };
         let (session_id, tree_id) = (reply.session_id, reply.tree_id);
+        let found_file = reply.file_id.is_some();
         let file_id = reply.file_id.or(request.related_file);
         let status = match outcome {
             Ok(status) => status,
@@ -372,7 +373,7 @@ impl Connection {
                     Some(Status::INVALID_PARAMETER)
                 }
                 None if status.is_error()
-                    && (command == Command::Create || !related || is_first) =>
+                    && (command == Command::Create || !found_file || !related || is_first) =>
                 {
                     Some(status)
                 }
