@@ -146,7 +146,9 @@ mod tests {
 
     #[test]
     fn impossible_paths_are_refused() {
-        for path in ["a//b", ".", "a\\\\b", "a\0", "a:stream", "a::$DATA", "a*", "\u{F029}"] {
+        for path in [
+            "a//b", ".", "a\\\\b", "a\0", "a:stream", "a::$DATA", "a*", "\u{F029}",
+        ] {
             assert_eq!(
                 parse_path(path),
                 Err(Status::OBJECT_NAME_INVALID),
