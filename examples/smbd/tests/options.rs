@@ -15,7 +15,7 @@ use common::smbclient::have_smbclient;
 use common::wire::Wire;
 use common::{TempDir, noise};
 use rustix::fd::OwnedFd;
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// Runs the program to its end, which has to come by itself.
@@ -180,8 +180,8 @@ fn the_interactive_server_serves_one_client_in_its_own_process() {
     assert_eq!(children(server.pid()), []);
     assert_eq!(
         sockets(server.pid()).len(),
-        1,
-        "only the client's socket is open"
+        3,
+        "only the client's socket is open, and both ends of the line to what is shared"
     );
     client.check();
     drop(client);
@@ -221,13 +221,22 @@ fn accepted_socket(options: &str) -> Option<OwnedFd> {
     let server = Server::with(&[], &["--socket-options", options]);
     let _client = Client::at(server.address(), 0x0311, "demo");
     let pid = only_child(server.pid());
-    let socket = sockets(pid).pop().unwrap();
-    let descriptors = descriptors(pid);
-    let (&number, _) = descriptors.iter().find(|(_, target)| **target == socket)?;
-    let process = pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty());
-    let copy = process.and_then(|p| pidfd_getfd(p, number as i32, PidfdGetfdFlags::empty()));
-    copy.inspect_err(|e| eprintln!("skipped: the server's socket can't be had: {e}"))
-        .ok()
+    let sockets = sockets(pid);
+    for (&number, target) in &descriptors(pid) {
+        if !sockets.contains(target) {
+            continue;
+        }
+        let process = pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty());
+        let copy = process.and_then(|p| pidfd_getfd(p, number as i32, PidfdGetfdFlags::empty()));
+        let copy = copy
+            .inspect_err(|e| eprintln!("skipped: the server's socket can't be had: {e}"))
+            .ok()?;
+        // The other one is the line to the parent.
+        if sockopt::socket_domain(&copy) != Ok(AddressFamily::UNIX) {
+            return Some(copy);
+        }
+    }
+    panic!("the child has no connection");
 }
 
 #[test]
