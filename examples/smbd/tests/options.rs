@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::client::{Client, NEGOTIATE, negotiate, request};
+use common::client::{Client, NEGOTIATE, READ, negotiate, read, request};
 use common::process::{
     children, descriptors, eventually, only_child, sockets, wait_for_no_children,
 };
@@ -17,6 +17,7 @@ use common::{TempDir, noise};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use smbd::wire::status::Status;
 
 /// Runs the program to its end, which has to come by itself.
 fn output(args: &[&str]) -> Output {
@@ -146,6 +147,10 @@ fn a_silent_client_is_dropped_and_a_busy_one_is_not() {
     let dir = TempDir::new();
     let server = Server::with(&[("data", dir.path())], &["--idle-timeout", "2"]);
     let mut busy = Client::at(server.address(), 0x0311, "data");
+    // One that has something open would lose it.
+    dir.write("file", b"x");
+    let mut opener = Client::at(server.address(), 0x0311, "data");
+    let file = opener.open("file");
     // One that has logged on, and one that never said anything.
     let logged_on = Client::at(server.address(), 0x0311, "data");
     let mut silent = [logged_on.connection, Wire::connect(server.address())];
@@ -156,10 +161,11 @@ fn a_silent_client_is_dropped_and_a_busy_one_is_not() {
     }
     silent.iter_mut().for_each(Wire::expect_closed);
     busy.check();
-    eventually("the busy client is left", || {
-        children(server.pid()).len() == 1
+    eventually("the busy client and the other one are left", || {
+        children(server.pid()).len() == 2
     });
     busy.check();
+    opener.expect(request(READ, read(file, 0, 1, 0)), Status::SUCCESS);
 }
 
 #[test]
