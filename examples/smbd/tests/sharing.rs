@@ -401,6 +401,26 @@ fn a_file_is_deleted_when_the_last_client_closes_it() {
 }
 
 #[test]
+fn the_last_one_finds_the_file_by_another_name() {
+    let setup = Setup::new();
+    let (mut first, mut second) = (setup.client(), setup.client());
+    let a = first.expect(
+        open("file", READ_DATA | DELETE, SHARE_ALL, 0, OPEN),
+        Status::SUCCESS,
+    );
+    let b = second.expect(open("file", READ_DATA, SHARE_ALL, 0, OPEN), Status::SUCCESS);
+    let (a, b) = (a.file_id(), b.file_id());
+    let rename = set_info(a, 1, 10, &new_name("dir\\renamed", false));
+    first.expect(request(SET_INFO, rename), Status::SUCCESS);
+    let path = setup.dir.path().join("dir/renamed");
+    assert!(path.exists());
+    first.expect(disposition(a, true), Status::SUCCESS);
+    first.expect(request(CLOSE, close(a, 0)), Status::SUCCESS);
+    second.expect(request(CLOSE, close(b, 0)), Status::SUCCESS);
+    assert!(!path.exists());
+}
+
+#[test]
 fn what_was_opened_to_be_deleted_goes_with_its_session() {
     let setup = Setup::new();
     let path = setup.dir.path().join("file");

@@ -241,7 +241,7 @@ impl Connection {
         if let Some(held) = held
             && let Some(removing) = held.close().await
         {
-            link.remove();
+            link.remove(disk.borrow().node.fd.as_fd());
             drop(removing);
         }
     }

@@ -158,9 +158,14 @@ impl Connection {
         self.is_authenticated.get()
     }
 
-    /// How many requests wait for other clients.
-    pub fn pending_count(&self) -> usize {
-        self.pending.len()
+    /// How many files, directories and pipes the client has open. A client
+    /// that has none loses nothing when an idle connection is dropped.
+    pub fn open_count(&self) -> usize {
+        let sessions = self.sessions.borrow();
+        sessions
+            .values()
+            .map(|session| session.opens.borrow().len())
+            .sum()
     }
 
     /// Takes the next frame to be sent, framing header included.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -263,9 +264,16 @@ impl Link {
         self.delay.set(None);
     }
 
-    /// Removes the name.
-    pub(super) fn remove(&self) {
-        if let Err(status) = self.share.remove(&self.path.borrow(), self.file) {
+    /// Removes the name. `fd` is the file.
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
+        let mut removed = self.share.remove(&self.path.borrow(), self.file);
+        if removed.is_err()
+            && let Some(path) = self.share.current_path(fd)
+        {
+            // Another client has renamed it.
+            removed = self.share.remove(&path, self.file);
+        }
+        if let Err(status) = removed {
             log::info!(
                 "{}: a file to be deleted on close stays: {status}",
                 self.share.name()
