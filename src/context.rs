@@ -741,3 +741,20 @@ impl std::ops::Deref for ContextRef {
         &self.context
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::doorbell;
+
+    #[test]
+    fn contexts_that_are_gone_leave_no_doorbells() {
+        const CONTEXTS: usize = 1_000;
+        let before = doorbell::count();
+        for _ in 0..CONTEXTS {
+            drop(Context::new().expect("a context"));
+        }
+        // Other tests, which run at the same time, have theirs.
+        assert!(doorbell::count() < before + CONTEXTS / 2);
+    }
+}

@@ -85,7 +85,6 @@ impl Context {
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
         let turn = self.turn_in_full(false)?;
-        self.inner.drop_ended();
         Ok(turn == Turn::Ran)
     }
 
@@ -118,7 +117,6 @@ impl Context {
     pub fn run_ready(&self) -> io::Result<bool> {
         let _level = self.enter()?;
         let turn = self.turn_within(false, Some(Timeout::ZERO))?;
-        self.inner.drop_ended();
         Ok(turn == Turn::Ran)
     }
 
@@ -318,7 +316,7 @@ impl Context {
         let doorbell = inner.doorbell;
         'turns: loop {
             let turn = 'turn: {
-                if inner.is_busy() {
+                if inner.state.busy() != Busy::No && inner.is_busy_now() {
                     inner.state.running_fd.set(None);
                     inner.drop_ended();
                     if stop.is_set() || finished() {
@@ -578,14 +576,10 @@ impl Inner {
         }
     }
 
-    /// Whether there may be something to look at other than the doorbell and descriptors.
-    #[inline(always)]
-    fn is_busy(&self) -> bool {
-        match self.state.busy() {
-            Busy::No => false,
-            Busy::Later => self.clock.now() >= self.state.quiet_until.get(),
-            Busy::Yes => true,
-        }
+    /// Whether a loop that is busy, now or later, is so now.
+    #[cold]
+    fn is_busy_now(&self) -> bool {
+        self.state.busy() == Busy::Yes || self.clock.now() >= self.state.quiet_until.get()
     }
 
     #[inline(always)]
@@ -843,7 +837,7 @@ impl Drop for Entered<'_> {
         if self.outer == 0 {
             self.inner.doorbell.leave();
         }
-        // There are some only if a handler has panicked.
+        // Of the latest turn, or of one in which a handler has panicked.
         self.inner.drop_ended();
     }
 }

@@ -9,7 +9,7 @@
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use smbd::config::{Access, Config, Security, SharePoint, ShareRules};
@@ -44,10 +44,20 @@ thread_local! {
     static FIXTURE: OnceCell<Fixture> = const { OnceCell::new() };
 }
 
+/// Where the fixture's directory is, for the end of the process.
+static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+
+extern "C" fn remove_directory() {
+    if let Some(directory) = DIRECTORY.get() {
+        let _ = std::fs::remove_dir_all(directory);
+    }
+}
+
 impl Fixture {
     fn new() -> Fixture {
-        // SAFETY: both calls take values; the limit outlives its call.
+        // SAFETY: the limit outlives its call, the function lives for ever, and the rest are values.
         unsafe {
+            libc::atexit(remove_directory);
             let limit = libc::rlimit {
                 rlim_cur: MAX_FILE,
                 rlim_max: MAX_FILE,
@@ -58,6 +68,7 @@ impl Fixture {
         let name = format!("smbd-fuzz-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).expect("no temporary directory");
+        let _ = DIRECTORY.set(directory.clone());
         let point = SharePoint::open("data", &directory, ShareRules::default());
         let config = Config::new("fuzz", vec![point.expect("no share")]).expect("no randomness");
         let security = Security {
@@ -71,7 +82,11 @@ impl Fixture {
     }
 
     fn clean(&self) {
-        for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let path = entry.path();
             if std::fs::remove_dir_all(&path).is_err() {
                 let _ = std::fs::remove_file(&path);

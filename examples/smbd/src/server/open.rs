@@ -101,6 +101,15 @@ impl DiskOpen {
         check_deletable(&self.share, &self.node)
     }
 
+    /// The time of the last access, if a client has set it and reading is to keep it.
+    pub(super) fn kept_access_time(&mut self) -> Result<Option<u64>, Status> {
+        if !self.keeps_access_time {
+            return Ok(None);
+        }
+        self.refresh()?;
+        Ok(Some(self.node.metadata.last_access_time()))
+    }
+
     /// Runs what changes the data, keeping the times that a client has set.
     pub(super) fn changing_data<T>(
         &mut self,
