@@ -173,9 +173,10 @@ impl Fds {
         wait: PlainWait,
         is_run: bool,
     ) -> Result<Ready, io::Result<()>> {
+        let result = wait.wait(self.limits[usize::from(is_run)], &mut self.ready);
         self.next = 0;
-        match wait.wait(self.limits[usize::from(is_run)], &mut self.ready) {
-            None => self.next().ok_or(Ok(())),
+        match result {
+            None => self.ready.get(0).ok_or(Ok(())),
             Some(result) => Err(result),
         }
     }

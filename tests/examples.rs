@@ -820,7 +820,10 @@ fn trace_timeline_writes_what_has_happened() {
     assert_eq!(code, Some(0));
     let svg = svg.text();
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
-    assert!(svg.matches("<rect ").count() > 10);
+    assert!(
+        svg.matches("<rect ").count() > 1,
+        "more than the background"
+    );
 
     let (_, code) = output_of("trace_timeline", &["/nowhere/timeline.json"]);
     assert_eq!(code, Some(1));

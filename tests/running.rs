@@ -26,6 +26,7 @@ on_every_backend!(
     stop_ends_run_after_the_handler_and_leaves_the_rest,
     stop_ends_run_until,
     stop_without_a_loop_does_nothing,
+    stop_is_forgotten_when_the_context_starts_anew,
     a_wait_timeout_of_zero_does_not_block,
     a_wait_timeout_is_waited_for_in_full,
     a_wait_timeout_set_in_a_handler_holds_for_the_next_wait,
@@ -537,4 +538,17 @@ fn a_timer_fires_beside_a_descriptor_that_is_always_ready(kind: BackendKind) {
     let fired = is_fired.clone();
     let _timer = context.add_timer_after(Duration::from_millis(5), move |_, _| fired.set());
     run_until(&context, "the timer fires", || is_fired.is_set());
+}
+
+fn stop_is_forgotten_when_the_context_starts_anew(kind: BackendKind) {
+    let context = context(kind);
+    let ran = Flag::new();
+    let setter = ran.clone();
+    context.defer(move |context| {
+        context.stop();
+        context.reinitialise().unwrap();
+        context.defer(move |_| setter.set());
+    });
+    context.run().unwrap();
+    assert!(ran.is_set(), "the loop goes on with what it has now");
 }

@@ -16,8 +16,10 @@ on_every_backend!(
     what_is_there_is_counted,
     what_waits_in_the_queues_is_counted,
     a_late_timer_is_counted,
+    timers_that_are_late_because_of_others_are_noticed,
     times_are_measured_if_that_is_wanted,
     times_are_measured_from_the_call_after_the_one_that_asks,
+    times_are_not_measured_for_reports_of_slow_handlers,
     it_prints_what_there_is_to_say,
     a_loop_inside_a_handler_is_not_the_handlers_time,
 );
@@ -245,6 +247,21 @@ fn times_are_measured_from_the_call_after_the_one_that_asks(kind: BackendKind) {
     assert!(context.stats().in_handlers[EventKind::Immediate] >= WHILE);
 }
 
+fn times_are_not_measured_for_reports_of_slow_handlers(kind: BackendKind) {
+    let context = context(kind);
+    let reports = Rc::new(Cell::new(0));
+    let inner = Rc::clone(&reports);
+    context.set_slow_handler(Duration::ZERO, move |_| inner.set(inner.get() + 1));
+    context.defer(|_| dawdle(WHILE));
+    context.set_wait_timeout(Some(WHILE));
+    assert!(context.run_once().unwrap());
+    assert!(!context.run_once().unwrap(), "it waits in vain");
+    let stats = context.stats();
+    assert_eq!(reports.get(), 1);
+    assert_eq!(stats.in_handlers[EventKind::Immediate], Duration::ZERO);
+    assert_eq!(stats.asleep, Duration::ZERO);
+}
+
 fn it_prints_what_there_is_to_say(kind: BackendKind) {
     let context = context(kind);
     assert_eq!(
@@ -295,4 +312,17 @@ fn a_loop_inside_a_handler_is_not_the_handlers_time(kind: BackendKind) {
         stats.in_handlers[EventKind::Timer] < own.get(),
         "the immediate and the wait are taken off: {stats}"
     );
+}
+
+/// Up to 16 of them share a look at the clock, no more.
+fn timers_that_are_late_because_of_others_are_noticed(kind: BackendKind) {
+    let context = context(kind);
+    let now = context.now();
+    let step = Duration::from_millis(1);
+    let timers: Vec<_> = (0..48)
+        .map(|_| context.add_timer(now, move |_, _| dawdle(step)))
+        .collect();
+    context.run().unwrap();
+    assert!(context.stats().latest_timer >= 32 * step);
+    drop(timers);
 }

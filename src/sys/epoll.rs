@@ -180,7 +180,6 @@ impl Waiter {
         events: &mut Vec<Event>,
         limit: libc::c_int,
     ) -> Option<io::Result<()>> {
-        events.clear();
         let room = events.capacity() as libc::c_int;
         let pointer = events.as_mut_ptr().cast();
         // SAFETY: `pointer` and `room` describe memory that we borrow exclusively (if it didn't fit
@@ -188,6 +187,7 @@ impl Waiter {
         // an Event is laid out as an epoll_event.
         let count = unsafe { libc::epoll_wait(self.0, pointer, room, limit) };
         if count <= 0 {
+            events.clear();
             return Some(check("epoll_wait", count).map(|_| ()));
         }
         // SAFETY: the kernel has filled in the first `count` elements.

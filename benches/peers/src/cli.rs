@@ -11,13 +11,17 @@ use crate::workload::{self, WEIGHED, WORKLOADS, Work, Workload};
 use std::path::{Path, PathBuf};
 
 const HELP: &str = "\
-usage: peers [--count | --memory | --report FOLDER] [--quick] [--only WORKLOAD,…] [--peers CONTESTANT,…] [--rounds N]
+usage: peers [--count] [--memory] [--time] [--report FOLDER] [--quick] [--only WORKLOAD,…] [--peers CONTESTANT,…] [--rounds N]
 
-Without --count, times the workloads and prints a table for each.
+What it does, by default the last; or everything, if there is to be a report:
 
   --count    counts instructions (valgrind) and system calls (strace) per operation
   --memory   measures what an event of each kind takes
-  --report   does all that, writes the tables into FOLDER/performance.md, and draws pictures
+  --time     times the workloads, which wants a machine with nothing else to do
+
+How, and what for:
+
+  --report   writes the tables into FOLDER/performance.md, and draws pictures
   --quick    a round of few operations: whether everything works, not how fast
   --only     these workloads alone
   --peers    these contestants alone
@@ -25,16 +29,13 @@ Without --count, times the workloads and prints a table for each.
   --list     names workloads and contestants
 ";
 
-enum Mode {
-    Time,
-    Count,
-    Memory,
-    Report(PathBuf),
-}
-
 /// What was asked for.
 struct Wanted {
-    mode: Mode,
+    count: bool,
+    memory: bool,
+    time: bool,
+    /// Where, if not on the standard output.
+    report: Option<PathBuf>,
     quick: bool,
     rounds: usize,
     /// After how many seconds a measurement is given up.
@@ -64,26 +65,30 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         }
         arguments => {
             let wanted = parse(arguments)?;
-            match wanted.mode {
-                Mode::Time => {
-                    let races = time(&wanted)?;
-                    print!("{}", times(&wanted, &races));
-                    Ok(())
-                }
-                Mode::Count => print_counts(&wanted),
-                Mode::Memory => {
-                    print!("{}", memory(&wanted)?.render());
-                    Ok(())
-                }
-                Mode::Report(ref folder) => report(&wanted, folder),
+            if let Some(folder) = &wanted.report {
+                return report(&wanted, folder);
             }
+            if wanted.count {
+                print_counts(&wanted)?;
+            }
+            if wanted.memory {
+                print!("{}", memory(&wanted)?.render());
+            }
+            if wanted.time {
+                let races = time(&wanted)?;
+                print!("{}", times(&wanted, &races));
+            }
+            Ok(())
         }
     }
 }
 
 fn parse(arguments: &[&str]) -> Result<Wanted, String> {
     let mut wanted = Wanted {
-        mode: Mode::Time,
+        count: false,
+        memory: false,
+        time: false,
+        report: None,
         quick: false,
         rounds: 15,
         patience: 20,
@@ -97,9 +102,10 @@ fn parse(arguments: &[&str]) -> Result<Wanted, String> {
             value.ok_or_else(|| format!("{argument} wants a value\n{HELP}"))
         };
         match argument {
-            "--count" => wanted.mode = Mode::Count,
-            "--report" => wanted.mode = Mode::Report(value()?.into()),
-            "--memory" => wanted.mode = Mode::Memory,
+            "--count" => wanted.count = true,
+            "--memory" => wanted.memory = true,
+            "--time" => wanted.time = true,
+            "--report" => wanted.report = Some(value()?.into()),
             "--quick" => wanted.quick = true,
             "--only" => wanted.workloads = named(value()?, workload::find)?,
             "--peers" => wanted.contestants = named(value()?, contestants::find)?,
@@ -109,6 +115,10 @@ fn parse(arguments: &[&str]) -> Result<Wanted, String> {
             }
             _ => return Err(format!("{argument} isn't known\n{HELP}")),
         }
+    }
+    if !(wanted.count || wanted.memory || wanted.time) {
+        wanted.time = true;
+        (wanted.count, wanted.memory) = (wanted.report.is_some(), wanted.report.is_some());
     }
     if wanted.quick {
         wanted.rounds = 1;
@@ -323,22 +333,23 @@ fn memory(wanted: &Wanted) -> Result<Table, String> {
     Ok(table)
 }
 
-/// Everything, into a page and its pictures.
+/// What is wanted, into a page and its pictures.
 fn report(wanted: &Wanted, folder: &Path) -> Result<(), String> {
-    let races = time(wanted)?;
-    let counts = count(wanted)?;
-    let memory = memory(wanted)?;
-    report::draw(folder, &races)?;
-    report::fill_in(
-        &folder.join("performance.md"),
-        &[
-            ("machine", report::machine()),
-            ("summary", summary(&races)),
-            ("instructions", counts.instructions.render()),
-            ("system calls", counts.system_calls.render()),
-            ("which system calls", counts.details),
-            ("memory", memory.render()),
-            ("times", times(wanted, &races)),
-        ],
-    )
+    let mut sections = vec![("machine", report::machine())];
+    if wanted.time {
+        let races = time(wanted)?;
+        report::draw(folder, &races)?;
+        sections.push(("summary", summary(&races)));
+        sections.push(("times", times(wanted, &races)));
+    }
+    if wanted.count {
+        let counts = count(wanted)?;
+        sections.push(("instructions", counts.instructions.render()));
+        sections.push(("system calls", counts.system_calls.render()));
+        sections.push(("which system calls", counts.details));
+    }
+    if wanted.memory {
+        sections.push(("memory", memory(wanted)?.render()));
+    }
+    report::fill_in(&folder.join("performance.md"), &sections)
 }

@@ -339,6 +339,7 @@ fn times_are_set_and_kept() {
     client.set(file, BASIC, &basic([0; 4], HIDDEN), Status::SUCCESS);
     client.expect(request(WRITE, write(file, b"x")), Status::SUCCESS);
     client.set(file, 20, &5u64.to_le_bytes(), Status::SUCCESS);
+    client.expect(request(READ, read(file, 0, 5, 5)), Status::SUCCESS);
     assert_eq!(times(&mut client, file), all);
     // From -2 on the file system's times count again, from -1 on they don't.
     client.set(

@@ -117,12 +117,14 @@ fn damaged_requests_are_answered_or_refused() {
             if let Some(cut) = cut {
                 message.truncate(cut.index(message.len()));
             }
-            match client.connection.process(&message) {
-                Ok(Some(frame)) => {
-                    prop_assert!(frame.len() <= MAX_REPLY_LEN + 4);
-                    responses(&frame);
+            // What has to wait is answered twice.
+            match client.connection.exchange(&message) {
+                Ok(frames) => {
+                    for frame in frames {
+                        prop_assert!(frame.len() <= MAX_REPLY_LEN + 4);
+                        responses(&frame);
+                    }
                 }
-                Ok(None) => {}
                 Err(_) => break,
             }
         }

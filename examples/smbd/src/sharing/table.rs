@@ -376,7 +376,7 @@ impl Table {
                 let client = self.clients.get_mut(&id);
                 if let Some(key) = client.and_then(|client| client.forget(ticket)) {
                     if let Some(file) = self.files.get_mut(&key) {
-                        file.cancel(id, ticket);
+                        file.cancel(id, ticket, &mut self.effects);
                     }
                     let why = Refusal::Cancelled;
                     self.effects.tell(id, Notice::Refused { ticket, why });
