@@ -1,6 +1,6 @@
 //! The loop: the one place where the order of things is decided.
 
-use crate::backend::mux;
+use crate::backend::{PlainWait, mux};
 use crate::context::{Busy, Context, Inner, Streak};
 use crate::error::{self, OsError};
 use crate::fds::{FdHandler, ReadyFd, Removed};
@@ -85,6 +85,8 @@ impl Context {
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
         let turn = self.turn_in_full(false)?;
+        // Before the nesting hook is told.
+        self.inner.drop_ended();
         Ok(turn == Turn::Ran)
     }
 
@@ -117,6 +119,7 @@ impl Context {
     pub fn run_ready(&self) -> io::Result<bool> {
         let _level = self.enter()?;
         let turn = self.turn_within(false, Some(Timeout::ZERO))?;
+        self.inner.drop_ended();
         Ok(turn == Turn::Ran)
     }
 
@@ -334,9 +337,18 @@ impl Context {
                 let ready = match fds.next() {
                     Some(ready) => ready,
                     None => {
-                        let Some(wait) = fds.mux.settled() else {
-                            drop(fds);
-                            break 'turn self.turn_in_full(is_run);
+                        let wait = match fds.mux.settled() {
+                            Some(wait) => wait,
+                            None => {
+                                drop(fds);
+                                let wait = match inner.settle_anew() {
+                                    Ok(Some(wait)) => wait,
+                                    Ok(None) => break 'turn self.turn_in_full(is_run),
+                                    Err(error) => break 'turn Err(error),
+                                };
+                                fds = inner.fds.borrow_mut();
+                                wait
+                            }
                         };
                         // Only a loop that blocks has to be woken.
                         if !doorbell.fall_asleep() {
@@ -545,11 +557,41 @@ impl Inner {
         Ok(result)
     }
 
-    /// Finds out whether the next turns can be short ones, and for how long they may wait.
+    /// Tells the backend what events want now, if that is what has unsettled the loop. How to wait
+    /// then, if that is enough.
+    #[inline(never)]
+    fn settle_anew(&self) -> io::Result<Option<PlainWait>> {
+        if !self.has_wakeup() || !self.fds.borrow().mux.is_dirty() {
+            return Ok(None);
+        }
+        self.flush()?;
+        match self.state.busy() {
+            Busy::No => self.settle_for(None),
+            Busy::Later => self.settle_for(Some(self.state.quiet_limit.get())),
+            Busy::Yes => return Ok(None),
+        };
+        Ok(self.fds.borrow().mux.settled())
+    }
+
+    /// Finds out whether the next turns can be short ones that wait for the wait timeout, or for this
+    /// long if that is less.
+    fn settle_for(&self, limit: Option<Duration>) -> bool {
+        let timeouts = [false, true].map(|is_run| {
+            let timeout = self.options.wait_timeout(is_run);
+            match limit {
+                Some(limit) if timeout.limit().is_none_or(|timeout| timeout > limit) => {
+                    Timeout::new(Some(limit))
+                }
+                _ => timeout,
+            }
+        });
+        self.fds.borrow_mut().settle(timeouts)
+    }
+
+    /// Finds out whether the next turns can be short ones.
     fn settle(&self, now: Option<Instant>) {
-        let timeouts = [false, true].map(|is_run| self.options.wait_timeout(is_run));
         if self.state.busy() == Busy::No {
-            self.fds.borrow_mut().settle(timeouts);
+            self.settle_for(None);
             return;
         }
         if self.has_immediates() || self.watch.is_watched() || self.clock.is_virtual() {
@@ -567,12 +609,8 @@ impl Inner {
         if limit.is_zero() {
             return;
         }
-        let timeouts = timeouts.map(|timeout| {
-            let shorter = timeout.limit().map_or(limit, |timeout| timeout.min(limit));
-            Timeout::new(Some(shorter))
-        });
-        if self.fds.borrow_mut().settle(timeouts) {
-            self.state.set_quiet_until(now + half);
+        if self.settle_for(Some(limit)) {
+            self.state.set_quiet_until(now + half, limit);
         }
     }
 
@@ -837,7 +875,7 @@ impl Drop for Entered<'_> {
         if self.outer == 0 {
             self.inner.doorbell.leave();
         }
-        // Of the latest turn, or of one in which a handler has panicked.
+        // There are some only if a handler has panicked.
         self.inner.drop_ended();
     }
 }
