@@ -114,7 +114,7 @@ pub(crate) fn serve(
         let idle = Rc::downgrade(&client);
         let timer = context.add_timer_after(timeout, move |context, timer| {
             let Some(client) = idle.upgrade() else { return };
-            if client.connection.open_count() > 0 {
+            if client.connection.open_count() > 0 && client.replies.borrow().is_empty() {
                 // It would lose what it has open, and keepalive tells when it is gone.
                 timer.set_after(timeout);
             } else {

@@ -82,7 +82,11 @@ impl Fixture {
     }
 
     fn clean(&self) {
-        for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let path = entry.path();
             if std::fs::remove_dir_all(&path).is_err() {
                 let _ = std::fs::remove_file(&path);
