@@ -264,6 +264,7 @@ impl World {
             }
             Step::Lock(nth, ranges, waits) => {
                 if let Some(open) = self.nth_open(id, nth) {
+                    let waits = waits && ranges.len() == 1;
                     self.ask_for_answer(id, |ticket| Ask::Lock {
                         ticket,
                         open,
