@@ -123,10 +123,11 @@ impl World {
                     process.opens.insert(open, (file, oplock));
                 }
                 Notice::Done { ticket } => {
-                    if let Ask::Lock { open, ranges, .. } = answered(ticket) {
-                        process
-                            .locks
-                            .extend(ranges.iter().map(|&range| (open, range)));
+                    if let Ask::Lock { open, ranges, .. } = answered(ticket)
+                        && process.opens.contains_key(&open)
+                    {
+                        let ranges = ranges.iter().map(|&range| (open, range));
+                        process.locks.extend(ranges);
                     }
                 }
                 Notice::Refused { ticket, .. } => drop(answered(ticket)),
