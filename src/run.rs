@@ -1,6 +1,6 @@
 //! The loop: the one place where the order of things is decided.
 
-use crate::backend::{PlainWait, mux};
+use crate::backend::mux;
 use crate::context::{Busy, Context, Inner, Streak};
 use crate::error::{self, OsError};
 use crate::fds::{FdHandler, ReadyFd, Removed};
@@ -10,6 +10,7 @@ use crate::sys::doorbell::{FORK, REMOTE, SIGNAL};
 use crate::sys::timeout::Timeout;
 use crate::trace::{EventKind, Severity};
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -317,17 +318,19 @@ impl Context {
         let stop = StopScope::new(&self.inner);
         let inner = &*self.inner;
         let doorbell = inner.doorbell;
+        // Whether `finished` was asked before this turn already.
+        let mut was_asked = false;
         'turns: loop {
             let turn = 'turn: {
                 if inner.state.busy() != Busy::No && inner.is_busy_now() {
                     inner.state.running_fd.set(None);
                     inner.drop_ended();
-                    if stop.is_set() || finished() {
+                    if stop.is_set() || (!mem::take(&mut was_asked) && finished()) {
                         return Ok(());
                     }
                     break 'turn self.turn_in_full(is_run);
                 }
-                if !is_run {
+                if !is_run && !mem::take(&mut was_asked) {
                     inner.state.running_fd.set(None);
                     if finished() {
                         return Ok(());
@@ -337,17 +340,15 @@ impl Context {
                 let ready = match fds.next() {
                     Some(ready) => ready,
                     None => {
-                        let wait = match fds.mux.settled() {
-                            Some(wait) => wait,
-                            None => {
-                                drop(fds);
-                                let wait = match inner.settle_anew() {
-                                    Ok(Some(wait)) => wait,
-                                    Ok(None) => break 'turn self.turn_in_full(is_run),
-                                    Err(error) => break 'turn Err(error),
-                                };
-                                fds = inner.fds.borrow_mut();
-                                wait
+                        let Some(wait) = fds.mux.settled() else {
+                            drop(fds);
+                            match inner.settle_anew() {
+                                Ok(true) => {
+                                    was_asked = !is_run;
+                                    continue 'turns;
+                                }
+                                Ok(false) => break 'turn self.turn_in_full(is_run),
+                                Err(error) => break 'turn Err(error),
                             }
                         };
                         // Only a loop that blocks has to be woken.
@@ -557,20 +558,19 @@ impl Inner {
         Ok(result)
     }
 
-    /// Tells the backend what events want now, if that is what has unsettled the loop. How to wait
-    /// then, if that is enough.
+    /// Tells the backend what events want now, if that is what has unsettled the loop. Returns whether
+    /// that has settled it.
     #[inline(never)]
-    fn settle_anew(&self) -> io::Result<Option<PlainWait>> {
+    fn settle_anew(&self) -> io::Result<bool> {
         if !self.has_wakeup() || !self.fds.borrow().mux.is_dirty() {
-            return Ok(None);
+            return Ok(false);
         }
         self.flush()?;
-        match self.state.busy() {
+        Ok(match self.state.busy() {
             Busy::No => self.settle_for(None),
             Busy::Later => self.settle_for(Some(self.state.quiet_limit.get())),
-            Busy::Yes => return Ok(None),
-        };
-        Ok(self.fds.borrow().mux.settled())
+            Busy::Yes => false,
+        })
     }
 
     /// Finds out whether the next turns can be short ones that wait for the wait timeout, or for this

@@ -22,6 +22,7 @@ on_every_backend!(
     run_does_not_wait_for_a_disarmed_timer_or_an_idle_immediate,
     run_can_be_called_again,
     run_until_asks_before_every_turn,
+    run_until_asks_once_a_turn_when_interests_change,
     run_until_goes_on_without_any_event,
     stop_ends_run_after_the_handler_and_leaves_the_rest,
     stop_ends_run_until,
@@ -551,4 +552,27 @@ fn stop_is_forgotten_when_the_context_starts_anew(kind: BackendKind) {
     });
     context.run().unwrap();
     assert!(ran.is_set(), "the loop goes on with what it has now");
+}
+
+fn run_until_asks_once_a_turn_when_interests_change(kind: BackendKind) {
+    for far in [None, Some(Duration::from_secs(3600))] {
+        let context = context(kind);
+        let _timer = far.map(|far| context.add_timer_after(far, |_, _| unreachable!()));
+        let (ours, _theirs) = readable();
+        let calls = Rc::new(Cell::new(0));
+        let count = Rc::clone(&calls);
+        let event = context.add_fd(ours, READ, move |_, event, _| {
+            count.set(count.get() + 1);
+            event.set_want_error(count.get() % 2 == 0);
+        });
+        let _event = event.unwrap();
+        let mut asked = 0;
+        let before = context.stats().turns;
+        let finished = || {
+            asked += 1;
+            calls.get() == 100
+        };
+        context.run_until(finished).unwrap();
+        assert_eq!(asked, context.stats().turns - before + 1);
+    }
 }
