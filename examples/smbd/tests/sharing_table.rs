@@ -123,10 +123,11 @@ impl World {
                     process.opens.insert(open, (file, oplock));
                 }
                 Notice::Done { ticket } => {
-                    if let Ask::Lock { open, ranges, .. } = answered(ticket) {
-                        process
-                            .locks
-                            .extend(ranges.iter().map(|&range| (open, range)));
+                    if let Ask::Lock { open, ranges, .. } = answered(ticket)
+                        && process.opens.contains_key(&open)
+                    {
+                        let ranges = ranges.iter().map(|&range| (open, range));
+                        process.locks.extend(ranges);
                     }
                 }
                 Notice::Refused { ticket, .. } => drop(answered(ticket)),
@@ -264,6 +265,7 @@ impl World {
             }
             Step::Lock(nth, ranges, waits) => {
                 if let Some(open) = self.nth_open(id, nth) {
+                    let waits = waits && ranges.len() == 1;
                     self.ask_for_answer(id, |ticket| Ask::Lock {
                         ticket,
                         open,

@@ -14,7 +14,7 @@ use super::restrictions::{CACHED, DELETED, LOCKS};
 use super::table::{Change, ClientId, Effects, Owner, Timed};
 
 /// The most locks on a file.
-const MAX_LOCKS: usize = 16 * 1024;
+const MAX_LOCKS: usize = 8 * 1024;
 
 /// An open file.
 #[derive(Debug)]
