@@ -10,6 +10,7 @@ use crate::sys::doorbell::{FORK, REMOTE, SIGNAL};
 use crate::sys::timeout::Timeout;
 use crate::trace::{EventKind, Severity};
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -85,6 +86,7 @@ impl Context {
     pub fn run_once(&self) -> io::Result<bool> {
         let _level = self.enter()?;
         let turn = self.turn_in_full(false)?;
+        // Before the nesting hook is told.
         self.inner.drop_ended();
         Ok(turn == Turn::Ran)
     }
@@ -316,17 +318,19 @@ impl Context {
         let stop = StopScope::new(&self.inner);
         let inner = &*self.inner;
         let doorbell = inner.doorbell;
+        // Whether `finished` was asked before this turn already.
+        let mut was_asked = false;
         'turns: loop {
             let turn = 'turn: {
                 if inner.state.busy() != Busy::No && inner.is_busy_now() {
                     inner.state.running_fd.set(None);
                     inner.drop_ended();
-                    if stop.is_set() || finished() {
+                    if stop.is_set() || (!mem::take(&mut was_asked) && finished()) {
                         return Ok(());
                     }
                     break 'turn self.turn_in_full(is_run);
                 }
-                if !is_run {
+                if !is_run && !mem::take(&mut was_asked) {
                     inner.state.running_fd.set(None);
                     if finished() {
                         return Ok(());
@@ -338,7 +342,14 @@ impl Context {
                     None => {
                         let Some(wait) = fds.mux.settled() else {
                             drop(fds);
-                            break 'turn self.turn_in_full(is_run);
+                            match inner.settle_anew() {
+                                Ok(true) => {
+                                    was_asked = !is_run;
+                                    continue 'turns;
+                                }
+                                Ok(false) => break 'turn self.turn_in_full(is_run),
+                                Err(error) => break 'turn Err(error),
+                            }
                         };
                         // Only a loop that blocks has to be woken.
                         if !doorbell.fall_asleep() {
@@ -547,11 +558,40 @@ impl Inner {
         Ok(result)
     }
 
-    /// Finds out whether the next turns can be short ones, and for how long they may wait.
+    /// Tells the backend what events want now, if that is what has unsettled the loop. Returns whether
+    /// that has settled it.
+    #[inline(never)]
+    fn settle_anew(&self) -> io::Result<bool> {
+        if !self.has_wakeup() || !self.fds.borrow().mux.is_dirty() {
+            return Ok(false);
+        }
+        self.flush()?;
+        Ok(match self.state.busy() {
+            Busy::No => self.settle_for(None),
+            Busy::Later => self.settle_for(Some(self.state.quiet_limit.get())),
+            Busy::Yes => false,
+        })
+    }
+
+    /// Finds out whether the next turns can be short ones that wait for the wait timeout, or for this
+    /// long if that is less.
+    fn settle_for(&self, limit: Option<Duration>) -> bool {
+        let timeouts = [false, true].map(|is_run| {
+            let timeout = self.options.wait_timeout(is_run);
+            match limit {
+                Some(limit) if timeout.limit().is_none_or(|timeout| timeout > limit) => {
+                    Timeout::new(Some(limit))
+                }
+                _ => timeout,
+            }
+        });
+        self.fds.borrow_mut().settle(timeouts)
+    }
+
+    /// Finds out whether the next turns can be short ones.
     fn settle(&self, now: Option<Instant>) {
-        let timeouts = [false, true].map(|is_run| self.options.wait_timeout(is_run));
         if self.state.busy() == Busy::No {
-            self.fds.borrow_mut().settle(timeouts);
+            self.settle_for(None);
             return;
         }
         if self.has_immediates() || self.watch.is_watched() || self.clock.is_virtual() {
@@ -569,12 +609,8 @@ impl Inner {
         if limit.is_zero() {
             return;
         }
-        let timeouts = timeouts.map(|timeout| {
-            let shorter = timeout.limit().map_or(limit, |timeout| timeout.min(limit));
-            Timeout::new(Some(shorter))
-        });
-        if self.fds.borrow_mut().settle(timeouts) {
-            self.state.set_quiet_until(now + half);
+        if self.settle_for(Some(limit)) {
+            self.state.set_quiet_until(now + half, limit);
         }
     }
 

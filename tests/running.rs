@@ -22,10 +22,12 @@ on_every_backend!(
     run_does_not_wait_for_a_disarmed_timer_or_an_idle_immediate,
     run_can_be_called_again,
     run_until_asks_before_every_turn,
+    run_until_asks_once_a_turn_when_interests_change,
     run_until_goes_on_without_any_event,
     stop_ends_run_after_the_handler_and_leaves_the_rest,
     stop_ends_run_until,
     stop_without_a_loop_does_nothing,
+    stop_is_forgotten_when_the_context_starts_anew,
     a_wait_timeout_of_zero_does_not_block,
     a_wait_timeout_is_waited_for_in_full,
     a_wait_timeout_set_in_a_handler_holds_for_the_next_wait,
@@ -537,4 +539,40 @@ fn a_timer_fires_beside_a_descriptor_that_is_always_ready(kind: BackendKind) {
     let fired = is_fired.clone();
     let _timer = context.add_timer_after(Duration::from_millis(5), move |_, _| fired.set());
     run_until(&context, "the timer fires", || is_fired.is_set());
+}
+
+fn stop_is_forgotten_when_the_context_starts_anew(kind: BackendKind) {
+    let context = context(kind);
+    let ran = Flag::new();
+    let setter = ran.clone();
+    context.defer(move |context| {
+        context.stop();
+        context.reinitialise().unwrap();
+        context.defer(move |_| setter.set());
+    });
+    context.run().unwrap();
+    assert!(ran.is_set(), "the loop goes on with what it has now");
+}
+
+fn run_until_asks_once_a_turn_when_interests_change(kind: BackendKind) {
+    for far in [None, Some(Duration::from_secs(3600))] {
+        let context = context(kind);
+        let _timer = far.map(|far| context.add_timer_after(far, |_, _| unreachable!()));
+        let (ours, _theirs) = readable();
+        let calls = Rc::new(Cell::new(0));
+        let count = Rc::clone(&calls);
+        let event = context.add_fd(ours, READ, move |_, event, _| {
+            count.set(count.get() + 1);
+            event.set_want_error(count.get() % 2 == 0);
+        });
+        let _event = event.unwrap();
+        let mut asked = 0;
+        let before = context.stats().turns;
+        let finished = || {
+            asked += 1;
+            calls.get() == 100
+        };
+        context.run_until(finished).unwrap();
+        assert_eq!(asked, context.stats().turns - before + 1);
+    }
 }

@@ -19,6 +19,7 @@ on_every_backend!(
     what_is_there_is_counted,
     what_waits_in_the_queues_is_counted,
     a_late_timer_is_counted,
+    timers_that_are_late_because_of_others_are_noticed,
     times_are_measured_if_that_is_wanted,
     times_are_measured_from_the_call_after_the_one_that_asks,
     times_are_not_measured_for_reports_of_slow_handlers,
@@ -338,4 +339,17 @@ fn a_loop_inside_a_handler_is_not_the_handlers_time(kind: BackendKind) {
         stats.in_handlers[EventKind::Timer] < own.get(),
         "the immediate and the wait are taken off: {stats}"
     );
+}
+
+/// Up to 16 of them share a look at the clock, no more.
+fn timers_that_are_late_because_of_others_are_noticed(kind: BackendKind) {
+    let context = context(kind);
+    let now = context.now();
+    let step = Duration::from_millis(1);
+    let timers: Vec<_> = (0..48)
+        .map(|_| context.add_timer(now, move |_, _| dawdle(step)))
+        .collect();
+    context.run().unwrap();
+    assert!(context.stats().latest_timer >= 32 * step);
+    drop(timers);
 }

@@ -110,6 +110,12 @@ pub(super) fn all() -> impl Iterator<Item = &'static Doorbell> {
     std::iter::successors(first, |doorbell| doorbell.next)
 }
 
+/// How many there are, claimed or not.
+#[cfg(test)]
+pub(crate) fn count() -> usize {
+    all().count()
+}
+
 impl Doorbell {
     /// Claims a doorbell for a context of this thread that is woken through `wakeup`.
     pub(crate) fn claim(wakeup: RawFd) -> &'static Doorbell {

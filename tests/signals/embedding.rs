@@ -84,7 +84,7 @@ fn a_signal_makes_the_descriptor_readable_after_reinitialise(kind: BackendKind) 
 /// last. Returns how many were.
 fn one_after_the_other(context: &Context, rounds: usize) -> Rc<Cell<usize>> {
     let (handled, next) = mpsc::channel::<()>();
-    handled.send(()).unwrap();
+    let begin = handled.clone();
     thread::spawn(move || {
         for _ in 0..rounds {
             next.recv().expect("the handler says when");
@@ -100,6 +100,7 @@ fn one_after_the_other(context: &Context, rounds: usize) -> Rc<Cell<usize>> {
         let _ = handled.send(());
     });
     signal.unwrap().detach();
+    begin.send(()).unwrap();
     count
 }
 

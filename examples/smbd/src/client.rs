@@ -72,13 +72,13 @@ struct Client<F> {
     at_end: Cell<bool>,
     /// Everything is being closed.
     is_finishing: Cell<bool>,
-    idle: Option<(Timer, Duration)>,
+    idle: OnceCell<(Timer, Duration)>,
 }
 
 type Place<F> = Pin<Box<Option<F>>>;
 
-/// Serves `stream` in this process until the client is gone or silent for `idle_timeout`; then
-/// stops the loop. So does SIGTERM.
+/// Serves `stream` in this process until the client is gone, or has nothing open and was silent for
+/// `idle_timeout`; then stops the loop. So does SIGTERM.
 ///
 /// # Errors
 ///
@@ -107,16 +107,24 @@ pub(crate) fn serve(
         replies: RefCell::default(),
         at_end: Cell::new(false),
         is_finishing: Cell::new(false),
-        idle: idle_timeout.map(|timeout| {
-            let peer = peer.clone();
-            let timer = context.add_timer_after(timeout, move |context, _| {
-                log::info!("{peer}: idle, disconnected");
-                context.stop();
-            });
-            (timer, timeout)
-        }),
+        idle: OnceCell::new(),
         peer: peer.clone(),
     });
+    if let Some(timeout) = idle_timeout {
+        let idle = Rc::downgrade(&client);
+        let timer = context.add_timer_after(timeout, move |context, timer| {
+            let Some(client) = idle.upgrade() else { return };
+            if client.connection.open_count() > 0 && client.replies.borrow().is_empty() {
+                // It would lose what it has open, and keepalive tells when it is gone.
+                timer.set_after(timeout);
+            } else {
+                log::info!("{}: idle, disconnected", client.peer);
+                client.finish(context);
+            }
+        });
+        // It was empty.
+        let _ = client.idle.set((timer, timeout));
+    }
     let handler = Rc::clone(&client);
     // ERROR, so that a broken connection is told also while reading is off.
     let event = context.add_fd(
@@ -170,10 +178,12 @@ pub(crate) fn serve(
             })?
             .detach();
     }
-    // The configuration is the parent's to read again; the default would end this process.
-    context
-        .add_signal(Signum::SIGHUP, SignalFlags::empty(), |_, _, _| ())?
-        .detach();
+    // They are for the parent; the default would end this process.
+    for signum in [Signum::SIGHUP, Signum::SIGUSR1] {
+        context
+            .add_signal(signum, SignalFlags::empty(), |_, _, _| ())?
+            .detach();
+    }
     Ok(())
 }
 
@@ -383,7 +393,7 @@ where
     }
 
     fn note_progress(&self) {
-        if let Some((timer, timeout)) = &self.idle {
+        if let Some((timer, timeout)) = self.idle.get() {
             timer.set_after(*timeout);
         }
     }

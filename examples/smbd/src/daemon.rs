@@ -1,7 +1,7 @@
 //! The parent process: listening sockets, children, signals.
 //!
-//! Every listening socket is a descriptor event with a close callback. Its handler accepts a
-//! client and forks. The child re-initialises the context, which closes all that was the parent's,
+//! Every listening socket is a listener with a close callback. Its handler gets a client's connection
+//! and forks. The child re-initialises the context, which closes all that was the parent's,
 //! and adds its one client; then the handler returns, and the loop that called it goes on in the
 //! child with the client's events alone. (Returning, rather than running a loop inside the
 //! handler, lets go of the one listening socket that the handler still holds.) The parent closes
@@ -9,7 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -18,12 +18,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use smbd::args::Options;
 use smbd::config::Config;
-use smbd::sharing::{BREAK_TIMEOUT, ClientId};
-use tevent::{Child, Context, Fd, FdFlags, Fork, SignalFlags, Signum, Timer};
+use smbd::sharing::{BREAK_TIMEOUT, ClientId, OpenSummary, Summary};
+use tevent::{Child, Context, Fork, Listener, SignalFlags, Signum, Timer};
 
 use crate::client;
 use crate::hub::Hub;
@@ -45,7 +44,7 @@ pub(crate) struct Daemon {
     options: Options,
     config: RefCell<Arc<Config>>,
     reload: Reload,
-    listeners: RefCell<Vec<Fd<TcpListener>>>,
+    listeners: RefCell<Vec<Listener<TcpListener>>>,
     /// What the clients share.
     hub: Rc<Hub>,
     /// By process id.
@@ -113,52 +112,17 @@ impl Daemon {
         let listener = sockets::listen(address, &self.options.socket_options)?;
         let address = listener.local_addr()?;
         let daemon = Rc::clone(self);
-        let mut pause = None;
-        let event = context.add_fd(listener, FdFlags::READ, move |context, event, _| {
-            daemon.accept(context, event, &mut pause);
+        let listener = context.add_listener(listener, move |context, _, connection| {
+            let peer = connection.peer().to_string();
+            daemon.connected(context, connection.into_stream(), peer);
         })?;
-        event.set_name("listener");
-        event.on_close(move |_socket| log::debug!("listening socket on {address} closed"));
-        self.listeners.borrow_mut().push(event);
+        // What is short is the system's, not this socket's: a longer pause than one gets by default.
+        listener.set_back_off(ACCEPT_PAUSE, ACCEPT_PAUSE);
+        listener.on_back_off(|back_off| log::error!("{back_off}; pausing"));
+        listener.set_name("listener");
+        listener.on_close(move |_socket| log::debug!("listening socket on {address} closed"));
+        self.listeners.borrow_mut().push(listener);
         Ok(address)
-    }
-
-    /// A connection waits on a listening socket. `pause` is the timer that ends a pause.
-    fn accept(
-        self: &Rc<Self>,
-        context: &Context,
-        event: &Fd<TcpListener>,
-        pause: &mut Option<Timer>,
-    ) {
-        match event.get_ref().accept() {
-            Ok((stream, address)) => self.connected(context, stream, address.to_string()),
-            Err(e) => match Errno::from_io_error(&e) {
-                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    // The connection stays in the queue, so the event would come again at once.
-                    log::error!("accept: {e}; pausing");
-                    event.set_readable(false);
-                    self.resume_later(context, pause);
-                }
-                _ if e.kind() == ErrorKind::WouldBlock => {}
-                // The client was gone before it was accepted, or the network hiccuped.
-                _ => log::debug!("accept: {e}"),
-            },
-        }
-    }
-
-    /// Lets all listening sockets accept again after a while.
-    fn resume_later(self: &Rc<Self>, context: &Context, pause: &mut Option<Timer>) {
-        let timer = pause.get_or_insert_with(|| {
-            let daemon = Rc::downgrade(self);
-            context.add_timer_after(ACCEPT_PAUSE, move |_, _| {
-                if let Some(daemon) = daemon.upgrade() {
-                    for listener in daemon.listeners.borrow().iter() {
-                        listener.set_readable(true);
-                    }
-                }
-            })
-        });
-        timer.set_after(ACCEPT_PAUSE);
     }
 
     fn connected(self: &Rc<Self>, context: &Context, stream: TcpStream, peer: String) {
@@ -270,7 +234,44 @@ impl Daemon {
                 daemon.reopen_configuration();
             })?
             .detach();
+        let daemon = Rc::clone(self);
+        context
+            .add_signal(Signum::SIGUSR1, SignalFlags::RESTART, move |_, _, _| {
+                daemon.tell_state();
+            })?
+            .detach();
         Ok(())
+    }
+
+    /// Tells who the clients are and what they have open.
+    fn tell_state(&self) {
+        let children = self.children.borrow();
+        log::info!("{} clients", children.len());
+        for (pid, Served { peer, id, .. }) in children.iter() {
+            let Summary { opens, waiting } = self.hub.summary(*id);
+            let (count, queued) = (opens.len(), self.hub.queued(*id));
+            log::info!(
+                "{peer}: process {pid}, {count} opens, {waiting} requests wait, {queued} bytes unread"
+            );
+            for open in opens {
+                let OpenSummary {
+                    name,
+                    access,
+                    share,
+                    oplock,
+                    locks,
+                    delete_pending,
+                } = open;
+                let deleted = if delete_pending {
+                    ", to be deleted"
+                } else {
+                    ""
+                };
+                log::info!(
+                    "{peer}: {name:?}: access {access:#x}, share {share:#x}, oplock {oplock:?}, {locks} locks{deleted}"
+                );
+            }
+        }
     }
 
     /// A child has ended, and was reaped.

@@ -121,6 +121,14 @@ impl Hub {
         self.table.borrow().summary(id)
     }
 
+    /// How many bytes wait for a client's process to read them.
+    pub(crate) fn queued(&self, id: ClientId) -> usize {
+        let children = self.children.borrow();
+        children
+            .get(&id)
+            .map_or(0, |child| child.queue.borrow().len())
+    }
+
     fn ready(
         self: &Rc<Self>,
         context: &Context,

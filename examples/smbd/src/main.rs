@@ -66,6 +66,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     if let Some(demo) = &demo {
         isolation::give_to_guests(demo, options.run_as.as_deref())?;
     }
+    sockets::raise_descriptor_limit();
     let context = Context::new()?;
     let config = configure(&options, demo.as_deref())?;
     let guid = config.server_guid();

@@ -94,10 +94,11 @@ fn type_in(prompt: &str) -> Result<String, Box<dyn std::error::Error>> {
     const KILL: u8 = 0x15;
     const DELETE: u8 = 0x7F;
     let mut stderr = io::stderr();
-    stderr.write_all(prompt.as_bytes())?;
     let mut typed = Vec::new();
     {
+        // Before the question: what is typed earlier is thrown away.
         let _silent = Silent::new()?;
+        stderr.write_all(prompt.as_bytes())?;
         // Unbuffered: what is typed ahead belongs to the next question.
         let mut stdin = io::stdin().lock();
         loop {

@@ -5,10 +5,21 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use smbd::args::socket_options::SocketOption;
 
 /// How many connections may wait for the accept handler.
 const BACKLOG: i32 = 128;
+
+/// Takes all descriptors that the system grants. Each client costs the parent two, so that a
+/// thousand of them are more than what processes begin with.
+pub(crate) fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(e) = setrlimit(Resource::Nofile, limit) {
+        log::debug!("the limit of descriptors stays as it is: {e}");
+    }
+}
 
 /// Opens a non-blocking listening socket.
 ///

@@ -339,6 +339,7 @@ fn times_are_set_and_kept() {
     client.set(file, BASIC, &basic([0; 4], HIDDEN), Status::SUCCESS);
     client.expect(request(WRITE, write(file, b"x")), Status::SUCCESS);
     client.set(file, 20, &5u64.to_le_bytes(), Status::SUCCESS);
+    client.expect(request(READ, read(file, 0, 5, 5)), Status::SUCCESS);
     assert_eq!(times(&mut client, file), all);
     // From -2 on the file system's times count again, from -1 on they don't.
     client.set(
@@ -570,7 +571,10 @@ fn a_name_that_has_passed_to_another_file_is_left_alone() {
     std::fs::rename(dir.path().join("file"), dir.path().join("moved")).unwrap();
     dir.write("file", b"second");
     client.close(file);
-    assert_eq!(names(&dir), ["file", "moved"]);
+    // The file itself is deleted wherever it is now.
+    assert_eq!(names(&dir), ["file"]);
+    assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), b"second");
+    dir.write("moved", b"third");
     let file = client.open_if("moved", 0);
     std::fs::rename(dir.path().join("file"), dir.path().join("moved")).unwrap();
     let renaming = new_name("other", false);

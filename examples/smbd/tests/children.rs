@@ -264,8 +264,9 @@ fn a_server_that_is_short_of_descriptors_from_the_start_serves_all_the_same() {
     dir.write("file", &noise(1000));
     let probe = serve(&dir);
     let _client = connect(&probe);
-    // What a child has at most, and a file or two.
-    let needed = first_free(only_child(probe.pid())) + 3;
+    // What a child has at most, and a file or two; and what each child costs the parent: its line,
+    // and a descriptor that tells of its end.
+    let needed = first_free(only_child(probe.pid())) + 3 + 2 * 20;
     let mut command = std::process::Command::new("sh");
     let run = format!("ulimit -n {needed}; exec \"$0\" \"$@\"");
     command.args(["-c", &run, common::server::SMBD, "--listen", "127.0.0.1:0"]);

@@ -239,11 +239,6 @@ fn requests_take_the_access_that_was_granted() {
         client.expect(request(command, body), status);
     }
     assert_eq!(client.query(file, 14), [5, 0, 0, 0, 0, 0, 0, 0]);
-    let dir_id = client.open("dir");
-    client.expect(
-        request(CHANGE_NOTIFY, change_notify(dir_id)),
-        Status::NOT_SUPPORTED,
-    );
     assert_eq!(
         std::fs::read(dir.path().join("file.bin")).unwrap(),
         noise(100_000)

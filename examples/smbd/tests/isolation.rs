@@ -74,6 +74,18 @@ fn a_clients_process_has_no_way_back() {
 }
 
 #[test]
+fn a_clients_process_is_confined_to_the_shares_if_the_kernel_can_do_that() {
+    let dir = TempDir::new();
+    let server = Server::with(&[("data", dir.path())], &["-v"]);
+    let mut client = Client::at(server.address(), 0x0311, "data");
+    client.check();
+    // The two are told at different times by different processes; one has to be there by now.
+    let confined = server.log.count("confined to the shares");
+    let impossible = server.log.count("no Landlock");
+    assert_eq!(confined + impossible, 1, "{}", server.log.text());
+}
+
+#[test]
 fn a_clients_process_is_named_after_its_client() {
     let dir = TempDir::new();
     let server = Server::start(&[("data", dir.path())]);

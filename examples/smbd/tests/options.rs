@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::client::{Client, NEGOTIATE, negotiate, request};
+use common::client::{Client, NEGOTIATE, READ, negotiate, read, request};
 use common::process::{
     children, descriptors, eventually, only_child, sockets, wait_for_no_children,
 };
@@ -15,8 +15,9 @@ use common::smbclient::have_smbclient;
 use common::wire::Wire;
 use common::{TempDir, noise};
 use rustix::fd::OwnedFd;
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use smbd::wire::status::Status;
 
 /// Runs the program to its end, which has to come by itself.
 fn output(args: &[&str]) -> Output {
@@ -146,6 +147,10 @@ fn a_silent_client_is_dropped_and_a_busy_one_is_not() {
     let dir = TempDir::new();
     let server = Server::with(&[("data", dir.path())], &["--idle-timeout", "2"]);
     let mut busy = Client::at(server.address(), 0x0311, "data");
+    // One that has something open would lose it.
+    dir.write("file", b"x");
+    let mut opener = Client::at(server.address(), 0x0311, "data");
+    let file = opener.open("file");
     // One that has logged on, and one that never said anything.
     let logged_on = Client::at(server.address(), 0x0311, "data");
     let mut silent = [logged_on.connection, Wire::connect(server.address())];
@@ -156,10 +161,11 @@ fn a_silent_client_is_dropped_and_a_busy_one_is_not() {
     }
     silent.iter_mut().for_each(Wire::expect_closed);
     busy.check();
-    eventually("the busy client is left", || {
-        children(server.pid()).len() == 1
+    eventually("the busy client and the other one are left", || {
+        children(server.pid()).len() == 2
     });
     busy.check();
+    opener.expect(request(READ, read(file, 0, 1, 0)), Status::SUCCESS);
 }
 
 #[test]
@@ -180,8 +186,8 @@ fn the_interactive_server_serves_one_client_in_its_own_process() {
     assert_eq!(children(server.pid()), []);
     assert_eq!(
         sockets(server.pid()).len(),
-        1,
-        "only the client's socket is open"
+        3,
+        "only the client's socket is open, and both ends of the line to what is shared"
     );
     client.check();
     drop(client);
@@ -221,13 +227,22 @@ fn accepted_socket(options: &str) -> Option<OwnedFd> {
     let server = Server::with(&[], &["--socket-options", options]);
     let _client = Client::at(server.address(), 0x0311, "demo");
     let pid = only_child(server.pid());
-    let socket = sockets(pid).pop().unwrap();
-    let descriptors = descriptors(pid);
-    let (&number, _) = descriptors.iter().find(|(_, target)| **target == socket)?;
-    let process = pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty());
-    let copy = process.and_then(|p| pidfd_getfd(p, number as i32, PidfdGetfdFlags::empty()));
-    copy.inspect_err(|e| eprintln!("skipped: the server's socket can't be had: {e}"))
-        .ok()
+    let sockets = sockets(pid);
+    for (&number, target) in &descriptors(pid) {
+        if !sockets.contains(target) {
+            continue;
+        }
+        let process = pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty());
+        let copy = process.and_then(|p| pidfd_getfd(p, number as i32, PidfdGetfdFlags::empty()));
+        let copy = copy
+            .inspect_err(|e| eprintln!("skipped: the server's socket can't be had: {e}"))
+            .ok()?;
+        // The other one is the line to the parent.
+        if sockopt::socket_domain(&copy) != Ok(AddressFamily::UNIX) {
+            return Some(copy);
+        }
+    }
+    panic!("the child has no connection");
 }
 
 #[test]

@@ -3,11 +3,12 @@
 mod common;
 
 use common::client::*;
+use common::logon::Credentials;
 use common::{TempDir, config, noise};
 use proptest::prelude::*;
 use smbd::auth::ntlmv2::NtHash;
 use smbd::auth::users::Users;
-use smbd::auth::{Acceptor, Server};
+use smbd::auth::{Acceptor, Server, Step};
 use smbd::rpc::{Pipe, srvsvc};
 use smbd::transport::MAX_REPLY_LEN;
 
@@ -116,12 +117,14 @@ fn damaged_requests_are_answered_or_refused() {
             if let Some(cut) = cut {
                 message.truncate(cut.index(message.len()));
             }
-            match client.connection.process(&message) {
-                Ok(Some(frame)) => {
-                    prop_assert!(frame.len() <= MAX_REPLY_LEN + 4);
-                    responses(&frame);
+            // What has to wait is answered twice.
+            match client.connection.exchange(&message) {
+                Ok(frames) => {
+                    for frame in frames {
+                        prop_assert!(frame.len() <= MAX_REPLY_LEN + 4);
+                        responses(&frame);
+                    }
                 }
-                Ok(None) => {}
                 Err(_) => break,
             }
         }
@@ -161,16 +164,26 @@ proptest! {
             users: &users,
             guests: false,
         };
-        for token in [ntlm_negotiate(), ntlm_authenticate("someone")] {
-            let mut token = if spnego { smbd::auth::spnego::incomplete(&token) } else { token };
+        let damage = |mut token: Vec<u8>| {
             for (at, byte) in &damages {
                 let at = at.index(token.len());
                 token[at] = *byte;
             }
             token.truncate(cut.index(token.len()) + 1);
-            if acceptor.step(&token, server, [0; 8]).is_err() {
-                break;
-            }
+            if spnego { smbd::auth::spnego::incomplete(&token) } else { token }
+        };
+        let _ = acceptor.step(&damage(ntlm_negotiate()), server, [0; 8]);
+        // Behind a good first message.
+        let mut acceptor = Acceptor::new();
+        let Ok(Step::Continue(challenge)) = acceptor.step(&ntlm_negotiate(), server, [0; 8]) else {
+            panic!("no challenge");
+        };
+        let someone = Credentials::new("someone", "secret");
+        let (token, key) = someone.authenticate(&ntlm_negotiate(), &challenge);
+        if let Ok(Step::Done(_, logon)) = acceptor.step(&damage(token), server, [0; 8])
+            && let Some(accepted) = logon.session_key
+        {
+            prop_assert_eq!(accepted, key);
         }
     }
 

@@ -810,3 +810,39 @@ fn a_session_ends_for_others_with_its_process() {
     assert_eq!(response.status, Status::USER_SESSION_DELETED);
     assert_eq!(response.flags & 8, 0, "the key is forgotten");
 }
+
+#[test]
+fn the_break_of_an_oplock_is_encrypted_where_everything_is() {
+    for require_encryption in [false, true] {
+        let setup = Setup::with(|security| security.require_encryption = require_encryption);
+        let hub = Hub::new();
+        let client = || Client::over(Protected::new(Direct::beside(&setup.config, &hub)));
+        let (mut owner, mut other) = (client(), client());
+        let with_oplock = |level: u8| {
+            let mut body = create("file", READ_ACCESS, 1, 0);
+            body[3] = level;
+            request(CREATE, body)
+        };
+        for (client, credentials) in [(&mut owner, alice()), (&mut other, bob())] {
+            client.log_on_as(&Offer::of(Dialect::Smb311), &credentials);
+            if require_encryption {
+                client.connection.mode = Mode::Encrypt;
+            }
+            client.connect_tree("data", Status::SUCCESS);
+        }
+        let opened = owner.expect(with_oplock(9), Status::SUCCESS);
+        assert_eq!(opened.body[2], 9, "the oplock is granted");
+        let message = other.message(&[with_oplock(0)]);
+        let message = other.connection.protect(&message);
+        other.connection.inner.exchange(&message).unwrap();
+        let frames = owner.connection.inner.run().unwrap();
+        assert_eq!(frames.len(), 1, "the break");
+        let frame = match require_encryption {
+            true => owner.connection.unprotect(&frames[0]),
+            false => frames[0].clone(),
+        };
+        let broken = &responses(&frame)[0];
+        assert_eq!((broken.command, broken.flags & 8), (18, 0));
+        assert_eq!(broken.body[8..24], opened.file_id());
+    }
+}

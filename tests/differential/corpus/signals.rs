@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = tests![
     the_last_handler_of_the_same_signal_is_freed,
     an_immediate_scheduled_in_a_signal_handler,
     raised_in_a_handler_that_is_called_once,
+    collected_by_a_loop_in_a_handler_that_is_called_once,
     siginfo_asked_for_after_the_signal_came,
     a_loop_in_a_signal_handler,
     a_detached_signal_event_ends_itself,
@@ -185,6 +186,24 @@ fn raised_in_a_handler_that_is_called_once(kind: BackendKind) {
         Turn,
     ];
     compare(kind, &actions, &[&[Raise(1)]]);
+}
+
+/// The loop in the handler hands out what came, to nobody; the event that is added then isn't told.
+fn collected_by_a_loop_in_a_handler_that_is_called_once(kind: BackendKind) {
+    let actions = [
+        AddImmediate { script: NOTHING },
+        signal(1, false, true, 0),
+        Raise(1),
+        Turn,
+        timer(When::Zero, NOTHING),
+        Turn,
+    ];
+    let script = [Raise(1), Turn, signal(1, false, false, NOTHING)];
+    let program = Program {
+        nesting: true,
+        ..program(&actions, &[&script])
+    };
+    assert_same(&program, kind);
 }
 
 /// Nobody is left who was there when it came.

@@ -61,6 +61,10 @@ impl World {
         } else {
             self.state.borrow_mut().used_up.remove(&signum);
         }
+        if self.is_handler_running(signum) {
+            // A loop in there may have handed out what came, to those who were there.
+            self.state.borrow_mut().pending.remove(&signum);
+        }
         self.state.borrow_mut().signals.push(Signal {
             signum,
             siginfo,
@@ -73,6 +77,12 @@ impl World {
             "add signal {slot}: {signum}, siginfo {siginfo}, once {once}"
         ));
         self.library().add_signal(slot, signum, siginfo, once);
+    }
+
+    fn is_handler_running(&self, signum: i32) -> bool {
+        let state = self.state.borrow();
+        let mut frames = state.frames.iter();
+        frames.any(|frame| frame.kind == Kind::Signal && state.signals[frame.slot].signum == signum)
     }
 
     /// Whether signals may be waiting of which the last event for the number is to be told.

@@ -41,7 +41,8 @@ Options:
       --listen ADDR:PORT       listen here (repeatable)
                                [127.0.0.1:4450 and [::1]:4450]
       --max-clients N          refuse further connections beyond N [1000]
-      --idle-timeout SECONDS   drop connections idle for so long, 0: never [900]
+      --idle-timeout SECONDS   drop who is idle for so long and has nothing open,
+                               0: never [900]
       --interactive            serve one client without forking, then exit
       --socket-options STRING  as in smb.conf, e.g. \"TCP_NODELAY SO_KEEPALIVE\"
   -v, --verbose                log more (repeatable)

@@ -230,7 +230,15 @@ impl Existing {
 fn open_existing(wish: &Wish<'_>, share: &Share, mut node: Node) -> Result<Existing, Status> {
     let create = wish.create;
     let action = check_found(create, &node)?;
-    let maximal = maximal_access(share, &node);
+    let overwriting = match action {
+        Action::Opened => 0,
+        _ => access::FILE_WRITE_DATA,
+    };
+    let interest = match wish.asks_for_maximum {
+        true => u32::MAX,
+        false => wish.desired | overwriting,
+    };
+    let maximal = maximal_access(share, &node, interest);
     let mut granted = wish.desired & !access::MAXIMUM_ALLOWED;
     if wish.desired & access::MAXIMUM_ALLOWED != 0 {
         granted |= maximal;
@@ -270,6 +278,8 @@ struct Wish<'a> {
     allocation_size: Option<u64>,
     /// A new file's security descriptor.
     descriptor: Option<&'a [u8]>,
+    /// The most access there is has to be found out.
+    asks_for_maximum: bool,
 }
 
 impl<'a> Wish<'a> {
@@ -286,6 +296,7 @@ impl<'a> Wish<'a> {
             desired,
             allocation_size: None,
             descriptor: None,
+            asks_for_maximum: desired & access::MAXIMUM_ALLOWED != 0,
         };
         for (name, data) in contexts {
             match *name {
@@ -295,6 +306,7 @@ impl<'a> Wish<'a> {
                 b"ExtA" if !data.is_empty() => return Err(Status::EAS_NOT_SUPPORTED),
                 b"AlSi" => wish.allocation_size = Some(Reader::new(data).u64()?),
                 b"SecD" => wish.descriptor = Some(data),
+                b"MxAc" => wish.asks_for_maximum = true,
                 _ => {}
             }
         }
@@ -455,17 +467,20 @@ fn check_found(create: &Create<'_>, node: &Node) -> Result<Action, Status> {
 }
 
 /// The most access to `node` that this process and the share's configuration allow.
-fn maximal_access(share: &Share, node: &Node) -> u32 {
+///
+/// Only `interest` is looked into; the other bits may be missing.
+fn maximal_access(share: &Share, node: &Node, interest: u32) -> u32 {
     let mut maximal = METADATA_ACCESS;
     let is_root = node.path.is_empty();
     if node.metadata.kind != Kind::Special {
-        if may(&node.fd, Access::READ_OK) {
+        if interest & READING != 0 && may(&node.fd, Access::READ_OK) {
             maximal |= READING;
         }
-        if may(&node.fd, Access::WRITE_OK) {
-            // FILE_DELETE_CHILD has a meaning for directories only, but belongs to FILE_ALL_ACCESS.
-            maximal |=
-                access::FILE_WRITE_EA | access::FILE_WRITE_ATTRIBUTES | access::FILE_DELETE_CHILD;
+        // FILE_DELETE_CHILD has a meaning for directories only, but belongs to FILE_ALL_ACCESS.
+        let changing =
+            access::FILE_WRITE_EA | access::FILE_WRITE_ATTRIBUTES | access::FILE_DELETE_CHILD;
+        if interest & (WRITING | changing) != 0 && may(&node.fd, Access::WRITE_OK) {
+            maximal |= changing;
             if !node.metadata.is_read_only() {
                 maximal |= WRITING;
             }
@@ -476,7 +491,7 @@ fn maximal_access(share: &Share, node: &Node) -> u32 {
         maximal |= access::WRITE_DAC | access::WRITE_OWNER | access::FILE_WRITE_ATTRIBUTES;
     }
     // That the share itself is not removed is told when somebody tries; many ask for all access.
-    if is_root || share.may_remove(node) {
+    if interest & access::DELETE != 0 && (is_root || share.may_remove(node)) {
         maximal |= access::DELETE;
     }
     maximal & maximal_disk_access(share)

@@ -43,8 +43,8 @@ impl<'a> ReadPlan<'a> {
         if !is_range(read.offset, wanted) {
             return Err(Status::INVALID_PARAMETER);
         }
-        disk.refresh()?;
-        let available = disk.node.metadata.end_of_file().saturating_sub(read.offset);
+        let size = data::size(&disk.node.fd).map_err(Status::from_errno)?;
+        let available = size.saturating_sub(read.offset);
         let length = wanted.min(available) as usize; // at most `wanted`, 32 bits
         let minimum = read.minimum_count as usize;
         // Nothing to be had where something is asked for is the end of the file.
@@ -151,8 +151,12 @@ impl Connection {
                 let length = u64::from(read.length);
                 check_locks(disk, read.offset, length, false).await?;
                 let disk = &mut disk.borrow_mut();
+                let access_time = disk.kept_access_time()?;
                 let count = ReadPlan::new(disk, &read)?.copy_to(reply.out)?;
                 disk.state.position = read.offset + count as u64;
+                if access_time.is_some() {
+                    disk.node.set_times(access_time, None)?;
+                }
             }
             Object::Pipe(pipe) => {
                 // A pipe here never has an answer still to come: what was
@@ -237,7 +241,7 @@ impl Connection {
         if let Some(held) = held
             && let Some(removing) = held.close().await
         {
-            link.remove();
+            link.remove(disk.borrow().node.fd.as_fd());
             drop(removing);
         }
     }

@@ -40,6 +40,7 @@ mod oplock;
 mod pending;
 mod protection;
 mod query;
+mod rename;
 mod reply;
 mod request;
 mod session;
@@ -114,8 +115,8 @@ struct Chain {
     session_id: u64,
     tree_id: u32,
     file_id: Option<FileId>,
-    /// The status of the first request, if it failed, or of a CREATE: what is related to it fails
-    /// alike. No other failure spreads; a CLOSE has to work after CREATE and a failed READ.
+    /// The status of the first request, if it failed, or of one that failed before it had a file,
+    /// such as a CREATE: what is related to it fails alike. No other failure spreads; a CLOSE has to work after CREATE and a failed READ.
     failed: Option<Status>,
 }
 
@@ -157,9 +158,14 @@ impl Connection {
         self.is_authenticated.get()
     }
 
-    /// How many requests wait for other clients.
-    pub fn pending_count(&self) -> usize {
-        self.pending.len()
+    /// How many files, directories and pipes the client has open. A client
+    /// that has none loses nothing when an idle connection is dropped.
+    pub fn open_count(&self) -> usize {
+        let sessions = self.sessions.borrow();
+        sessions
+            .values()
+            .map(|session| session.opens.borrow().len())
+            .sum()
     }
 
     /// Takes the next frame to be sent, framing header included.
@@ -346,6 +352,7 @@ impl Connection {
             },
         };
         let (session_id, tree_id) = (reply.session_id, reply.tree_id);
+        let found_file = reply.file_id.is_some();
         let file_id = reply.file_id.or(request.related_file);
         let status = match outcome {
             Ok(status) => status,
@@ -371,7 +378,7 @@ impl Connection {
                     Some(Status::INVALID_PARAMETER)
                 }
                 None if status.is_error()
-                    && (command == Command::Create || !related || is_first) =>
+                    && (command == Command::Create || !found_file || !related || is_first) =>
                 {
                     Some(status)
                 }

@@ -32,7 +32,6 @@ impl Connection {
         let room = notify.output_length as usize;
         request.check_payload(room)?;
         let id = request.file(notify.file_id);
-        reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
         let open = session.open(request.tree_id, id)?;
         if notify.filter & !filter::ALL != 0 {
@@ -43,6 +42,7 @@ impl Connection {
             if disk.node.metadata.kind != Kind::Directory {
                 return Err(Status::INVALID_PARAMETER.into());
             }
+            reply.file_id = Some(id);
             disk.check_access(access::FILE_READ_DATA)?; // FILE_LIST_DIRECTORY
             let watch = match &disk.watch {
                 Some(watch) => Rc::clone(watch),

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,6 +99,15 @@ impl DiskOpen {
     /// Whether the file may be deleted as far as its attributes and content go.
     pub(super) fn check_deletable(&self) -> Result<(), Status> {
         check_deletable(&self.share, &self.node)
+    }
+
+    /// The time of the last access, if a client has set it and reading is to keep it.
+    pub(super) fn kept_access_time(&mut self) -> Result<Option<u64>, Status> {
+        if !self.keeps_access_time {
+            return Ok(None);
+        }
+        self.refresh()?;
+        Ok(Some(self.node.metadata.last_access_time()))
     }
 
     /// Runs what changes the data, keeping the times that a client has set.
@@ -254,9 +264,16 @@ impl Link {
         self.delay.set(None);
     }
 
-    /// Removes the name.
-    pub(super) fn remove(&self) {
-        if let Err(status) = self.share.remove(&self.path.borrow(), self.file) {
+    /// Removes the name. `fd` is the file.
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
+        let mut removed = self.share.remove(&self.path.borrow(), self.file);
+        if removed.is_err()
+            && let Some(path) = self.share.current_path(fd)
+        {
+            // Another client has renamed it.
+            removed = self.share.remove(&path, self.file);
+        }
+        if let Err(status) = removed {
             log::info!(
                 "{}: a file to be deleted on close stays: {status}",
                 self.share.name()

@@ -4,7 +4,7 @@
 use super::Connection;
 use super::error::Outcome;
 use super::open::Object;
-use super::protection::Protection;
+use super::protection::{Protection, Seal};
 use super::reply::{Frame, Reply};
 use super::request::Request;
 use crate::sharing::{Break, NoBreak, Oplock};
@@ -18,14 +18,14 @@ const NO_MESSAGE_ID: u64 = u64::MAX;
 impl Connection {
     /// Tells the client to break an oplock.
     pub(super) fn send_break(&self, broken: Break) {
-        let Some(file_id) = self.file_id_of(broken) else {
+        let Some((file_id, seal)) = self.file_id_of(broken) else {
             // Its CREATE is to be answered first, unless it is being closed.
             if self.port.knows(broken.open) {
                 self.early_breaks.borrow_mut().push(broken);
             }
             return;
         };
-        let mut frame = Frame::new(None);
+        let mut frame = Frame::new(seal);
         let reply = frame.start_response(0, 0);
         file::put_oplock_break(reply.out, broken.to.level(), file_id);
         let header = ResponseHeader {
@@ -45,8 +45,9 @@ impl Connection {
         self.send(frame.finish());
     }
 
-    fn file_id_of(&self, broken: Break) -> Option<FileId> {
-        for session in self.sessions.borrow().values() {
+    /// The client's id of the file, and what a message about it is to be encrypted with.
+    fn file_id_of(&self, broken: Break) -> Option<(FileId, Option<Seal>)> {
+        for (&session_id, session) in self.sessions.borrow().iter() {
             for (&id, open) in session.opens.borrow().iter() {
                 let Object::Disk(disk) = &open.object else {
                     continue;
@@ -57,10 +58,11 @@ impl Connection {
                     .as_ref()
                     .is_some_and(|held| held.id() == broken.open)
                 {
-                    return Some(FileId {
+                    let file_id = FileId {
                         persistent: id,
                         volatile: id,
-                    });
+                    };
+                    return Some((file_id, session.seal(session_id, open.tree_id)));
                 }
             }
         }

@@ -69,7 +69,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.waiters.borrow().len()
     }
 

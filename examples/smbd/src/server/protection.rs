@@ -19,6 +19,7 @@ use std::rc::Rc;
 
 use super::Connection;
 use super::error::{ProtocolError, Refusal};
+use super::session::Session;
 use crate::crypto::kdf::{Purpose, derive};
 use crate::crypto::preauth::PreauthHash;
 use crate::crypto::sealing::{CipherId, Opener, Sealer, Tampered};
@@ -102,6 +103,22 @@ fn signing_key(session_key: &[u8; 16], dialect: Dialect, preauth: &PreauthHash) 
         Dialect::Smb300 | Dialect::Smb302 | Dialect::Smb311 => {
             derive(session_key, dialect, Purpose::Signing, preauth)
         }
+    }
+}
+
+impl Session {
+    /// Whether what is about a tree connect of it has to be encrypted.
+    fn demands_encryption(&self, tree_id: u32) -> bool {
+        self.encrypt.get() || self.encrypted_trees.borrow().contains(&tree_id)
+    }
+
+    /// What a message that answers none is encrypted with, if it has to be.
+    pub(super) fn seal(&self, session_id: u64, tree_id: u32) -> Option<Seal> {
+        let sealing = self.keys.get()?.sealing.as_ref()?;
+        self.demands_encryption(tree_id).then(|| Seal {
+            session_id,
+            sealer: Rc::clone(&sealing.sealer),
+        })
     }
 }
 
@@ -254,8 +271,8 @@ impl Connection {
             );
             return (protection, denied());
         }
-        let is_for_encryption = session.encrypt.get()
-            || is_about_tree && session.encrypted_trees.borrow().contains(&tree_id);
+        let is_for_encryption =
+            session.encrypt.get() || is_about_tree && session.demands_encryption(tree_id);
         if !is_setup && is_for_encryption {
             log::warn!(
                 "{}: message {} of session {session_id:#x} should have been encrypted",

@@ -312,9 +312,11 @@ impl Connection {
             return Err(Status::INSUFFICIENT_RESOURCES);
         }
         loop {
-            // Not to be guessed: on other connections it might be tried.
-            let id = getrandom::u64().map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
-            if id != 0 && id != u64::MAX && !sessions.contains_key(&id) {
+            // Of no use to others, who would need its keys. There are clients that keep 32 bits of
+            // it, so there are no more.
+            let id = getrandom::u32().map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
+            let id = u64::from(id);
+            if id != 0 && id != u64::from(u32::MAX) && !sessions.contains_key(&id) {
                 let session = Session {
                     preauth: Rc::new(RefCell::new(*negotiated.preauth.borrow())),
                     ..Session::default()

@@ -5,17 +5,16 @@ use std::cell::RefCell;
 use super::Connection;
 use super::error::Outcome;
 use super::io::is_range;
-use super::open::{DiskOpen, Links, Object};
+use super::open::{DiskOpen, Object};
 use super::reply::Reply;
 use super::request::Request;
-use super::tree::maximal_disk_access;
 use crate::share::metadata::{Kind, attribute};
-use crate::share::{Found, data, join, names, security, split};
+use crate::share::{data, security};
 use crate::wire::create::{access, options};
 use crate::wire::file::FileId;
-use crate::wire::query::{self, BasicInformation, NewName, SetInfo};
+use crate::wire::query::{self, BasicInformation, SetInfo};
 use crate::wire::status::Status;
-use crate::wire::{Malformed, Reader, text};
+use crate::wire::{Malformed, Reader};
 
 /// A time that is to follow again what is done through this open. The one above it, -1, keeps the
 /// time as it is, as a time that is given does ([MS-FSCC] 2.4.7).
@@ -38,10 +37,15 @@ impl Connection {
                     query::put_set_info(reply.out);
                     return Ok(Status::SUCCESS);
                 }
+                if let (query::INFO_FILE, 10 | 11 | 65 | 72) = (set.info_type, set.class) {
+                    self.set_name(request, disk, &set).await?;
+                    query::put_set_info(reply.out);
+                    return Ok(Status::SUCCESS);
+                }
                 let disk = &mut disk.borrow_mut();
                 disk.sync_path();
                 match set.info_type {
-                    query::INFO_FILE => self.set_file_info(disk, &set)?,
+                    query::INFO_FILE => set_file_info(disk, &set)?,
                     query::INFO_FILESYSTEM => return Err(set_volume_info(set.class).into()),
                     query::INFO_SECURITY => set_security(disk, &set)?,
                     query::INFO_QUOTA => return Err(Status::NOT_SUPPORTED.into()),
@@ -52,48 +56,38 @@ impl Connection {
         query::put_set_info(reply.out);
         Ok(Status::SUCCESS)
     }
+}
 
-    fn set_file_info(&self, disk: &mut DiskOpen, set: &SetInfo<'_>) -> Result<(), Status> {
-        let short = |Malformed| Status::INFO_LENGTH_MISMATCH;
-        let mut r = Reader::new(set.data);
-        match set.class {
-            4 => set_basic(disk, &BasicInformation::parse(set.data).map_err(short)?),
-            // FileRenameInformation, FileRenameInformationEx
-            10 | 65 => {
-                let name = NewName::parse(set.data, set.class == 65).map_err(short)?;
-                rename(&self.links.borrow(), disk, &name)
+fn set_file_info(disk: &mut DiskOpen, set: &SetInfo<'_>) -> Result<(), Status> {
+    let short = |Malformed| Status::INFO_LENGTH_MISMATCH;
+    let mut r = Reader::new(set.data);
+    match set.class {
+        4 => set_basic(disk, &BasicInformation::parse(set.data).map_err(short)?),
+        // FilePositionInformation and FileModeInformation are of the open, not of the file.
+        14 => {
+            let position = r.u64().map_err(short)?;
+            if i64::try_from(position).is_err() {
+                return Err(Status::INVALID_PARAMETER);
             }
-            // FileLinkInformation, FileLinkInformationEx
-            11 | 72 => {
-                let name = NewName::parse(set.data, set.class == 72).map_err(short)?;
-                link(&self.links.borrow(), disk, &name)
-            }
-            // FilePositionInformation and FileModeInformation are of the open, not of the file.
-            14 => {
-                let position = r.u64().map_err(short)?;
-                if i64::try_from(position).is_err() {
-                    return Err(Status::INVALID_PARAMETER);
-                }
-                disk.state.position = position;
-                Ok(())
-            }
-            16 => {
-                let mode = r.u32().map_err(short)?;
-                if mode & !options::FILE_MODE != 0 {
-                    return Err(Status::INVALID_PARAMETER);
-                }
-                disk.state.mode = mode;
-                Ok(())
-            }
-            19 => set_allocation(disk, r.u64().map_err(short)?),
-            20 => set_end_of_file(disk, r.u64().map_err(short)?),
-            15 => Err(Status::EAS_NOT_SUPPORTED),
-            // FileValidDataLengthInformation would show what others have deleted.
-            39 => Err(Status::PRIVILEGE_NOT_HELD),
-            // FileShortNameInformation: there are none.
-            40 => Err(Status::NOT_SUPPORTED),
-            _ => Err(Status::INVALID_INFO_CLASS),
+            disk.state.position = position;
+            Ok(())
         }
+        16 => {
+            let mode = r.u32().map_err(short)?;
+            if mode & !options::FILE_MODE != 0 {
+                return Err(Status::INVALID_PARAMETER);
+            }
+            disk.state.mode = mode;
+            Ok(())
+        }
+        19 => set_allocation(disk, r.u64().map_err(short)?),
+        20 => set_end_of_file(disk, r.u64().map_err(short)?),
+        15 => Err(Status::EAS_NOT_SUPPORTED),
+        // FileValidDataLengthInformation would show what others have deleted.
+        39 => Err(Status::PRIVILEGE_NOT_HELD),
+        // FileShortNameInformation: there are none.
+        40 => Err(Status::NOT_SUPPORTED),
+        _ => Err(Status::INVALID_INFO_CLASS),
     }
 }
 
@@ -266,76 +260,4 @@ fn set_allocation(disk: &mut DiskOpen, size: u64) -> Result<(), Status> {
         held.changes_data();
     }
     data::reserve(&disk.node.fd, size).map_err(Status::from_errno)
-}
-
-/// The components on disk of a new name.
-fn new_path(name: &NewName<'_>) -> Result<Vec<Vec<u8>>, Status> {
-    if name.root_directory != 0 {
-        return Err(Status::INVALID_PARAMETER);
-    }
-    let path = text::from_utf16le(name.name).map_err(|Malformed| Status::OBJECT_NAME_INVALID)?;
-    let components = names::parse_path(path.strip_prefix('\\').unwrap_or(&path))?;
-    match components.last() {
-        None => Err(Status::INVALID_PARAMETER),
-        Some(last) if !names::may_be_made(last) => Err(Status::OBJECT_NAME_INVALID),
-        Some(_) => Ok(components),
-    }
-}
-
-fn rename(links: &Links, disk: &mut DiskOpen, name: &NewName<'_>) -> Result<(), Status> {
-    disk.check_access(access::DELETE)?;
-    disk.refresh()?;
-    let mut components = new_path(name)?;
-    let replace = name.flags & 1 != 0;
-    if disk.is_directory() && links.any_below(&disk.share, &disk.node.path) {
-        return Err(Status::ACCESS_DENIED);
-    }
-    let share = &disk.share;
-    match share.look_up(&components)? {
-        Found::Absent(path) => share.rename(&mut disk.node, path, false)?,
-        Found::Node(there) => {
-            let wanted = components.pop().unwrap_or_default();
-            let target = join(split(&there.path).0, &wanted);
-            if there.path == disk.node.path {
-                // The same name, or another case of it.
-                if target != there.path {
-                    share.change_case(&mut disk.node, target)?;
-                }
-            } else if !replace {
-                return Err(Status::OBJECT_NAME_COLLISION);
-            } else if there.metadata.kind == Kind::Directory
-                || there.metadata.is_read_only()
-                || links.find(share, &there).is_some()
-            {
-                return Err(Status::ACCESS_DENIED);
-            } else {
-                share.rename(&mut disk.node, there.path, true)?;
-                if target != disk.node.path {
-                    share.change_case(&mut disk.node, target)?;
-                }
-            }
-        }
-    }
-    disk.link.path.borrow_mut().clone_from(&disk.node.path);
-    Ok(())
-}
-
-fn link(links: &Links, disk: &mut DiskOpen, name: &NewName<'_>) -> Result<(), Status> {
-    if maximal_disk_access(&disk.share) & access::FILE_WRITE_DATA == 0 {
-        return Err(Status::ACCESS_DENIED);
-    }
-    disk.refresh()?;
-    let components = new_path(name)?;
-    let replace = name.flags & 1 != 0;
-    if disk.is_delete_pending() {
-        return Err(Status::DELETE_PENDING);
-    }
-    match disk.share.look_up(&components)? {
-        Found::Absent(path) => disk.share.link(&disk.node, &path, false),
-        Found::Node(_) if !replace => Err(Status::OBJECT_NAME_COLLISION),
-        Found::Node(there) if links.find(&disk.share, &there).is_some() => {
-            Err(Status::ACCESS_DENIED)
-        }
-        Found::Node(there) => disk.share.link(&disk.node, &there.path, true),
-    }
 }

@@ -21,7 +21,7 @@ pub mod volume;
 pub mod wildcard;
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -263,6 +263,22 @@ impl Share {
         node.fd = fd;
         node.metadata = metadata;
         Ok(())
+    }
+
+    /// Where a file that was opened below this share is now, as far as the kernel knows.
+    pub fn current_path(&self, fd: impl AsFd) -> Option<Vec<u8>> {
+        let path_of = |fd: BorrowedFd<'_>| {
+            let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            rustix::fs::readlinkat(CWD, link, Vec::new()).ok()
+        };
+        let root = path_of(self.root())?.into_bytes();
+        let path = path_of(fd.as_fd())?.into_bytes();
+        let below = path.strip_prefix(&root[..])?;
+        let below = match root.ends_with(b"/") {
+            true => below,
+            false => below.strip_prefix(b"/")?,
+        };
+        Some(below.to_vec())
     }
 
     /// The metadata of what `path` (on disk) leads to, links followed.

@@ -14,7 +14,7 @@ use super::restrictions::{CACHED, DELETED, LOCKS};
 use super::table::{Change, ClientId, Effects, Owner, Timed};
 
 /// The most locks on a file.
-const MAX_LOCKS: usize = 16 * 1024;
+const MAX_LOCKS: usize = 8 * 1024;
 
 /// An open file.
 #[derive(Debug)]
@@ -176,12 +176,19 @@ impl File {
         self.waiting.push_back(waiting);
     }
 
-    /// Takes a request out of those that wait. `false` if it isn't among them.
-    pub(super) fn cancel(&mut self, client: ClientId, ticket: Ticket) -> bool {
-        let before = self.waiting.len();
-        self.waiting
-            .retain(|waiting| (waiting.client, waiting.ticket) != (client, ticket));
-        self.waiting.len() < before
+    /// Takes a request out of those that wait. What is being closed is closed
+    /// all the same.
+    pub(super) fn cancel(&mut self, client: ClientId, ticket: Ticket, effects: &mut Effects) {
+        let is_it = |waiting: &Waiting| (waiting.client, waiting.ticket) == (client, ticket);
+        let found = self.waiting.iter().position(is_it);
+        let cancelled = found.and_then(|index| self.waiting.remove(index));
+        if let Some(Waiting {
+            wanted: Wanted::Close { open },
+            ..
+        }) = cancelled
+        {
+            self.remove_open(Owner { client, open }, effects);
+        }
     }
 
     fn attempt(

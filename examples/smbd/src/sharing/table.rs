@@ -14,8 +14,10 @@ const RESTRICT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most opens of a client.
 const MAX_OPENS: usize = 100_000;
-/// The most requests of a client that wait.
-const MAX_WAITING: usize = 4096;
+/// The most requests of a client that wait: as many as a connection can have,
+/// and those it is about to end. Each change of a file looks at all that wait
+/// for it.
+const MAX_WAITING: usize = 1024;
 
 /// A client with a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -321,6 +323,9 @@ impl Table {
                 ranges,
             } => {
                 let key = self.file_of(id, open)?;
+                if waits && ranges.len() > 1 {
+                    return Err(Misbehaviour("more than one range to wait for"));
+                }
                 let wanted = Wanted::Lock {
                     open,
                     waits,
@@ -376,7 +381,7 @@ impl Table {
                 let client = self.clients.get_mut(&id);
                 if let Some(key) = client.and_then(|client| client.forget(ticket)) {
                     if let Some(file) = self.files.get_mut(&key) {
-                        file.cancel(id, ticket);
+                        file.cancel(id, ticket, &mut self.effects);
                     }
                     let why = Refusal::Cancelled;
                     self.effects.tell(id, Notice::Refused { ticket, why });

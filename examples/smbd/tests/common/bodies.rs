@@ -302,7 +302,7 @@ pub fn change_notify(file: [u8; 16]) -> Vec<u8> {
         &[0; 2],
         &1000u32.to_le_bytes(),
         &file,
-        &[0xFF; 4],
+        &0xFFFu32.to_le_bytes(),
         &[0; 4],
     ]
     .concat()

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{self, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{self, Poll, Wake, Waker};
 
 use smbd::config::Config;
 use smbd::server::{Connection, ProtocolError};
@@ -59,6 +60,8 @@ pub struct Response {
     pub credits: u16,
     pub flags: u32,
     pub message_id: u64,
+    /// With [`Response::tree_id`] the AsyncId of a response that comes later.
+    pub process_id: u32,
     pub tree_id: u32,
     pub session_id: u64,
     pub body: Vec<u8>,
@@ -93,6 +96,15 @@ pub struct Direct {
 
 type Processed = Result<(), ProtocolError>;
 
+/// Whether something has been woken.
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Direct {
     /// A connection of a client that shares with nobody.
     pub fn new(config: &Arc<Config>) -> Direct {
@@ -126,9 +138,11 @@ impl Direct {
     ///
     /// The connection is to be dropped.
     pub fn run(&mut self) -> Result<Vec<Vec<u8>>, ProtocolError> {
-        let mut context = task::Context::from_waker(Waker::noop());
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = task::Context::from_waker(&waker);
         let mut result = Ok(());
-        loop {
+        while woken.0.swap(false, Ordering::Relaxed) || self.hub.run() {
             self.waiting
                 .retain_mut(|future| match future.as_mut().poll(&mut context) {
                     Poll::Ready(ended) => {
@@ -137,9 +151,6 @@ impl Direct {
                     }
                     Poll::Pending => true,
                 });
-            if !self.hub.run() {
-                break;
-            }
         }
         result.map(|()| std::iter::from_fn(|| self.connection.next_reply()).collect())
     }
@@ -375,6 +386,7 @@ pub fn responses(frame: &[u8]) -> Vec<Response> {
             credits: u16::from_le_bytes([rest[14], rest[15]]),
             flags: u32_at(16),
             message_id: u64_at(24),
+            process_id: u32_at(32),
             tree_id: u32_at(36),
             session_id: u64_at(40),
             body: rest[64..end].to_vec(),

@@ -91,6 +91,9 @@ impl Hub {
             let asked = self.asked.borrow_mut().pop_front();
             if let Some((client, bytes)) = asked {
                 has_run = true;
+                if !self.connections.borrow().contains_key(&client) {
+                    continue; // its process is gone
+                }
                 let ask = Ask::parse(&bytes[4..]).expect("a message that is none");
                 let handled = self.table.borrow_mut().handle(client, ask, self.now.get());
                 handled.expect("a connection misbehaves");
