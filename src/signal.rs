@@ -94,11 +94,12 @@ impl SignalTable {
         }
     }
 
-    /// Whether what has come is being handed out, by a loop outside of this one.
+    /// How many handlers there are.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Whether what has come is being handed out, by a loop outside of this one.
     pub(crate) fn is_handed_out(&self) -> bool {
         self.dispatches > 0
     }

@@ -12,6 +12,7 @@ pub const TESTS: &[process::Test] = tests![
     nesting_is_refused_unless_it_was_allowed,
     signals_for_the_running_handler_are_kept_and_delivered_afterwards,
     siginfo_for_the_running_handler_is_kept_in_order,
+    a_loop_rests_when_what_was_kept_for_a_running_handler_was_told,
     other_handlers_are_called_in_the_nested_loop,
     handlers_left_over_by_the_outer_loop_are_called_in_the_nested_one,
     what_is_left_over_needs_no_new_signal_to_be_noticed,
@@ -93,6 +94,32 @@ fn siginfo_for_the_running_handler_is_kept_in_order(kind: BackendKind) {
     }
     context.run_until(|| values.len() == 4).unwrap();
     assert_eq!(values.take(), [1, 2, 3, 4]);
+}
+
+fn a_loop_rests_when_what_was_kept_for_a_running_handler_was_told(kind: BackendKind) {
+    let context = context(kind);
+    context.set_nesting_allowed(true);
+    context.set_wait_timeout(Some(Duration::ZERO));
+    let values = Log::new();
+    let log = values.clone();
+    let _signal = context
+        .add_signal(
+            realtime(0),
+            SignalFlags::SIGINFO,
+            move |context, _, info| {
+                log.push(info.siginfo.unwrap().value().unwrap());
+                if log.len() == 1 {
+                    sys::sigqueue(std::process::id(), realtime(0), 2);
+                    context.run_once().unwrap();
+                }
+            },
+        )
+        .unwrap();
+    sys::sigqueue(std::process::id(), realtime(0), 1);
+    context.run_until(|| values.len() == 2).unwrap();
+    while context.run_once().unwrap() {}
+    assert_eq!(values.take(), [1, 2]);
+    assert_eq!(context.next_deadline(), None, "there is nothing to look at");
 }
 
 fn other_handlers_are_called_in_the_nested_loop(kind: BackendKind) {
