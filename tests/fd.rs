@@ -12,6 +12,7 @@ use tevent::{BackendKind, FdFlags};
 
 on_every_backend!(
     a_batch_of_ready_descriptors_costs_one_wait,
+    what_another_thread_schedules_between_two_of_a_batch_may_add_descriptors,
     events_are_level_triggered,
     the_handler_gets_only_flags_it_asked_for,
     flags_can_be_turned_on_and_off,
@@ -53,6 +54,34 @@ fn a_batch_of_ready_descriptors_costs_one_wait(kind: BackendKind) {
     run_until(&context, "they are called", || calls.get() >= 400);
     let waits = context.stats().waits;
     assert!(waits <= 101, "{waits} waits for 400 calls");
+}
+
+fn what_another_thread_schedules_between_two_of_a_batch_may_add_descriptors(kind: BackendKind) {
+    let context = context(kind);
+    let calls = Rc::new(Cell::new(0));
+    let mut events = Vec::new();
+    for _ in 0..4 {
+        let (ours, theirs) = readable();
+        let count = Rc::clone(&calls);
+        let event = context.add_fd(ours, READ, move |context, _, _| {
+            count.set(count.get() + 1);
+            if count.get() == 6 {
+                let remote = context.remote();
+                let other = std::thread::spawn(move || {
+                    remote.schedule(|context| {
+                        let (ours, _theirs) = readable();
+                        let event = context.add_fd(ours, READ, |_, _, _| ());
+                        event.unwrap().detach();
+                        context.stop();
+                    })
+                });
+                assert!(other.join().unwrap());
+            }
+        });
+        events.push((event.unwrap(), theirs));
+    }
+    context.run().unwrap();
+    assert_eq!(calls.get(), 6, "it goes before the rest of the batch");
 }
 
 fn events_are_level_triggered(kind: BackendKind) {

@@ -20,6 +20,10 @@ on_every_backend!(
     a_postponed_timer_is_not_early,
     a_timer_that_is_gone_does_not_wake_the_loop,
     an_idle_loop_wakes_once_more_at_most,
+    every_turn_of_an_idle_loop_waits_for_the_whole_timeout,
+    the_wait_after_the_last_descriptor_ends_with_the_timer,
+    immediates_go_on_beside_a_timer_that_is_far_away,
+    calls_beside_a_timer_that_is_far_away_are_watched,
     a_due_timer_goes_before_the_rest_of_a_batch,
     a_loop_with_no_timer_left_waits_for_descriptors,
 );
@@ -214,6 +218,84 @@ fn an_idle_loop_wakes_once_more_at_most(kind: BackendKind) {
     let waits = context.stats().waits - before;
     // One that ends halfway, one to the deadline; where there are only milliseconds, that is one more.
     assert!(waits <= 3, "{waits} waits");
+}
+
+fn every_turn_of_an_idle_loop_waits_for_the_whole_timeout(kind: BackendKind) {
+    const TIMEOUT: Duration = Duration::from_millis(10);
+    let context = context(kind);
+    context.set_wait_timeout(Some(TIMEOUT));
+    let (ours, _theirs) = pair();
+    let _event = context.add_fd(ours, READ, |_, _, _| unreachable!());
+    let mut far = None;
+    for what in ["without a timer", "with one that is far away"] {
+        let (start, mut turns) = (Instant::now(), 0);
+        let finished = || {
+            turns += 1;
+            turns > 5
+        };
+        context.run_until(finished).unwrap();
+        assert!(start.elapsed() >= 5 * TIMEOUT, "{what}");
+        far = Some(context.add_timer_after(FAR, |_, _| unreachable!()));
+    }
+    drop(far);
+}
+
+fn the_wait_after_the_last_descriptor_ends_with_the_timer(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, mut theirs) = pair();
+    let _event = context.add_fd(ours, READ, |_, event, _| {
+        drain(event.get_ref());
+    });
+    let _timer = context.add_timer_after(Duration::from_millis(20), |context, _| context.stop());
+    theirs.write_all(b"x").unwrap();
+    let start = Instant::now();
+    context.run().unwrap();
+    assert!(start.elapsed() < GUARD, "the wait timeout has ended it");
+    // The byte's, one that ends halfway, one to the deadline; and where there are only milliseconds,
+    // that is one more.
+    let waits = context.stats().waits;
+    assert!(waits <= 4, "{waits} waits");
+}
+
+/// More of them than may run in a row, so that there are waits in between.
+fn immediates_go_on_beside_a_timer_that_is_far_away(kind: BackendKind) {
+    let context = context(kind);
+    let _far = context.add_timer_after(FAR, |_, _| unreachable!());
+    let (ours, _theirs) = pair();
+    let _event = context.add_fd(ours, READ, |_, _, _| unreachable!());
+    let runs = Rc::new(Cell::new(0));
+    let count = Rc::clone(&runs);
+    let immediate = context.add_immediate(move |_, immediate| {
+        count.set(count.get() + 1);
+        immediate.schedule();
+    });
+    immediate.schedule();
+    run_until(&context, "the immediate goes on", || runs.get() >= 5_000);
+}
+
+fn calls_beside_a_timer_that_is_far_away_are_watched(kind: BackendKind) {
+    let context = context(kind);
+    let _far = context.add_timer_after(FAR, |_, _| unreachable!());
+    let told = Rc::new(Cell::new(0));
+    let count = Rc::clone(&told);
+    context.set_slow_handler(Duration::from_nanos(1), move |slow| {
+        if slow.kind == EventKind::Fd {
+            count.set(count.get() + 1);
+        }
+    });
+    let (ours, _theirs) = readable();
+    let mut left = 50;
+    let _event = context.add_fd(ours, READ, move |context, _, _| {
+        left -= 1;
+        if left == 0 {
+            context.stop();
+        }
+        // Longer than the threshold, however coarse the clock is.
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(1) {}
+    });
+    context.run().unwrap();
+    assert_eq!(told.get(), 50);
 }
 
 /// Timers go before descriptors, whatever the loop has learned of them.
