@@ -29,7 +29,7 @@ on_every_backend!(
     a_loop_inside_a_handler_is_told_inside,
     an_immediate_that_schedules_itself_is_told_each_time,
     a_tracer_may_use_handles,
-    a_tracer_may_look_at_timers_when_one_comes_or_goes,
+    a_tracer_may_ask_what_there_is_when_an_event_comes_or_goes,
     a_tracer_may_be_replaced_by_a_handler,
     a_cleared_tracer_is_told_nothing_and_dropped,
     a_tracer_that_a_busy_handler_sets_is_told_of_the_next_call,
@@ -477,13 +477,14 @@ fn a_tracer_may_use_handles(kind: BackendKind) {
     assert!(slot.borrow().is_none(), "nothing kept the loop running");
 }
 
-fn a_tracer_may_look_at_timers_when_one_comes_or_goes(kind: BackendKind) {
+fn a_tracer_may_ask_what_there_is_when_an_event_comes_or_goes(kind: BackendKind) {
     struct Look(WeakContext, Trace);
     impl Look {
         fn look(&self, what: &str) {
             let context = self.0.upgrade().expect("it is in use");
-            let is_armed = context.next_deadline().is_some();
-            self.1.add(format!("{what} {is_armed}"));
+            // These look at all that there is.
+            let _ = (context.next_deadline(), context.stats());
+            self.1.add(what);
         }
     }
     impl Tracer for Look {
@@ -497,16 +498,24 @@ fn a_tracer_may_look_at_timers_when_one_comes_or_goes(kind: BackendKind) {
     let context = context(kind);
     let trace = Trace::default();
     context.set_tracer(Look(context.downgrade(), trace.clone()));
-    let comes_and_goes = ["added true", "removed false"];
+    let comes_and_goes = |what: &str| assert_eq!(trace.take(), ["added", "removed"], "{what}");
     drop(context.add_timer_after(Duration::from_secs(3600), |_, _| ()));
-    assert_eq!(trace.take(), comes_and_goes, "its handle was dropped");
+    comes_and_goes("a timer whose handle was dropped");
     context.add_timer(context.now(), |_, _| ()).detach();
     assert!(turn(&context));
-    assert_eq!(trace.take(), comes_and_goes, "detached, it has fired");
+    comes_and_goes("one that was detached, and has fired");
     let timer = context.add_timer(context.now(), |_, _| ());
     timer.disarm();
     timer.detach();
-    assert_eq!(trace.take(), comes_and_goes, "nobody can arm it");
+    comes_and_goes("one that nobody can arm");
+    let (ours, _theirs) = readable();
+    drop(context.add_fd(ours, READ, |_, _, _| ()));
+    comes_and_goes("a descriptor event");
+    drop(context.add_immediate(|_, _| ()));
+    comes_and_goes("an immediate");
+    let (signum, _) = a_signal(kind);
+    drop(context.add_signal(signum, SignalFlags::empty(), |_, _, _| ()));
+    comes_and_goes("a signal event");
 }
 
 fn a_tracer_may_be_replaced_by_a_handler(kind: BackendKind) {

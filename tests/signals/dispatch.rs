@@ -161,6 +161,7 @@ fn a_handle_that_outlives_the_context_does_nothing(kind: BackendKind) {
     let context = context(kind);
     let (signal, counts) = counting(&context, Signum::SIGHUP);
     signal.set_name("reload");
+    assert_eq!(signal.name().as_deref(), Some("reload"));
     drop(context);
     assert_eq!(sys::handler_of(Signum::SIGHUP), libc::SIG_DFL);
     assert!(!signal.is_registered());
