@@ -432,6 +432,11 @@ struct EmbeddingPage;
 #[doc = include_str!("../docs/many-cores.md")]
 struct ManyCoresPage;
 
+/// And in the page about child processes.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/children.md")]
+struct ChildrenPage;
+
 /// And in the page about looking into a loop.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/observing.md")]

@@ -832,6 +832,40 @@ fn trace_timeline_writes_what_has_happened() {
 }
 
 #[test]
+fn children_tells_how_each_has_ended() {
+    let commands = ["exit 3", "kill -9 $$", "true", "sleep 1000"];
+    let arguments: Vec<&str> = ["300"].into_iter().chain(commands).collect();
+    let (text, code) = output_of("children", &arguments);
+    assert_eq!(code, Some(3), "{text}");
+    for line in [
+        r#""exit 3" has exited with 3,"#,
+        r#""kill -9 $$" was ended by signal 9,"#,
+        r#""true" has exited with 0,"#,
+        r#""sleep 1000" was ended by signal 15,"#,
+    ] {
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+    }
+    assert_eq!(text.lines().count(), commands.len());
+}
+
+#[test]
+fn virtual_time_does_the_same_every_day() {
+    let (day, code) = output_of("virtual_time", &[]);
+    assert_eq!(code, Some(0));
+    assert!(
+        day.contains("03:15:00 no answer, next attempt in 1 s\n"),
+        "{day}"
+    );
+    assert!(
+        day.contains("03:23:31 refreshed again, number 14\n"),
+        "{day}"
+    );
+    assert_eq!(output_of("virtual_time", &["24"]), (day, Some(0)));
+    let (year, _) = output_of("virtual_time", &["8760"]);
+    assert_eq!(year.matches("refreshed again").count(), 365);
+}
+
+#[test]
 fn bad_arguments_are_answered_with_one_line_and_2() {
     for (name, arguments) in [
         ("echo", vec!["nonsense"]),
@@ -860,6 +894,11 @@ fn bad_arguments_are_answered_with_one_line_and_2() {
         ("queue", vec!["257"]),
         ("queue", vec!["1", "0"]),
         ("queue", vec!["1", "1", "1"]),
+        ("children", vec![]),
+        ("children", vec!["5000"]),
+        ("children", vec!["soon", "true"]),
+        ("virtual_time", vec!["0"]),
+        ("virtual_time", vec!["1", "more"]),
         ("timers_and_signals", vec!["0"]),
         ("trace_timeline", vec![]),
         ("trace_timeline", vec!["a.json", "more"]),

@@ -10,7 +10,7 @@
 //!   connection [is busy](Connection::is_busy), and no other message is to be
 //!   processed, so that requests take effect in the order they came in;
 //! * or for another client, for as long as that takes
-//!   ([`Request::wait_for`](request::Request::wait_for)). Such a request gets
+//!   (`Request::wait_for`). Such a request gets
 //!   an interim response with `STATUS_PENDING`, the connection is not busy
 //!   with it, and CANCEL, CLOSE, TREE_DISCONNECT and LOGOFF end the waiting.
 //!
@@ -23,7 +23,7 @@
 //! its response's body to the reply. It is `async` if it ever has to wait. No
 //! `RefCell` may be borrowed over an `.await`: other requests run meanwhile,
 //! and may close the open or end the session that this one is about. Signatures
-//! and encryption are the matter of [`protection`].
+//! and encryption are the matter of `protection`.
 
 mod copy;
 mod create;
