@@ -12,6 +12,7 @@ use std::time::Duration;
 use tevent::{BackendKind, Context, Immediate};
 
 on_every_backend!(
+    an_immediate_that_a_busy_descriptor_schedules_goes_before_the_next_call,
     immediates_run_in_the_order_they_were_scheduled,
     an_immediate_that_is_not_scheduled_does_not_run,
     an_immediate_runs_once_for_each_time_it_is_scheduled,
@@ -33,6 +34,29 @@ on_every_backend!(
     the_only_immediate_may_schedule_itself_and_do_anything_else_under_run,
     the_only_immediate_leaves_a_turn_to_the_others_under_run,
 );
+
+/// In the middle of turns that have to do with descriptors only.
+fn an_immediate_that_a_busy_descriptor_schedules_goes_before_the_next_call(kind: BackendKind) {
+    let context = context(kind);
+    let calls = Rc::new(Cell::new(0));
+    let count = Rc::clone(&calls);
+    let immediate = context.add_immediate(move |context, _| {
+        assert_eq!(count.get(), 50);
+        context.stop();
+    });
+    let count = Rc::clone(&calls);
+    let (ours, _theirs) = readable();
+    let _event = context.add_fd(ours, READ, move |context, _, _| {
+        count.set(count.get() + 1);
+        match count.get() {
+            50 => assert!(immediate.schedule()),
+            60 => context.stop(),
+            _ => (),
+        }
+    });
+    context.run().unwrap();
+    assert_eq!(calls.get(), 50);
+}
 
 fn immediates_run_in_the_order_they_were_scheduled(kind: BackendKind) {
     let context = context(kind);
