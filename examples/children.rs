@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::env;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -62,7 +62,12 @@ fn start(
     failed: &Rc<Cell<usize>>,
     running: &Rc<Cell<usize>>,
 ) -> io::Result<Child> {
-    let pid = Command::new("sh").args(["-c", command]).spawn()?.id();
+    // A group of its own, so that what the command starts is ended with it.
+    let pid = Command::new("sh")
+        .args(["-c", command])
+        .process_group(0)
+        .spawn()?
+        .id();
     let (failed, running) = (Rc::clone(failed), Rc::clone(running));
     let (command, start) = (command.to_owned(), Instant::now());
     context.add_child(pid, move |_, _, result| {
@@ -95,7 +100,7 @@ fn end(children: &[Child], signal: rustix::process::Signal) {
         let pid = i32::try_from(child.pid()).ok();
         if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
             // It may just have ended, which its handler will say.
-            let _ = rustix::process::kill_process(pid, signal);
+            let _ = rustix::process::kill_process_group(pid, signal);
         }
     }
 }
