@@ -9,7 +9,7 @@
 use rustix::event::{Timespec, epoll};
 use std::cell::Cell;
 use std::env;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -22,6 +22,9 @@ const CONTEXT: u64 = 2;
 
 /// How many handlers run before the outer loop has a turn.
 const MOST: usize = 100;
+
+/// In bytes. A longer line is taken in pieces.
+const LONGEST_LINE: usize = 4096;
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -51,6 +54,7 @@ fn run(address: SocketAddr) -> io::Result<()> {
     };
     add(INPUT, &io::stdin())?;
     add(CONTEXT, &context)?;
+    let mut line = Vec::new();
     while !is_over.get() {
         // Asked anew before every wait: whatever was called meanwhile may have changed it.
         let deadline = context.next_deadline();
@@ -73,7 +77,7 @@ fn run(address: SocketAddr) -> io::Result<()> {
         for event in events {
             // Nothing is to be done here for the context: it is turned below, as it has to be when a
             // deadline has ended the wait.
-            if event.data.u64() == INPUT && !old_part()? {
+            if event.data.u64() == INPUT && !old_part(&mut line)? {
                 is_over.set(true);
             }
         }
@@ -86,13 +90,26 @@ fn run(address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns false at the end of the input.
-fn old_part() -> io::Result<bool> {
+/// Reads what there is, and keeps in `line` what is not a whole line yet. Returns false at the end of
+/// the input.
+fn old_part(line: &mut Vec<u8>) -> io::Result<bool> {
     let mut chunk = [0; 512];
-    let count = io::stdin().read(&mut chunk)?;
-    let text = String::from_utf8_lossy(&chunk[..count]);
-    for line in text.lines() {
-        println!("input: {line}");
+    // Not by io::stdin(), whose buffer would hold what the outer loop can't see.
+    let count = match rustix::io::read(rustix::stdio::stdin(), &mut chunk) {
+        Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(true),
+        count => count?,
+    };
+    for byte in &chunk[..count] {
+        if *byte == b'\n' || line.len() == LONGEST_LINE {
+            println!("input: {}", String::from_utf8_lossy(line));
+            line.clear();
+        }
+        if *byte != b'\n' {
+            line.push(*byte);
+        }
+    }
+    if count == 0 && !line.is_empty() {
+        println!("input: {}", String::from_utf8_lossy(line));
     }
     Ok(count > 0)
 }

@@ -15,6 +15,7 @@
 
 use crate::backend::{AnyBackend, Backend, ReadyList, Token};
 use crate::builder::{Builder, Options};
+use crate::callback::Callback;
 use crate::clock::{self, Clock};
 use crate::fds::{FdHandler, Fds, Removed};
 use crate::flags::FdFlags;
@@ -121,10 +122,7 @@ pub(crate) struct RunState {
     pub(crate) quiet_until: Cell<Instant>,
     /// And for how long a wait that begins before that may last.
     pub(crate) quiet_limit: Cell<Duration>,
-    /// Missing while it runs.
-    pub(crate) nesting_hook: Cell<Option<NestingHook>>,
-    /// The hook that is running was replaced.
-    pub(crate) nesting_hook_changed: Cell<bool>,
+    pub(crate) nesting_hook: Callback<NestingHook>,
     /// The descriptor event whose handler the innermost loop is calling.
     pub(crate) running_fd: Cell<Option<Key>>,
     /// The timer's handler on the stack, innermost.
@@ -164,8 +162,7 @@ impl RunState {
             busy: Cell::new(Busy::Yes),
             quiet_until: Cell::new(now),
             quiet_limit: Cell::default(),
-            nesting_hook: Cell::default(),
-            nesting_hook_changed: Cell::default(),
+            nesting_hook: Callback::default(),
             running_fd: Cell::default(),
             running_timer: Cell::default(),
             sole_immediate: Cell::default(),
@@ -197,11 +194,6 @@ impl RunState {
         self.quiet_until.set(time);
         self.quiet_limit.set(limit);
         self.busy.set(Busy::Later);
-    }
-
-    pub(crate) fn replace_nesting_hook(&self, hook: Option<NestingHook>) -> Option<NestingHook> {
-        self.nesting_hook_changed.set(true);
-        self.nesting_hook.replace(hook)
     }
 }
 
@@ -616,7 +608,7 @@ impl Inner {
         let signals = self.signals.borrow_mut().take_all(self.doorbell);
         self.doorbell.attend(REMOTE);
         let scheduled = self.inbox.take_all();
-        let hook = self.state.replace_nesting_hook(None);
+        let hook = self.state.nesting_hook.replace(None);
         (fds, timers, immediates, signals, scheduled, hook)
     }
 }

@@ -179,9 +179,8 @@ impl Context {
                 let event = Fd { shared, owns: true };
                 if self.inner.watch.is_traced() {
                     let traced = event.shared.meta.traced(EventKind::Fd, key);
-                    if let Some(tag) = self.inner.trace_added(traced) {
-                        event.set_tag(tag);
-                    }
+                    self.inner
+                        .trace_added(Some(traced), &|tag| event.set_tag(tag));
                 }
                 Ok(event)
             }

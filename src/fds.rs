@@ -130,7 +130,7 @@ impl Fds {
     /// Whether part of the batch hasn't been served yet.
     #[inline]
     pub(crate) fn has_ready(&self) -> bool {
-        self.next < self.ready.len()
+        self.ready_left() > 0
     }
 
     /// How many descriptors of the batch haven't been served yet.

@@ -81,7 +81,8 @@ impl Context {
             owns: true,
         };
         if self.inner.watch.is_traced() {
-            self.inner.trace_added_immediate(&immediate);
+            let event = self.inner.traced_immediate(key);
+            self.inner.trace_added(event, &|tag| immediate.set_tag(tag));
         }
         immediate
     }
@@ -235,14 +236,6 @@ impl Inner {
         let mut immediates = self.immediates();
         let meta = immediates.get_mut(key)?;
         Some(meta.traced(EventKind::Immediate, key))
-    }
-
-    #[cold]
-    fn trace_added_immediate(&self, immediate: &Immediate) {
-        let event = self.traced_immediate(immediate.key);
-        if let Some(tag) = event.and_then(|event| self.trace_added(event)) {
-            immediate.set_tag(tag);
-        }
     }
 
     /// What a tracer is told of every immediate.

@@ -341,6 +341,7 @@
 mod async_fd;
 mod backend;
 mod builder;
+mod callback;
 mod child;
 mod clock;
 mod context;

@@ -84,11 +84,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_loop_once")]
     pub fn run_once(&self) -> io::Result<bool> {
-        let _level = self.enter()?;
-        let turn = self.turn_in_full(false)?;
-        // Before the nesting hook is told.
-        self.inner.drop_ended();
-        Ok(turn == Turn::Ran)
+        self.make_turn(None)
     }
 
     /// Makes one turn that doesn't wait: calls the handler that is first in order if there is one to
@@ -118,10 +114,7 @@ impl Context {
     /// ```
     #[doc(alias = "tevent_loop_once")]
     pub fn run_ready(&self) -> io::Result<bool> {
-        let _level = self.enter()?;
-        let turn = self.turn_within(false, Some(Timeout::ZERO))?;
-        self.inner.drop_ended();
-        Ok(turn == Turn::Ran)
+        self.make_turn(Some(Timeout::ZERO))
     }
 
     /// Runs until there is nothing left to wait for: no armed timer, no scheduled immediate, no
@@ -263,7 +256,7 @@ impl Context {
     #[doc(alias = "tevent_loop_set_nesting_hook")]
     pub fn set_nesting_hook(&self, hook: Option<impl FnMut(&Context, Nesting) + 'static>) {
         let hook = hook.map(|hook| Box::new(hook) as NestingHook);
-        let old = self.inner.state.replace_nesting_hook(hook);
+        let old = self.inner.state.nesting_hook.replace(hook);
         drop(old);
     }
 
@@ -295,15 +288,18 @@ impl Context {
         Ok(level)
     }
 
+    /// Makes one turn, with a limit of its own for the wait if need be. Returns whether a handler ran.
+    fn make_turn(&self, limit: Option<Timeout>) -> io::Result<bool> {
+        let _level = self.enter()?;
+        let turn = self.turn_within(false, limit)?;
+        // Before the nesting hook is told.
+        self.inner.drop_ended();
+        Ok(turn == Turn::Ran)
+    }
+
     fn call_nesting_hook(&self, nesting: Nesting) {
-        let state = &self.inner.state;
-        if let Some(mut hook) = state.nesting_hook.take() {
-            state.nesting_hook_changed.set(false);
-            hook(self, nesting);
-            if !state.nesting_hook_changed.get() {
-                state.nesting_hook.set(Some(hook));
-            }
-        }
+        let hook = &self.inner.state.nesting_hook;
+        hook.call(|hook| hook(self, nesting));
     }
 
     /// Makes turns until `finished` says that it is enough, or somebody stops the loop; or, in a loop
@@ -578,12 +574,7 @@ impl Inner {
     fn settle_for(&self, limit: Option<Duration>) -> bool {
         let timeouts = [false, true].map(|is_run| {
             let timeout = self.options.wait_timeout(is_run);
-            match limit {
-                Some(limit) if timeout.limit().is_none_or(|timeout| timeout > limit) => {
-                    Timeout::new(Some(limit))
-                }
-                _ => timeout,
-            }
+            limit.map_or(timeout, |limit| timeout.at_most(limit))
         });
         self.fds.borrow_mut().settle(timeouts)
     }
@@ -710,9 +701,7 @@ impl Inner {
             return timeout;
         };
         let now = now.unwrap_or_else(|| self.clock.now());
-        let to_timer = deadline.saturating_duration_since(now);
-        let limit = timeout.limit();
-        Timeout::new(Some(limit.map_or(to_timer, |limit| limit.min(to_timer))))
+        timeout.at_most(deadline.saturating_duration_since(now))
     }
 
     /// Lets the next turns be short if they need look at nothing but the doorbell and descriptors.

@@ -357,9 +357,7 @@ impl Context {
         };
         if self.inner.watch.is_traced() {
             let event = self.inner.traced_signal(key);
-            if let Some(tag) = event.and_then(|event| self.inner.trace_added(event)) {
-                signal.set_tag(tag);
-            }
+            self.inner.trace_added(event, &|tag| signal.set_tag(tag));
         }
         Ok(signal)
     }

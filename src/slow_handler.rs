@@ -1,5 +1,6 @@
 //! Which handler keeps the loop from the others.
 
+use crate::callback::Callback;
 use crate::context::Context;
 use crate::trace::{EventKind, TracedEvent};
 use crate::watch::Wanted;
@@ -51,10 +52,7 @@ type Report = Box<dyn FnMut(&SlowHandler)>;
 #[derive(Default)]
 pub(crate) struct SlowReport {
     threshold: Cell<Option<Duration>>,
-    /// Missing while it runs.
-    report: Cell<Option<Report>>,
-    /// The report that is running was replaced.
-    replaced: Cell<bool>,
+    report: Callback<Report>,
 }
 
 impl Context {
@@ -81,9 +79,8 @@ impl Context {
         self.inner.state.set_busy();
         self.inner.end_sole_immediate();
         let watch = &self.inner.watch;
-        let former = watch.slow.take();
+        let former = watch.slow.report.replace(Some(Box::new(report)));
         watch.slow.threshold.set(Some(threshold));
-        watch.slow.report.set(Some(Box::new(report)));
         watch.want(Wanted::SLOW, true);
         drop(former);
     }
@@ -111,9 +108,8 @@ impl Context {
 impl SlowReport {
     /// Stops reporting, and gives back whoever was told.
     pub(crate) fn take(&self) -> impl Sized + use<> {
-        self.replaced.set(true);
         self.threshold.set(None);
-        self.report.take()
+        self.report.replace(None)
     }
 
     /// A handler took so long.
@@ -125,8 +121,7 @@ impl SlowReport {
         {
             return;
         }
-        if let Some(mut report) = self.report.take() {
-            self.replaced.set(false);
+        self.report.call(|report| {
             report(&SlowHandler {
                 kind: event.kind(),
                 name: event.name().map(str::to_owned),
@@ -134,9 +129,6 @@ impl SlowReport {
                 location: event.location(),
                 took,
             });
-            if !self.replaced.get() {
-                self.report.set(Some(report));
-            }
-        }
+        });
     }
 }

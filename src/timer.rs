@@ -129,7 +129,8 @@ impl Context {
         };
         drop(timers);
         if self.inner.watch.is_traced() {
-            self.inner.trace_added_timer(&timer);
+            let event = self.inner.traced_timer(key);
+            self.inner.trace_added(event, &|tag| timer.set_tag(tag));
         }
         timer
     }
@@ -227,14 +228,6 @@ impl Inner {
         let plain = Meta::at(timers.location(key)?);
         let meta = timers.note(key).unwrap_or(&plain);
         Some(meta.traced(EventKind::Timer, key))
-    }
-
-    #[cold]
-    fn trace_added_timer(&self, timer: &Timer) {
-        let tag = self.traced_timer(timer.key);
-        if let Some(tag) = tag.and_then(|event| self.trace_added(event)) {
-            timer.set_tag(tag);
-        }
     }
 
     /// What a tracer is told of every timer.

@@ -3,6 +3,7 @@
 //! All of them want to know when a handler begins and ends, so they share the places where that is
 //! said, and a word that says whether any of them is there.
 
+use crate::callback::Callback;
 use crate::context::{Context, Inner};
 use crate::key::Key;
 use crate::meta::Meta;
@@ -25,10 +26,7 @@ bitflags::bitflags! {
 pub(crate) struct Watch {
     wanted: Cell<Wanted>,
     pub(crate) slow: SlowReport,
-    /// Missing while it is told something.
-    tracer: Cell<Option<Box<dyn Tracer>>>,
-    /// The tracer that is being told something was replaced.
-    tracer_replaced: Cell<bool>,
+    tracer: Callback<Box<dyn Tracer>>,
     /// How much of the running handler's time belongs to others: handlers and waits of a loop inside
     /// it.
     inside: Cell<Duration>,
@@ -73,20 +71,12 @@ impl Watch {
     ///
     /// While a panic unwinds it isn't told anything: should it panic too, the process would end.
     fn tell(&self, what: impl FnOnce(&mut dyn Tracer)) {
-        if std::thread::panicking() {
-            return;
-        }
-        if let Some(mut tracer) = self.tracer.take() {
-            self.tracer_replaced.set(false);
-            what(&mut *tracer);
-            if !self.tracer_replaced.get() {
-                self.tracer.set(Some(tracer));
-            }
+        if !std::thread::panicking() {
+            self.tracer.call(|tracer| what(&mut **tracer));
         }
     }
 
     fn replace_tracer(&self, tracer: Option<Box<dyn Tracer>>) -> Option<Box<dyn Tracer>> {
-        self.tracer_replaced.set(true);
         self.want(Wanted::TRACE, tracer.is_some());
         self.tracer.replace(tracer)
     }
@@ -249,12 +239,14 @@ impl Inner {
         result
     }
 
-    /// Tells of an event that was added, and returns the tag that the tracer wants it to have, if
-    /// any.
+    /// Tells of an event that was added, and gives it the tag that the tracer wants it to have.
     #[cold]
-    pub(crate) fn trace_added(&self, event: TracedEvent) -> Option<u64> {
+    pub(crate) fn trace_added(&self, event: Option<TracedEvent>, set_tag: &dyn Fn(u64)) {
+        let Some(event) = event else { return };
         self.watch.tell(|tracer| tracer.event_added(&event));
-        Some(event.tag()).filter(|&tag| tag != 0)
+        if event.tag() != 0 {
+            set_tag(event.tag());
+        }
     }
 
     /// Tells of events that are gone.

@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::{READ, context};
-use rustix::process::{Signal as ProcessSignal, getpid, kill_process};
+use common::{READ, context, signal_of};
+use rustix::process::{getpid, kill_process};
 use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tevent::{BackendKind, Context, EventKind, SignalFlags, Signum, SlowHandler};
+use tevent::{BackendKind, Context, EventKind, SignalFlags, SlowHandler};
 
 on_every_backend!(
     a_slow_handler_of_each_kind_is_named,
@@ -61,13 +61,7 @@ fn a_slow_handler_of_each_kind_is_named(kind: BackendKind) {
     immediate.set_name("flush");
     immediate.set_tag(3);
     immediate.schedule();
-    // A number for each backend: signals go to all contexts of the process, and the tests run at
-    // the same time.
-    let (signum, raised) = match kind {
-        BackendKind::Standard => (Signum::SIGWINCH, ProcessSignal::WINCH),
-        BackendKind::Epoll => (Signum::SIGURG, ProcessSignal::URG),
-        BackendKind::Poll => (Signum::SIGUSR2, ProcessSignal::USR2),
-    };
+    let (signum, raised) = signal_of(kind);
     let signal = context.add_signal(signum, SignalFlags::empty(), |_, _, _| dawdle());
     let signal = signal.unwrap();
     lines.push(signal.location().unwrap().line());

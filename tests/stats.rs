@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{NOTHING, READ, context, readable, run_until, turn};
-use rustix::process::{Signal as ProcessSignal, getpid, kill_process};
+use common::{NOTHING, READ, context, readable, run_until, signal_of, turn};
+use rustix::process::{getpid, kill_process};
 use std::cell::Cell;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -53,12 +53,7 @@ fn turns_waits_and_calls_are_counted(kind: BackendKind) {
     let stats = context.stats();
     assert_eq!((stats.turns, stats.waits), (4, 2));
     assert_eq!(calls(&stats), [1, 1, 0, 1]);
-    // A number for each backend, as signals go to all contexts of the process.
-    let (signum, raised) = match kind {
-        BackendKind::Standard => (Signum::SIGWINCH, ProcessSignal::WINCH),
-        BackendKind::Epoll => (Signum::SIGURG, ProcessSignal::URG),
-        BackendKind::Poll => (Signum::SIGUSR2, ProcessSignal::USR2),
-    };
+    let (signum, raised) = signal_of(kind);
     let _signal = context
         .add_signal(signum, SignalFlags::empty(), |_, _, _| ())
         .unwrap();

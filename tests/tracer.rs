@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{NOTHING, Number, OnDrop, READ, WRITE, context, panic_of, readable, turn};
-use rustix::process::{Signal as ProcessSignal, getpid, kill_process};
+use common::{NOTHING, Number, OnDrop, READ, WRITE, context, panic_of, readable, signal_of, turn};
+use rustix::process::{getpid, kill_process};
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::os::fd::RawFd;
@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tevent::{
     Backend, BackendKind, Context, Disarmed, EventKind, FdFlags, ReadyList, Severity, SignalFlags,
-    Signum, Timer, Token, TracedEvent, Tracer, WeakContext,
+    Timer, Token, TracedEvent, Tracer, WeakContext,
 };
 
 on_every_backend!(
@@ -105,16 +105,6 @@ impl Tracer for Trace {
     }
 }
 
-/// A signal for each backend: signals go to all contexts of the process, and the tests run at the
-/// same time.
-fn a_signal(kind: BackendKind) -> (Signum, ProcessSignal) {
-    match kind {
-        BackendKind::Standard => (Signum::SIGWINCH, ProcessSignal::WINCH),
-        BackendKind::Epoll => (Signum::SIGURG, ProcessSignal::URG),
-        BackendKind::Poll => (Signum::SIGUSR2, ProcessSignal::USR2),
-    }
-}
-
 fn a_turn_and_its_wait_are_told_in_order(kind: BackendKind) {
     let context = context(kind);
     let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -181,7 +171,7 @@ fn a_handler_of_each_kind_is_told_with_its_name_and_tag(kind: BackendKind) {
     immediate.set_name("flush");
     immediate.set_tag(3);
     immediate.schedule();
-    let (signum, raised) = a_signal(kind);
+    let (signum, raised) = signal_of(kind);
     let signal = context.add_signal(signum, SignalFlags::empty(), |_, _, _| ());
     let signal = signal.unwrap();
     signal.set_name("resize");
@@ -233,7 +223,7 @@ fn an_event_comes_and_goes_once(kind: BackendKind) {
     let timer = context.add_timer_after(Duration::from_secs(3600), |_, _| ());
     let immediate = context.add_immediate(|_, _| ());
     let signal = context
-        .add_signal(a_signal(kind).0, SignalFlags::empty(), |_, _, _| ())
+        .add_signal(signal_of(kind).0, SignalFlags::empty(), |_, _, _| ())
         .unwrap();
     assert_eq!(
         trace.take_events(),
@@ -323,7 +313,7 @@ fn a_detached_immediate_goes_when_it_has_run(kind: BackendKind) {
 fn a_signal_handler_that_is_called_once_goes_then(kind: BackendKind) {
     let context = context(kind);
     let trace = Trace::of(&context);
-    let (signum, raised) = a_signal(kind);
+    let (signum, raised) = signal_of(kind);
     let signal = context.add_signal(signum, SignalFlags::RESETHAND, |_, _, _| ());
     let _signal = signal.unwrap();
     kill_process(getpid(), raised).unwrap();
@@ -345,7 +335,7 @@ fn one_of_each(context: &Context, kind: BackendKind) -> impl Sized + use<> {
     let fd = context.add_fd(ours, READ, |_, _, _| ()).unwrap();
     let timer = context.add_timer_after(Duration::from_secs(3600), |_, _| ());
     let signal = context
-        .add_signal(a_signal(kind).0, SignalFlags::empty(), |_, _, _| ())
+        .add_signal(signal_of(kind).0, SignalFlags::empty(), |_, _, _| ())
         .unwrap();
     let immediate = context.add_immediate(|_, _| ());
     (fd, timer, signal, immediate, theirs)
@@ -399,7 +389,7 @@ fn the_tracer_gives_an_event_its_tag(kind: BackendKind) {
     let timer = context.add_timer_after(Duration::from_secs(3600), |_, _| ());
     let immediate = context.add_immediate(|_, _| ());
     let signal = context
-        .add_signal(a_signal(kind).0, SignalFlags::empty(), |_, _, _| ())
+        .add_signal(signal_of(kind).0, SignalFlags::empty(), |_, _, _| ())
         .unwrap();
     assert_eq!(
         (fd.tag(), timer.tag(), immediate.tag(), signal.tag()),
@@ -513,7 +503,7 @@ fn a_tracer_may_ask_what_there_is_when_an_event_comes_or_goes(kind: BackendKind)
     comes_and_goes("a descriptor event");
     drop(context.add_immediate(|_, _| ()));
     comes_and_goes("an immediate");
-    let (signum, _) = a_signal(kind);
+    let (signum, _) = signal_of(kind);
     drop(context.add_signal(signum, SignalFlags::empty(), |_, _, _| ()));
     comes_and_goes("a signal event");
 }

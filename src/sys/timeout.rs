@@ -28,6 +28,11 @@ impl Timeout {
         }
     }
 
+    /// This, or `limit` if that is less.
+    pub(crate) fn at_most(self, limit: Duration) -> Timeout {
+        Timeout::new(Some(self.limit().map_or(limit, |own| own.min(limit))))
+    }
+
     pub(crate) fn limit(self) -> Option<Duration> {
         match self {
             Timeout::Whole(whole) => u64::try_from(whole).ok().map(Duration::from_millis),

@@ -7,6 +7,7 @@ pub mod futures;
 pub mod recording;
 pub mod requests;
 
+use rustix::process::Signal as ProcessSignal;
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -15,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
-use tevent::{BackendKind, Builder, Context, Fd, FdFlags, Immediate, Timer};
+use tevent::{BackendKind, Builder, Context, Fd, FdFlags, Immediate, Signum, Timer};
 
 /// Makes a test for each backend of each `fn behaviour(kind: BackendKind)` that is named.
 #[macro_export]
@@ -59,6 +60,16 @@ pub fn builder(kind: BackendKind) -> Builder {
 #[track_caller]
 pub fn context(kind: BackendKind) -> Context {
     builder(kind).build().expect("a context can be made")
+}
+
+/// A signal for each backend: signals go to all contexts of the process, and the tests run at the
+/// same time.
+pub fn signal_of(kind: BackendKind) -> (Signum, ProcessSignal) {
+    match kind {
+        BackendKind::Standard => (Signum::SIGWINCH, ProcessSignal::WINCH),
+        BackendKind::Epoll => (Signum::SIGURG, ProcessSignal::URG),
+        BackendKind::Poll => (Signum::SIGUSR2, ProcessSignal::USR2),
+    }
 }
 
 /// Turns until `condition` holds, or fails with `what` it was that didn't happen.
