@@ -72,7 +72,7 @@ mod tests {
             assert_eq!(called(&callback), Some(2));
         });
         assert_eq!(called(&callback), Some(2));
-        callback.call(|_| drop(callback.replace(None)));
+        callback.call(|_| assert_eq!(callback.replace(None), None));
         assert_eq!(called(&callback), None);
     }
 }
