@@ -573,3 +573,20 @@ fn who_has_a_directory_open_for_deleting_keeps_only_themselves_from_renaming_in_
     first.expect(disposition(dir, true), Status::SUCCESS);
     second.expect(rename(theirs, "dir\\c"), Status::DELETE_PENDING);
 }
+
+#[test]
+fn no_two_opens_have_the_same_id() {
+    const REQUEST_RESUME_KEY: u32 = 0x0014_0078;
+    let setup = Setup::new();
+    let mut ids = std::collections::HashSet::new();
+    let mut keys = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let mut client = setup.client();
+        for _ in 0..3 {
+            let file = client.open("file");
+            assert!(ids.insert(file[..8].to_vec()), "the persistent part");
+            let key = client.ioctl(file, REQUEST_RESUME_KEY, &[], Status::SUCCESS);
+            assert!(keys.insert(key[..24].to_vec()));
+        }
+    }
+}

@@ -92,10 +92,7 @@ impl Connection {
             object: opened.object,
         };
         session.opens.borrow_mut().insert(id, Rc::new(open));
-        let file_id = FileId {
-            persistent: id,
-            volatile: id,
-        };
+        let file_id = FileId::of(session.id, id);
         reply.file_id = Some(file_id);
         let created = Created {
             oplock_level: opened.oplock.level(),
