@@ -24,6 +24,7 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 
+use crate::wire::Put;
 use crate::wire::header::{HEADER_LEN, PROTOCOL_SMB1};
 
 /// Length of the framing header.
@@ -341,9 +342,10 @@ impl FrameReader {
     }
 }
 
-/// Starts a reply frame: an empty message behind room for the framing header.
-pub fn start_frame() -> Vec<u8> {
-    vec![0; FRAME_HEADER_LEN]
+/// Starts a reply frame in an empty buffer: an empty message behind room for the framing header.
+pub fn start_frame(mut buffer: Vec<u8>) -> Vec<u8> {
+    buffer.put_zeros(FRAME_HEADER_LEN);
+    buffer
 }
 
 /// Enters the length of the message into the framing header before it.
@@ -353,7 +355,16 @@ pub fn start_frame() -> Vec<u8> {
 /// If the message is longer than [`MAX_REPLY_LEN`]; the server bounds what it
 /// puts into a reply.
 pub fn finish_frame(frame: &mut [u8]) {
-    let length = frame.len() - FRAME_HEADER_LEN;
+    finish_frame_before(frame, 0);
+}
+
+/// The same where `more` bytes of the message follow elsewhere.
+///
+/// # Panics
+///
+/// As [`finish_frame`].
+pub fn finish_frame_before(frame: &mut [u8], more: usize) {
+    let length = frame.len() - FRAME_HEADER_LEN + more;
     assert!(length <= MAX_REPLY_LEN, "reply longer than a frame can be");
     frame[..FRAME_HEADER_LEN].copy_from_slice(&(length as u32).to_be_bytes());
 }
