@@ -42,6 +42,9 @@ const LOW_WATER: usize = 64 * 1024;
 /// Nor is anything read while messages of this many bytes wait for other clients.
 const MAX_HELD: usize = 16 * 1024 * 1024;
 
+/// When nothing has come or gone for so long, large buffers are given back.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// How long a client may take to log on.
 const LOGON_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -76,6 +79,12 @@ struct Client<F> {
     /// Everything is being closed.
     is_finishing: Cell<bool>,
     idle: OnceCell<(Timer, Duration)>,
+    /// Gives memory back; made when there is some for the first time.
+    tidying: OnceCell<Timer>,
+    /// The timer runs.
+    is_tidying: Cell<bool>,
+    /// Something has come or gone since it was set.
+    is_active: Cell<bool>,
 }
 
 type Place<F> = Pin<Box<Option<F>>>;
@@ -111,6 +120,9 @@ pub(crate) fn serve(
         at_end: Cell::new(false),
         is_finishing: Cell::new(false),
         idle: OnceCell::new(),
+        tidying: OnceCell::new(),
+        is_tidying: Cell::new(false),
+        is_active: Cell::new(false),
         peer: peer.clone(),
     });
     if let Some(timeout) = idle_timeout {
@@ -254,6 +266,7 @@ where
             }
         }
         self.update_flags(event);
+        self.tidy_later(context);
         if self.is_finishing.get() {
             return Ok(());
         }
@@ -410,9 +423,43 @@ where
     }
 
     fn note_progress(&self) {
+        self.is_active.set(true);
         if let Some((timer, timeout)) = self.idle.get() {
             timer.set_after(*timeout);
         }
+    }
+
+    /// Has large buffers given back when the connection falls silent.
+    fn tidy_later(self: &Rc<Self>, context: &Context) {
+        if self.is_tidying.get() || !self.is_large() {
+            return;
+        }
+        self.is_tidying.set(true);
+        self.is_active.set(false);
+        if let Some(timer) = self.tidying.get() {
+            timer.set_after(SILENCE);
+            return;
+        }
+        let client = Rc::downgrade(self);
+        let timer = context.add_timer_after(SILENCE, move |_, timer| {
+            let Some(client) = client.upgrade() else {
+                return;
+            };
+            if client.is_active.replace(false) {
+                timer.set_after(SILENCE);
+                return;
+            }
+            client.is_tidying.set(false);
+            client.frames.borrow_mut().release();
+            client.connection.buffers().release();
+        });
+        timer.set_name("silence");
+        // It was empty.
+        let _ = self.tidying.set(timer);
+    }
+
+    fn is_large(&self) -> bool {
+        self.connection.buffers().is_large() || self.frames.borrow().is_large()
     }
 
     /// Tears the connection down if it has ended.
