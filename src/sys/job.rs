@@ -35,8 +35,8 @@ pub(super) struct Rest {
 pub(crate) struct Job<A: 'static> {
     functions: &'static Functions<A>,
     rest: Rest,
-    /// It may be anything, of any thread.
-    owned: PhantomData<Box<dyn FnOnce(&A)>>,
+    /// The closure may be anything, so it stays on its thread.
+    owned: PhantomData<*const A>,
 }
 
 /// A job that may go to another thread.
