@@ -172,7 +172,7 @@ pub(crate) fn serve(
         };
         match notices {
             Some(notices) => {
-                // What others do from now on is not to be seen in what was read before.
+                // Others may cut files short from now on.
                 let result = client.load();
                 for notice in notices {
                     if let Some(work) = client.connection.deliver(notice) {
@@ -393,7 +393,7 @@ where
         }
     }
 
-    /// Reads the data of replies that is still in files, as what is done next may change it.
+    /// Reads the data of replies that is still in files, as what is done next may cut them short.
     fn load(&self) -> Result<(), End> {
         let loaded = self.replies.borrow_mut().load();
         loaded.map_err(|e| End::Failed(e.to_string()))

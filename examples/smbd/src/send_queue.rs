@@ -4,8 +4,11 @@
 //! by the kernel, without passing through here; what comes before it is held back for it
 //! (`MSG_MORE`), so that both share packets. A file that the kernel can't send from is read.
 //!
-//! Until such a part has been sent the file may change. Whoever lets that happen by something that a
-//! client asked for later [loads](SendQueue::load) what waits first.
+//! A file that is cut short before such a part has been sent leaves nothing to send. Whoever does what a
+//! client has asked for later, and what may cut a file short, [loads](SendQueue::load) what waits first.
+//! What else is written to the file meanwhile may be among what is sent, even when that has left the
+//! queue: the kernel keeps references to the file's pages, not copies. To the client the two have happened
+//! at the same time.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -88,7 +91,7 @@ impl SendQueue {
         self.frames.is_empty()
     }
 
-    /// Reads what waits in files into memory, as they may change now.
+    /// Reads what waits in files into memory, as they may be cut short now.
     ///
     /// # Errors
     ///
