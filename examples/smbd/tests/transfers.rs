@@ -190,7 +190,8 @@ fn a_file_that_is_cut_short_while_it_is_sent_ends_the_connection() {
 #[test]
 fn a_client_that_changes_a_file_before_it_has_its_data_gets_all_replies() {
     let contents = noise(PIECE);
-    let changes: [(u8, fn([u8; 16]) -> Request); 3] = [
+    type Change = fn([u8; 16]) -> Request;
+    let changes: [(u8, Change); 3] = [
         (0, |file| end_of_file(file, 1000)),
         (0xEE, |file| request(WRITE, write(file, &[0xEE; 60_000]))),
         (0, |_| {
