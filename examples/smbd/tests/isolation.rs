@@ -8,7 +8,7 @@ use std::path::Path;
 use common::TempDir;
 use common::client::{CREATE, Client, READ_ACCESS, create, request};
 use common::logon::{Credentials, Offer, Protected};
-use common::process::{only_child, status};
+use common::process::{eventually, only_child, status};
 use common::server::{Server, command};
 use common::wire::{Wire, frame};
 use smbd::auth::ntlmv2::NtHash;
