@@ -112,8 +112,8 @@ pub struct Connection {
     buffers: Buffers,
 }
 
-/// Whether processing a message changes nothing in files, and answers only itself: replies before
-/// it may be sent after it was processed, from the files as they are then.
+/// Whether processing a message changes no file: data of the replies before it may still be
+/// in its file afterwards.
 pub fn leaves_files_alone(message: &[u8]) -> bool {
     let is_harmless = |header: Header| {
         header.next_command == 0
