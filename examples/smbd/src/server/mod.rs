@@ -348,7 +348,8 @@ impl Connection {
             Err(Refusal::Disconnect(ProtocolError::Tampered))
                 if chain.is_some() || header.next_command != 0 =>
             {
-                Err(Status::USER_SESSION_DELETED.into())
+                let failed = inherited.and_then(|chain| chain.failed);
+                Err(failed.unwrap_or(Status::USER_SESSION_DELETED).into())
             }
             checked => checked,
         };
