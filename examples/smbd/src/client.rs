@@ -30,7 +30,7 @@ use smbd::sharing::Link;
 use smbd::transport::{FrameReader, Message};
 use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer, WeakContext};
 
-use crate::isolation;
+use crate::isolation::{self, SystemUsers};
 use crate::send_queue::SendQueue;
 use crate::uplink::Uplink;
 
@@ -90,9 +90,9 @@ pub(crate) fn serve(
     peer: String,
     config: Arc<Config>,
     idle_timeout: Option<Duration>,
-    run_as: Option<String>,
+    users: Rc<SystemUsers>,
 ) -> std::io::Result<()> {
-    let process = isolation::enter(context.downgrade(), &peer, Arc::clone(&config), run_as)?;
+    let process = isolation::enter(context.downgrade(), &peer, Arc::clone(&config), users)?;
     let uplink = Uplink::new(link)?;
     let port = Rc::clone(&uplink) as Rc<dyn Link>;
     let client = Rc::new(Client {

@@ -26,6 +26,7 @@ use tevent::{Child, Context, Fork, Listener, SignalFlags, Signum, Timer};
 
 use crate::client;
 use crate::hub::Hub;
+use crate::isolation::SystemUsers;
 use crate::sockets;
 
 /// How long accepting rests when the process or the system is out of descriptors or memory.
@@ -43,6 +44,7 @@ pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Box<dyn std::error::Erro
 pub(crate) struct Daemon {
     options: Options,
     config: RefCell<Arc<Config>>,
+    users: RefCell<Rc<SystemUsers>>,
     reload: Reload,
     listeners: RefCell<Vec<Listener<TcpListener>>>,
     /// What the clients share.
@@ -62,14 +64,19 @@ struct Served {
 }
 
 impl Daemon {
+    /// # Errors
+    ///
+    /// The system refuses a process.
     pub(crate) fn new(
         context: &Context,
         options: Options,
         config: Config,
         reload: Reload,
-    ) -> Rc<Daemon> {
-        Rc::new(Daemon {
+    ) -> io::Result<Rc<Daemon>> {
+        let users = SystemUsers::new(context, options.run_as.as_deref(), &config)?;
+        Ok(Rc::new(Daemon {
             hub: Hub::new(context, BREAK_TIMEOUT),
+            users: RefCell::new(users),
             options,
             config: RefCell::new(Arc::new(config)),
             reload,
@@ -77,7 +84,7 @@ impl Daemon {
             children: RefCell::default(),
             stopping: Cell::new(false),
             stop_timer: RefCell::default(),
-        })
+        }))
     }
 
     /// Opens the listening sockets, and returns the addresses they got. One that can't be opened
@@ -199,8 +206,8 @@ impl Daemon {
     fn serve(&self, context: &Context, stream: TcpStream, link: UnixStream, peer: String) {
         let config = Arc::clone(&self.config.borrow());
         let idle_timeout = self.options.idle_timeout;
-        let run_as = self.options.run_as.clone();
-        if let Err(e) = client::serve(context, stream, link, peer, config, idle_timeout, run_as) {
+        let users = Rc::clone(&self.users.borrow());
+        if let Err(e) = client::serve(context, stream, link, peer, config, idle_timeout, users) {
             log::error!("can't serve: {e}");
             context.stop();
         }
@@ -230,9 +237,13 @@ impl Daemon {
         }
         let daemon = Rc::clone(self);
         context
-            .add_signal(Signum::SIGHUP, SignalFlags::RESTART, move |_, _, _| {
-                daemon.reopen_configuration();
-            })?
+            .add_signal(
+                Signum::SIGHUP,
+                SignalFlags::RESTART,
+                move |context, _, _| {
+                    daemon.reopen_configuration(context);
+                },
+            )?
             .detach();
         let daemon = Rc::clone(self);
         context
@@ -329,10 +340,16 @@ impl Daemon {
     }
 
     /// Clients that come from now on find the shares as they are now.
-    fn reopen_configuration(&self) {
-        match (self.reload)() {
-            Ok(config) => {
+    fn reopen_configuration(&self, context: &Context) {
+        let run_as = self.options.run_as.as_deref();
+        let reopened = (self.reload)().and_then(|config| {
+            let users = SystemUsers::new(context, run_as, &config)?;
+            Ok((config, users))
+        });
+        match reopened {
+            Ok((config, users)) => {
                 *self.config.borrow_mut() = Arc::new(config);
+                *self.users.borrow_mut() = users;
                 log::info!("configuration reopened");
             }
             Err(e) => log::error!("configuration kept as it was: {e}"),

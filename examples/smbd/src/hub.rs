@@ -20,8 +20,9 @@ use crate::send_queue::SendQueue;
 
 /// What may wait for a child to read it.
 const MAX_QUEUED: usize = 4 * 1024 * 1024;
-/// How much is read from a child at a time; the others get their turns in between.
-const READ_LEN: usize = 64 * 1024;
+/// How much is read from a child at a time; the others get their turns in between. Not more than
+/// needed: what the parent writes to after a fork, the child has a copy of.
+const READ_LEN: usize = 4 * 1024;
 
 /// All children that share.
 pub(crate) struct Hub {

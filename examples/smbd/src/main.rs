@@ -67,6 +67,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         isolation::give_to_guests(demo, options.run_as.as_deref())?;
     }
     sockets::raise_descriptor_limit();
+    smbd::crypto::prepare();
     let context = Context::new()?;
     let config = configure(&options, demo.as_deref())?;
     let guid = config.server_guid();
@@ -80,7 +81,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         Ok(configure(&options, demo.as_deref())?.with_guid(guid))
     };
     isolation::report();
-    let daemon = Daemon::new(&context, options, config, Box::new(reload));
+    let daemon = Daemon::new(&context, options, config, Box::new(reload))?;
     daemon.handle_signals(&context)?;
     let addresses = daemon
         .listen(&context)

@@ -43,6 +43,9 @@ pub const MAX_REPLY_LEN: usize = 0xFF_FFFF;
 const MIN_SMB1_LEN: usize = 35;
 
 /// What the buffer begins with; a typical request is a few hundred bytes.
+const FIRST_LEN: usize = 4 * 1024;
+
+/// What the buffer has once more than that has come at a time.
 const INITIAL_LEN: usize = 16 * 1024;
 
 /// Less spare room than this makes for wastefully short reads.
@@ -93,6 +96,8 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     pool: Pool,
+    /// A read has filled the first buffer.
+    is_busy: bool,
     /// Messages may have no more than [`MAX_STRANGER_LEN`] bytes.
     is_stranger: bool,
 }
@@ -191,14 +196,15 @@ impl FrameReader {
     /// Take the messages out before asking for more room, else the buffer
     /// grows beyond what one message needs.
     pub fn spare(&mut self) -> &mut [u8] {
-        if self.buffer.len() - self.end < self.wanted() {
+        let has_outgrown = self.is_busy && self.buffer.len() < INITIAL_LEN;
+        if has_outgrown || self.buffer.len() - self.end < self.wanted() {
             if self.start > 0 {
                 self.buffer.copy_within(self.start..self.end, 0);
                 self.end -= self.start;
                 self.start = 0;
             }
-            if self.buffer.len() - self.end < self.wanted() {
-                let doubled = (self.buffer.len() * 2).max(INITIAL_LEN);
+            if has_outgrown || self.buffer.len() - self.end < self.wanted() {
+                let doubled = (self.buffer.len() * 2).max(self.least());
                 let useful = self.end + self.wanted();
                 self.buffer.resize(doubled.min(self.limit()).max(useful), 0);
             }
@@ -217,6 +223,12 @@ impl FrameReader {
             "filled beyond the spare room"
         );
         self.end += n;
+        self.is_busy |= self.end >= FIRST_LEN;
+    }
+
+    /// The least that is allocated.
+    fn least(&self) -> usize {
+        if self.is_busy { INITIAL_LEN } else { FIRST_LEN }
     }
 
     /// Takes the next complete message, or `None` when more bytes are needed.
@@ -249,7 +261,7 @@ impl FrameReader {
         let mut other = self.pool.take();
         if tail.len() < length && is_worth_it {
             if other.len() < tail.len() {
-                other.resize(tail.len().max(INITIAL_LEN), 0);
+                other.resize(tail.len().max(self.least()), 0);
             }
             other[..tail.len()].copy_from_slice(&self.buffer[tail.clone()]);
             self.start = 0;
@@ -265,7 +277,7 @@ impl FrameReader {
             other = Vec::new();
         }
         if other.len() < length {
-            other.resize(length.max(INITIAL_LEN), 0);
+            other.resize(length.max(self.least()), 0);
         }
         other[..length].copy_from_slice(&self.buffer[from..to]);
         self.start = to;
