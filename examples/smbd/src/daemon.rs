@@ -57,7 +57,7 @@ pub(crate) struct Daemon {
 
 /// A client with a process of its own.
 struct Served {
-    peer: String,
+    peer: Rc<str>,
     id: ClientId,
     /// Reports the end of the process, for as long as it is in the table.
     _event: Child,
@@ -120,7 +120,7 @@ impl Daemon {
         let address = listener.local_addr()?;
         let daemon = Rc::clone(self);
         let listener = context.add_listener(listener, move |context, _, connection| {
-            let peer = connection.peer().to_string();
+            let peer = connection.peer().to_string().into();
             daemon.connected(context, connection.into_stream(), peer);
         })?;
         // What is short is the system's, not this socket's: a longer pause than one gets by default.
@@ -132,7 +132,7 @@ impl Daemon {
         Ok(address)
     }
 
-    fn connected(self: &Rc<Self>, context: &Context, stream: TcpStream, peer: String) {
+    fn connected(self: &Rc<Self>, context: &Context, stream: TcpStream, peer: Rc<str>) {
         let clients = self.children.borrow().len();
         if clients >= self.options.max_clients {
             log::warn!("{peer}: refused, there are {clients} clients");
@@ -168,9 +168,9 @@ impl Daemon {
             }
             Ok(Fork::Child) => {
                 self.close_listeners();
-                self.hub.clear();
-                let children = self.children.take();
-                drop(children);
+                self.hub.close();
+                // Never freed: that would write to memory that is shared with the parent until then.
+                std::mem::forget(Rc::clone(self));
                 match context.reinitialise() {
                     Ok(()) => self.serve(context, stream, link, peer),
                     Err(e) => log::error!("{peer}: re-initialising: {e}"),
@@ -184,7 +184,7 @@ impl Daemon {
     }
 
     /// Counts a child until it has ended.
-    fn note(self: &Rc<Self>, context: &Context, child: u32, id: ClientId, peer: String) {
+    fn note(self: &Rc<Self>, context: &Context, child: u32, id: ClientId, peer: Rc<str>) {
         let daemon = Rc::clone(self);
         let added = context.add_child(child, move |context, child, result| {
             daemon.ended(context, child.pid(), result);
@@ -203,11 +203,19 @@ impl Daemon {
         }
     }
 
-    fn serve(&self, context: &Context, stream: TcpStream, link: UnixStream, peer: String) {
+    fn serve(&self, context: &Context, stream: TcpStream, link: UnixStream, peer: Rc<str>) {
         let config = Arc::clone(&self.config.borrow());
         let idle_timeout = self.options.idle_timeout;
         let users = Rc::clone(&self.users.borrow());
-        if let Err(e) = client::serve(context, stream, link, peer, config, idle_timeout, users) {
+        if let Err(e) = client::serve(
+            context,
+            stream,
+            link,
+            peer.to_string(),
+            config,
+            idle_timeout,
+            users,
+        ) {
             log::error!("can't serve: {e}");
             context.stop();
         }

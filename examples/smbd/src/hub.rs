@@ -22,7 +22,7 @@ use crate::send_queue::SendQueue;
 const MAX_QUEUED: usize = 4 * 1024 * 1024;
 /// How much is read from a child at a time; the others get their turns in between. Not more than
 /// needed: what the parent writes to after a fork, the child has a copy of.
-const READ_LEN: usize = 4 * 1024;
+const READ_LEN: usize = 1024;
 
 /// All children that share.
 pub(crate) struct Hub {
@@ -34,10 +34,10 @@ pub(crate) struct Hub {
 }
 
 struct Child {
-    peer: String,
+    peer: Rc<str>,
     /// Missing before the fork.
     pid: Cell<Option<Pid>>,
-    event: OnceCell<Fd<UnixStream>>,
+    event: RefCell<Option<Fd<UnixStream>>>,
     queue: RefCell<SendQueue>,
 }
 
@@ -61,14 +61,14 @@ impl Hub {
         self: &Rc<Self>,
         context: &Context,
         socket: UnixStream,
-        peer: &str,
+        peer: &Rc<str>,
     ) -> io::Result<ClientId> {
         socket.set_nonblocking(true)?;
         let id = self.table.borrow_mut().add_client();
         let child = Rc::new(Child {
-            peer: peer.to_owned(),
+            peer: Rc::clone(peer),
             pid: Cell::new(None),
-            event: OnceCell::new(),
+            event: RefCell::default(),
             queue: RefCell::default(),
         });
         let hub = Rc::downgrade(self);
@@ -80,9 +80,8 @@ impl Hub {
         });
         match added {
             Ok(event) => {
-                event.set_name(&format!("{peer} (shared state)"));
-                // It was empty.
-                let _ = child.event.set(event);
+                event.set_name("child");
+                child.event.replace(Some(event));
                 self.children.borrow_mut().insert(id, child);
                 Ok(id)
             }
@@ -111,10 +110,12 @@ impl Hub {
         }
     }
 
-    /// In a child: forgets the other children.
-    pub(crate) fn clear(&self) {
-        let children = self.children.take();
-        drop(children);
+    /// In a child: closes the lines to the other children. What else is known of them is left as it
+    /// is: to free memory is to write to it, and then there are two copies.
+    pub(crate) fn close(&self) {
+        for child in self.children.borrow().values() {
+            drop(child.event.take());
+        }
     }
 
     /// What a client has open.
@@ -172,6 +173,7 @@ impl Hub {
             let mut table = self.table.borrow_mut();
             table.handle(id, ask, context.now())?;
         }
+        stream.release();
         Ok(true)
     }
 
@@ -203,9 +205,8 @@ impl Hub {
     fn flush(self: &Rc<Self>, context: &Context, id: ClientId) {
         let child = self.children.borrow().get(&id).cloned();
         let Some(child) = child else { return };
-        let Some(event) = child.event.get() else {
-            return;
-        };
+        let event = child.event.borrow();
+        let Some(event) = &*event else { return };
         let (sent, waiting) = {
             let mut queue = child.queue.borrow_mut();
             (queue.send(event.get_ref()), queue.len())
