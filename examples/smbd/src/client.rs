@@ -92,9 +92,15 @@ pub(crate) fn serve(
     idle_timeout: Option<Duration>,
     users: Rc<SystemUsers>,
 ) -> std::io::Result<()> {
-    let process = isolation::enter(context.downgrade(), &peer, Arc::clone(&config), users)?;
     let uplink = Uplink::new(link)?;
     let port = Rc::clone(&uplink) as Rc<dyn Link>;
+    let process = isolation::enter(
+        context.downgrade(),
+        &peer,
+        Arc::clone(&config),
+        users,
+        Rc::clone(&port),
+    )?;
     let client = Rc::new(Client {
         context: context.downgrade(),
         event: OnceCell::new(),

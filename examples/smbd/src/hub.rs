@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use smbd::sharing::message::Stream;
-use smbd::sharing::{Action, Ask, ClientId, Misbehaviour, Summary, Table};
+use smbd::sharing::{Action, Ask, ClientId, Misbehaviour, SessionAsk, Summary, Table};
 use tevent::{Context, Fd, FdFlags, Timer};
 
 use crate::send_queue::SendQueue;
@@ -31,7 +31,11 @@ pub(crate) struct Hub {
     /// Those with something to be sent.
     unsent: RefCell<BTreeSet<ClientId>>,
     timer: OnceCell<Timer>,
+    on_logon: OnceCell<OnLogon>,
 }
+
+/// Hears of each logon of a client, and whether that was a good one.
+type OnLogon = Box<dyn Fn(&Context, ClientId, bool)>;
 
 struct Child {
     peer: Rc<str>,
@@ -49,7 +53,14 @@ impl Hub {
             children: RefCell::default(),
             unsent: RefCell::default(),
             timer: OnceCell::new(),
+            on_logon: OnceCell::new(),
         })
+    }
+
+    /// Has all logons told, those that failed too. To be called once.
+    pub(crate) fn on_logon(&self, hear: impl Fn(&Context, ClientId, bool) + 'static) {
+        // It was empty.
+        let _ = self.on_logon.set(Box::new(hear));
     }
 
     /// Takes over the parent's end of a client's socket pair.
@@ -170,8 +181,15 @@ impl Hub {
         }
         while let Some(message) = stream.next_message().map_err(|_| NO_MESSAGE)? {
             let ask = Ask::parse(message).map_err(|_| NO_MESSAGE)?;
-            let mut table = self.table.borrow_mut();
-            table.handle(id, ask, context.now())?;
+            let is_good = match ask {
+                Ask::Session(SessionAsk::Begun { .. }) => Some(true),
+                Ask::Session(SessionAsk::Refused) => Some(false),
+                _ => None,
+            };
+            self.table.borrow_mut().handle(id, ask, context.now())?;
+            if let (Some(is_good), Some(hear)) = (is_good, self.on_logon.get()) {
+                hear(context, id, is_good);
+            }
         }
         stream.release();
         Ok(true)
@@ -215,6 +233,15 @@ impl Hub {
             Ok(_) if waiting > MAX_QUEUED => self.evict(context, id, "it reads nothing"),
             Ok(_) => event.set_writable(waiting > 0),
             Err(_) => self.remove(context, id),
+        }
+    }
+
+    /// Tells a child to end.
+    pub(crate) fn dismiss(&self, id: ClientId) {
+        let child = self.children.borrow().get(&id).cloned();
+        if let Some(pid) = child.and_then(|child| child.pid.get()) {
+            // That it has ended by itself is as good.
+            let _ = kill_process(pid, Signal::TERM);
         }
     }
 

@@ -8,7 +8,7 @@
 //! None of this can be undone, so a process serves one system user. Another session of the same
 //! connection that needs another one is refused; a client that wants both connects twice.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::future::Future;
@@ -30,10 +30,13 @@ use smbd::auth::Identity;
 use smbd::config::Config;
 use smbd::demo::DemoShare;
 use smbd::server::Host;
+use smbd::sharing::{Ask, Link, SessionAsk};
 use tevent::{Context, Fork, WeakContext};
 
-/// How long somebody waits to be told that the password was wrong.
+/// How long somebody waits to be told that the password was wrong. The next time it is twice as long.
 const FAILURE_DELAY: Duration = Duration::from_secs(1);
+/// But not longer than this.
+const MAX_FAILURE_DELAY: Duration = Duration::from_secs(30);
 /// The most memory of one client's process: replies and requests that wait, twice, and a lot of
 /// opens.
 const MAX_MEMORY: u64 = 512 << 20;
@@ -163,6 +166,8 @@ pub(crate) struct ClientProcess {
     peer: String,
     config: Arc<Config>,
     users: Rc<SystemUsers>,
+    parent: Rc<dyn Link>,
+    failures: Cell<u32>,
     /// Whom it serves, once that is settled. Who started the server, if that wasn't root.
     settled: RefCell<Option<String>>,
 }
@@ -177,6 +182,7 @@ pub(crate) fn enter(
     peer: &str,
     config: Arc<Config>,
     users: Rc<SystemUsers>,
+    parent: Rc<dyn Link>,
 ) -> io::Result<ClientProcess> {
     rustix::thread::set_no_new_privs(true)?;
     limit(Resource::Core, 0)?;
@@ -187,6 +193,8 @@ pub(crate) fn enter(
         peer: peer.to_owned(),
         config,
         users,
+        parent,
+        failures: Cell::new(0),
         settled: RefCell::new(None),
     })
 }
@@ -374,6 +382,11 @@ impl Host for ClientProcess {
     }
 
     fn delay_failure(&self) -> Pin<Box<dyn Future<Output = ()>>> {
-        Box::pin(self.context.sleep(FAILURE_DELAY))
+        self.parent.send(&Ask::Session(SessionAsk::Refused));
+        let failures = self.failures.get();
+        self.failures.set(failures.saturating_add(1));
+        let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
+        let delay = FAILURE_DELAY.saturating_mul(factor).min(MAX_FAILURE_DELAY);
+        Box::pin(self.context.sleep(delay))
     }
 }

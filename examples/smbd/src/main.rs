@@ -9,12 +9,14 @@
 
 mod client;
 mod daemon;
+mod gate;
 mod hub;
 mod isolation;
 mod passwd;
 mod send_queue;
 mod sockets;
 mod uplink;
+mod waiting;
 
 use std::error::Error;
 use std::io::Write;
