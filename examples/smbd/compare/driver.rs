@@ -29,11 +29,11 @@ use std::time::{Duration, Instant};
 
 use common::client::{
     ALL_ACCESS, CLOSE, CREATE, Client, DELETE_ON_CLOSE, NON_DIRECTORY_FILE, OPEN, OVERWRITE_IF,
-    READ, READ_ACCESS, SESSION_SETUP, TREE_CONNECT, WRITE, close, create, ntlm_negotiate, read,
-    request, security_buffer, session_setup, tree_connect, write,
+    READ, READ_ACCESS, Response, SESSION_SETUP, TREE_CONNECT, WRITE, close, create, ntlm_negotiate,
+    read, request, responses, security_buffer, session_setup, tree_connect, write,
 };
 use common::logon::{Credentials, Mode, Offer, Protected, chosen};
-use common::wire::Wire;
+use common::wire::{Wire, frame};
 use smbd::auth::der;
 use smbd::auth::spnego;
 use smbd::wire::negotiate::Dialect;
@@ -124,6 +124,29 @@ fn main() {
     }
 }
 
+/// Sends a request and returns the response, which has to be a good one. Interim responses are passed
+/// over.
+fn ask(client: &mut Remote, command: u16, body: Vec<u8>) -> Response {
+    let message = client.message(&[request(command, body)]);
+    let message = client.connection.protect(&message);
+    client.connection.inner.send(&frame(&message));
+    loop {
+        let reply = client.connection.inner.receive().expect("no reply");
+        let reply = reply.expect("the server has closed the connection");
+        // Interim responses need not be signed.
+        let is_encrypted = reply.get(4) == Some(&0xFD);
+        if !is_encrypted && responses(&reply)[0].status == Status::PENDING {
+            continue;
+        }
+        let reply = client.connection.unprotect(&reply);
+        let response = responses(&reply).remove(0);
+        if response.status != Status::PENDING {
+            assert_eq!(response.status, Status::SUCCESS, "command {command}");
+            return response;
+        }
+    }
+}
+
 /// Makes `count` small files, then reads them; one request after the other.
 fn files(target: &Target, count: usize, mode: &str) {
     let mut client = target.connect();
@@ -139,21 +162,20 @@ fn files(target: &Target, count: usize, mode: &str) {
     for n in 0..count {
         let file = open(&mut client, &name(n), ALL_ACCESS, OVERWRITE_IF, 0);
         write_all(&mut client, file, &data);
-        client.expect(request(CLOSE, close(file, 0)), Status::SUCCESS);
+        ask(&mut client, CLOSE, close(file, 0));
     }
     let written = start.elapsed();
     let start = Instant::now();
     for n in 0..count {
         let file = open(&mut client, &name(n), READ_ACCESS, OPEN, 0);
-        let read = request(READ, read(file, 0, LENGTH as u32, 0));
-        let response = client.expect(read, Status::SUCCESS);
+        let response = ask(&mut client, READ, read(file, 0, LENGTH as u32, 0));
         assert_eq!(response.body[16..], data, "contents");
-        client.expect(request(CLOSE, close(file, 0)), Status::SUCCESS);
+        ask(&mut client, CLOSE, close(file, 0));
     }
     let read = start.elapsed();
     for n in 0..count {
         let file = open(&mut client, &name(n), ALL_ACCESS, OPEN, DELETE_ON_CLOSE);
-        client.expect(request(CLOSE, close(file, 0)), Status::SUCCESS);
+        ask(&mut client, CLOSE, close(file, 0));
     }
     println!("{} {}", written.as_secs_f64(), read.as_secs_f64());
 }
@@ -162,13 +184,12 @@ fn open(client: &mut Remote, name: &str, access: u32, disposition: u32, options:
     let create = create(name, access, disposition, NON_DIRECTORY_FILE | options);
     let mut create = tight(&create, 56, 44);
     create[48..52].fill(0); // no contexts
-    let response = client.expect(request(CREATE, create), Status::SUCCESS);
-    response.file_id()
+    ask(client, CREATE, create).file_id()
 }
 
 fn write_all(client: &mut Remote, file: [u8; 16], data: &[u8]) {
     let write = tight(&write(file, data), 48, 2);
-    client.expect(request(WRITE, write), Status::SUCCESS);
+    ask(client, WRITE, write);
 }
 
 /// Connects `count` times as far as the share, `parallel` at once.
@@ -203,10 +224,9 @@ fn clients(target: &Target, count: usize) {
                     DELETE_ON_CLOSE,
                 );
                 write_all(&mut client, file, &data);
-                let read = request(READ, read(file, 0, LENGTH as u32, 0));
-                let response = client.expect(read, Status::SUCCESS);
+                let response = ask(&mut client, READ, read(file, 0, LENGTH as u32, 0));
                 assert_eq!(response.body[16..], data, "contents");
-                client.expect(request(CLOSE, close(file, 0)), Status::SUCCESS);
+                ask(&mut client, CLOSE, close(file, 0));
                 client
             });
             together.wait();

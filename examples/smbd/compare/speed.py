@@ -124,8 +124,9 @@ def measured(server, command, stdin=None):
     settle(server, set(before))
     used = (sum(family(server).values()) - sum(before.values())) / TICK
     if result.returncode != 0:
-        text = (result.stdout + result.stderr).strip()
-        raise Failed(text.splitlines()[-1] if text else f"exit status {result.returncode}")
+        lines = (result.stdout + result.stderr).strip().splitlines()
+        lines = [line for line in lines if not line.startswith("note: ")]
+        raise Failed(lines[-1] if lines else f"exit status {result.returncode}")
     return result.stdout, seconds, used
 
 

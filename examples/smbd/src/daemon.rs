@@ -69,7 +69,7 @@ struct Served {
     address: IpAddr,
     id: ClientId,
     /// Reports the end of the process, for as long as it is in the table.
-    _event: Child,
+    event: Cell<Option<Child>>,
 }
 
 impl Daemon {
@@ -281,6 +281,9 @@ impl Daemon {
                 self.close_listeners();
                 self.waiting.clear();
                 self.hub.close();
+                for served in self.children.borrow().values() {
+                    drop(served.event.take());
+                }
                 // Never freed: that would write to memory that is shared with the parent until then.
                 std::mem::forget(Rc::clone(self));
                 match context.reinitialise() {
@@ -317,7 +320,7 @@ impl Daemon {
                     peer: Rc::clone(peer),
                     address,
                     id,
-                    _event: event,
+                    event: Cell::new(Some(event)),
                 };
                 self.children.borrow_mut().insert(child, served);
             }

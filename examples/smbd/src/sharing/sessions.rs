@@ -5,7 +5,7 @@
 //! signed with that session's key, that this doesn't go.
 //!
 //! A key is handed out only to a process that shows a message signed with it, so a process that was
-//! taken over learns none that it doesn't know.
+//! taken over learns none this way that it doesn't know.
 
 use std::collections::HashMap;
 
