@@ -116,7 +116,7 @@ fn old_part(line: &mut Vec<u8>) -> io::Result<bool> {
 
 fn new_part(context: &Context, address: SocketAddr, is_over: &Rc<Cell<bool>>) -> io::Result<()> {
     let socket = TcpListener::bind(address)?;
-    println!("listening on {}", socket.local_addr()?);
+    let address = socket.local_addr()?;
     let mut clients = 0;
     context
         .add_listener(socket, move |_, _, client| {
@@ -143,5 +143,6 @@ fn new_part(context: &Context, address: SocketAddr, is_over: &Rc<Cell<bool>>) ->
             })?
             .detach();
     }
+    println!("listening on {address}");
     Ok(())
 }

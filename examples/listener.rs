@@ -36,8 +36,7 @@ fn main() -> ExitCode {
 fn run(address: SocketAddr, limit: usize) -> io::Result<()> {
     let context = Context::new()?;
     let socket = TcpListener::bind(address)?;
-    println!("listening on {}", socket.local_addr()?);
-
+    let address = socket.local_addr()?;
     let listener = context.add_listener(socket, |context, listener, client| {
         println!("{}: welcome, {} served", client.peer(), listener.open());
         let greeting = format!("you are one of {}\n", listener.open());
@@ -66,6 +65,7 @@ fn run(address: SocketAddr, limit: usize) -> io::Result<()> {
             .add_signal(signum, SignalFlags::RESTART, |context, _, _| context.stop())?
             .detach();
     }
+    println!("listening on {address}");
     context.run()
 }
 

@@ -58,12 +58,12 @@ fn run(address: SocketAddr, children: u32) -> io::Result<()> {
         leash: RefCell::new(Some(leash)),
         collar: Rc::new(collar),
     });
-    println!("listening on {}", server.socket.local_addr()?);
     for signum in [Signum::SIGTERM, Signum::SIGINT] {
         context
             .add_signal(signum, SignalFlags::RESTART, |context, _, _| context.stop())?
             .detach();
     }
+    println!("listening on {}", server.socket.local_addr()?);
     for _ in 0..children {
         start(&context, &server, SHORTEST_PAUSE);
     }

@@ -74,14 +74,13 @@ fn run(mut address: SocketAddr, threads: usize) -> io::Result<()> {
         // A thread that isn't there any more has said why, which is found out below.
         let _ = begin.send(Arc::clone(&loops));
     }
-    println!("listening on {address}");
-
     let context = Context::new()?;
     for signum in [Signum::SIGTERM, Signum::SIGINT] {
         context
             .add_signal(signum, SignalFlags::RESTART, |context, _, _| context.stop())?
             .detach();
     }
+    println!("listening on {address}");
     context.run()?;
     for remote in loops.iter() {
         remote.schedule(|context| context.stop());

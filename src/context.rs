@@ -89,7 +89,7 @@ pub(crate) struct Inner {
     wakeup: RefCell<Option<Rc<Wakeup>>>,
     /// Not while adding the wake-up descriptor to the backend has failed.
     has_wakeup: Cell<bool>,
-    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) inbox: Inbox,
     pub(crate) fds: RefCell<Fds>,
     /// Descriptor events that have ended while their handlers were running.
     ended: RefCell<Vec<Rc<dyn FdHandler>>>,
@@ -565,9 +565,8 @@ impl Inner {
         fn end(ended: Vec<Rc<dyn FdHandler>>) {
             drop(ended.into_iter().map(Removed::new).collect::<Vec<_>>());
         }
-        let ended = self.ended.take();
-        if !ended.is_empty() {
-            end(ended);
+        if !self.ended.borrow().is_empty() {
+            end(self.ended.take());
         }
     }
 

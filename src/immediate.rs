@@ -4,7 +4,7 @@ use crate::context::{Context, Inner};
 use crate::immediate_queue::{ImmediateQueue, List, Popped};
 use crate::key::Key;
 use crate::meta::Meta;
-use crate::sys::mailbox::{Job, Jobs};
+use crate::sys::job::Job;
 use crate::trace::{EventKind, TracedEvent};
 use std::cell::RefMut;
 use std::fmt;
@@ -14,16 +14,48 @@ use std::rc::Rc;
 /// An immediate's closure.
 type Handler = Box<dyn FnMut(&Context, &Immediate)>;
 
-pub(crate) type Immediates = ImmediateQueue<Handler, Meta, Jobs<Context>>;
+pub(crate) type Immediates = ImmediateQueue<Handler, Meta, Once>;
 
-impl List for Jobs<Context> {
+/// What runs once each, in the queue.
+pub(crate) enum Once {
+    Deferred(Option<Box<Job<Context>>>),
+    /// So many of the jobs in the inbox at most, whose turn it is when they are first here.
+    Posted(usize),
+}
+
+/// One of them.
+pub(crate) enum One {
+    Deferred(Box<Job<Context>>),
+    Posted,
+}
+
+impl Iterator for Once {
+    type Item = One;
+
+    #[inline]
+    fn next(&mut self) -> Option<One> {
+        match self {
+            Once::Deferred(job) => job.take().map(One::Deferred),
+            Once::Posted(count) => {
+                *count = count.checked_sub(1)?;
+                Some(One::Posted)
+            }
+        }
+    }
+}
+
+impl List for Once {
     #[inline]
     fn is_empty(&self) -> bool {
-        self.is_empty()
+        self.len() == 0
     }
 
+    #[inline]
     fn len(&self) -> usize {
-        self.len()
+        match self {
+            Once::Deferred(job) => usize::from(job.is_some()),
+            Once::Posted(count) => *count,
+        }
     }
 }
 
@@ -103,23 +135,25 @@ impl Context {
     #[doc(alias = "tevent_schedule_immediate")]
     #[track_caller]
     pub fn defer(&self, handler: impl FnOnce(&Context) + 'static) {
-        let job = Job::new(handler, Location::caller());
+        let job = Box::new(Job::new(handler, Location::caller()));
         self.inner.state.set_busy();
-        self.inner.immediates().push_once(Jobs::one(job));
+        self.inner.immediates().push_once(Once::Deferred(Some(job)));
     }
 
     /// Calls the first scheduled immediate, if there is one. If there is no other, and it schedules
-    /// itself again, the turns that do nothing else are made here, unless `only_once`.
+    /// itself again, the turns that do nothing else are made here, unless `only_once`. What `begins` is
+    /// told before.
     #[inline]
-    pub(crate) fn run_immediate(&self, only_once: bool) -> bool {
+    pub(crate) fn run_immediate(&self, only_once: bool, begins: impl FnOnce()) -> bool {
         let inner = &*self.inner;
         let (popped, is_sole) = {
             let mut immediates = inner.immediates();
-            (immediates.pop(), immediates.is_empty())
+            let Some(popped) = inner.pop_immediate(&mut immediates) else {
+                return false;
+            };
+            (popped, immediates.is_empty())
         };
-        let Some(popped) = popped else {
-            return false;
-        };
+        begins();
         inner.lengthen_streak();
         inner.counters.immediates.count();
         match popped {
@@ -129,6 +163,27 @@ impl Context {
             }
             Popped::Once(job) => job.run(self),
         }
+        true
+    }
+
+    /// Calls the next of a list of which one was called before, if that is what is first.
+    #[inline(always)]
+    pub(crate) fn run_next_once(&self) -> bool {
+        let inner = &*self.inner;
+        let job = {
+            let mut immediates = inner.immediates.borrow_mut();
+            match immediates.pop_current() {
+                Some(one) => inner.job(one, &mut immediates),
+                None => None,
+            }
+        };
+        let Some(job) = job else {
+            return false;
+        };
+        inner.counters.full_turns.count();
+        inner.lengthen_streak();
+        inner.counters.immediates.count();
+        job.run(self);
         true
     }
 
@@ -185,6 +240,42 @@ impl Context {
 }
 
 impl Inner {
+    /// Puts at the end of the queue what has come to the inbox.
+    pub(crate) fn push_posted(&self, count: usize) {
+        self.state.set_busy();
+        self.immediates().push_once(Once::Posted(count));
+    }
+
+    #[inline(always)]
+    fn pop_immediate(&self, immediates: &mut Immediates) -> Option<Popped<Handler, Job<Context>>> {
+        loop {
+            match immediates.pop()? {
+                Popped::Entry(key, handler) => return Some(Popped::Entry(key, handler)),
+                Popped::Once(one) => {
+                    if let Some(job) = self.job(one, immediates) {
+                        return Some(Popped::Once(job));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the job that was popped out of where it waits. If that is the inbox, and a sender isn't
+    /// done with it, the list of such is at its end.
+    #[inline]
+    fn job(&self, one: One, immediates: &mut Immediates) -> Option<Job<Context>> {
+        match one {
+            One::Deferred(job) => Some(*job),
+            One::Posted => {
+                let job = self.inbox.take();
+                if job.is_none() {
+                    immediates.end_current();
+                }
+                job
+            }
+        }
+    }
+
     /// The queue.
     ///
     /// An immediate that runs while nothing else is queued is the *sole* one until somebody calls

@@ -8,7 +8,7 @@
 //! gap; when there are more gaps than items the ring is compacted.
 //!
 //! Invariants: an entry is `queued` if and only if the item at its position is its index; `items`
-//! counts the items that aren't gaps. An entry that is queued without a handler is one whose handler
+//! counts the items that aren't gaps, and the list that was taken out of the ring. An entry that is queued without a handler is one whose handler
 //! is running and has queued it again.
 
 use crate::key::{Key, Slots};
@@ -53,8 +53,10 @@ pub(crate) trait List: Iterator {
 #[derive(Debug)]
 pub(crate) struct ImmediateQueue<H, T, L> {
     entries: Slots<Entry<H, T>>,
+    /// The list that was the first item of all, if that was one and isn't used up.
+    current: Option<L>,
     ring: VecDeque<Item<L>>,
-    /// The position of the first item.
+    /// The position of the first item in the ring.
     first: u32,
     items: usize,
 }
@@ -75,6 +77,7 @@ impl<H, T, L: List> ImmediateQueue<H, T, L> {
     pub(crate) const fn new() -> Self {
         ImmediateQueue {
             entries: Slots::new(),
+            current: None,
             ring: VecDeque::new(),
             first: 0,
             items: 0,
@@ -94,7 +97,7 @@ impl<H, T, L: List> ImmediateQueue<H, T, L> {
             Item::Entry(_) => 1,
             Item::Once(list) => list.len(),
         });
-        items.sum()
+        items.sum::<usize>() + self.current.as_ref().map_or(0, L::len)
     }
 
     /// How many entries there are, queued or not.
@@ -194,15 +197,16 @@ impl<H, T, L: List> ImmediateQueue<H, T, L> {
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Popped<H, L::Item>> {
         loop {
+            if let Some(once) = self.pop_current() {
+                return Some(Popped::Once(once));
+            }
             match self.ring.front_mut()? {
                 Item::Gap => self.drop_first(),
-                Item::Once(list) => {
-                    let once = list.next();
-                    if list.is_empty() {
-                        self.drop_first();
-                        self.items -= 1;
+                Item::Once(_) => {
+                    if let Some(Item::Once(list)) = self.ring.pop_front() {
+                        self.current = Some(list);
                     }
-                    return once.map(Popped::Once);
+                    self.first = self.first.wrapping_add(1);
                 }
                 &mut Item::Entry(index) => {
                     // What is queued has an entry.
@@ -220,12 +224,32 @@ impl<H, T, L: List> ImmediateQueue<H, T, L> {
         }
     }
 
+    /// Takes the next of the list that is first, if the last that was popped was of it.
+    #[inline(always)]
+    pub(crate) fn pop_current(&mut self) -> Option<L::Item> {
+        let list = self.current.as_mut()?;
+        let once = list.next();
+        if list.is_empty() {
+            self.current = None;
+            self.items -= 1;
+        }
+        once
+    }
+
+    /// Lets go of the list that [`pop_current`](ImmediateQueue::pop_current) takes from.
+    pub(crate) fn end_current(&mut self) -> Option<L> {
+        let list = self.current.take()?;
+        self.items -= 1;
+        Some(list)
+    }
+
     #[inline]
     fn drop_first(&mut self) {
         self.ring.pop_front();
         self.first = self.first.wrapping_add(1);
     }
 
+    /// There is no current list.
     #[cold]
     fn pop_behind_running(&mut self) -> Option<Popped<H, L::Item>> {
         let place = self.first_runnable()?;
@@ -264,7 +288,7 @@ impl<H, T, L: List> ImmediateQueue<H, T, L> {
     /// Whether [`pop`](ImmediateQueue::pop) would return one.
     #[inline]
     pub(crate) fn has_runnable(&self) -> bool {
-        !self.is_empty() && self.first_runnable().is_some()
+        self.current.is_some() || !self.is_empty() && self.first_runnable().is_some()
     }
 
     /// Takes back a handler after it was called. When the entry was removed meanwhile, or nobody
@@ -300,11 +324,12 @@ impl<H, T, L: List> ImmediateQueue<H, T, L> {
     /// Empties the queue and gives back what was in it, the entries and what was queued once.
     pub(crate) fn take_all(&mut self) -> (Vec<Removed<H, T>>, Vec<L>) {
         self.items = 0;
-        let once = mem::take(&mut self.ring).into_iter();
-        let once = once.filter_map(|item| match item {
+        let queued = mem::take(&mut self.ring).into_iter();
+        let queued = queued.filter_map(|item| match item {
             Item::Once(once) => Some(once),
             _ => None,
         });
+        let once = self.current.take().into_iter().chain(queued);
         let entries = self.entries.take_all().into_iter();
         let entries = entries.map(|entry| (entry.handler, entry.value));
         (entries.collect(), once.collect())
@@ -332,7 +357,13 @@ mod tests {
         /// The invariants of the module's documentation.
         fn check(&self) {
             let gaps = self.ring.iter().filter(|item| matches!(item, Item::Gap));
-            assert_eq!(self.items, self.ring.len() - gaps.count());
+            let current = usize::from(self.current.is_some());
+            assert_eq!(self.items, current + self.ring.len() - gaps.count());
+            assert!(
+                self.current
+                    .as_ref()
+                    .is_none_or(|list| !List::is_empty(list))
+            );
             let mut queued = 0;
             for (place, item) in (0..).zip(&self.ring) {
                 if let &Item::Entry(index) = item {

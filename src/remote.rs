@@ -2,12 +2,12 @@
 
 use crate::context::{Context, Inner};
 use crate::sys::doorbell::{Doorbell, REMOTE};
-use crate::sys::mailbox::{Mailbox, Posted, SendJob};
+use crate::sys::job::{Job, SendJob};
+use crate::sys::mailbox::{Mailbox, Sender};
 use std::fmt;
 use std::panic::Location;
-use std::sync::Arc;
 
-/// What other threads have scheduled and the loop hasn't taken yet.
+/// What other threads have scheduled and the loop hasn't run yet.
 pub(crate) struct Inbox {
     doorbell: &'static Doorbell,
     /// Closed when the context is gone, as its doorbell may be another's then.
@@ -15,20 +15,26 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub(crate) fn new(doorbell: &'static Doorbell) -> Arc<Inbox> {
-        Arc::new(Inbox {
-            doorbell,
-            mailbox: Mailbox::new(),
-        })
+    pub(crate) fn new(doorbell: &'static Doorbell) -> Inbox {
+        let mailbox = Mailbox::new();
+        doorbell.tell_of_forks(&mailbox);
+        Inbox { doorbell, mailbox }
     }
 
     /// In a forked child: whoever posted may not have rung yet, and isn't in this process.
     pub(crate) fn ring_if_not_empty(&self) {
-        if !self.mailbox.is_empty() {
+        if self.mailbox.has_news() {
             self.doorbell.ring(REMOTE);
         }
     }
 
+    /// Takes the oldest of those that are among the immediates.
+    #[inline]
+    pub(crate) fn take(&self) -> Option<Job<Context>> {
+        self.mailbox.take()
+    }
+
+    /// Takes all, whether they are among the immediates or not.
     pub(crate) fn take_all(&self) -> impl Sized + use<> {
         self.mailbox.take_all()
     }
@@ -51,10 +57,9 @@ impl Inner {
 
     /// Moves what other threads have scheduled to the end of the immediates.
     pub(crate) fn accept_remote(&self) {
-        let scheduled = self.inbox.mailbox.take_all();
-        if !scheduled.is_empty() {
-            self.state.set_busy();
-            self.immediates().push_once(scheduled);
+        let count = self.inbox.mailbox.look();
+        if count > 0 {
+            self.push_posted(count);
         }
     }
 }
@@ -84,7 +89,8 @@ impl Inner {
 #[doc(alias = "tevent_thread_proxy")]
 #[derive(Clone)]
 pub struct Remote {
-    inbox: Arc<Inbox>,
+    doorbell: &'static Doorbell,
+    sender: Sender<Context>,
 }
 
 impl Context {
@@ -104,7 +110,8 @@ impl Context {
     #[doc(alias = "tevent_thread_proxy_create")]
     pub fn remote(&self) -> Remote {
         Remote {
-            inbox: Arc::clone(&self.inner.inbox),
+            doorbell: self.inner.doorbell,
+            sender: self.inner.inbox.mailbox.sender(),
         }
     }
 }
@@ -129,22 +136,16 @@ impl Remote {
     #[doc(alias = "tevent_thread_proxy_schedule")]
     #[track_caller]
     pub fn schedule(&self, closure: impl FnOnce(&Context) + Send + 'static) -> bool {
-        let inbox = &*self.inbox;
-        let refused = match inbox
-            .mailbox
-            .post(SendJob::new(closure, Location::caller()))
-        {
-            Posted::First => {
-                let is_there = || !inbox.mailbox.is_closed();
-                inbox.doorbell.ring_if(REMOTE, is_there);
-                return true;
-            }
-            // Whoever posted the first rings for this one too.
-            Posted::Another => return true,
-            Posted::Refused(refused) => refused,
-        };
-        drop(refused);
-        false
+        let job = SendJob::new(closure, Location::caller());
+        if self.sender.post(job).is_err() {
+            return false;
+        }
+        // Who has rung for another one has rung for this, if the loop hasn't answered yet.
+        if !self.doorbell.is_ringing(REMOTE) {
+            let is_there = || !self.sender.is_closed();
+            self.doorbell.ring_if(REMOTE, is_there);
+        }
+        true
     }
 
     /// Whether the context is there still.
@@ -157,7 +158,7 @@ impl Remote {
     /// # }
     /// ```
     pub fn is_closed(&self) -> bool {
-        self.inbox.mailbox.is_closed()
+        self.sender.is_closed()
     }
 }
 
@@ -182,9 +183,8 @@ mod tests {
         let inbox = Inbox::new(doorbell);
         inbox.ring_if_not_empty();
         assert_eq!(doorbell.attention(), 0, "there is nothing");
-        inbox
-            .mailbox
-            .post(SendJob::new(|_: &Context| (), Location::caller()));
+        let job = SendJob::new(|_: &Context| (), Location::caller());
+        assert!(inbox.mailbox.sender().post(job).is_ok());
         inbox.ring_if_not_empty();
         assert_eq!(doorbell.attention(), REMOTE);
         drop(inbox.close());

@@ -324,6 +324,9 @@ impl Context {
                     if stop.is_set() || (!mem::take(&mut was_asked) && finished()) {
                         return Ok(());
                     }
+                    if self.turn_of_immediate(is_run) {
+                        continue 'turns;
+                    }
                     break 'turn self.turn_in_full(is_run);
                 }
                 if !is_run && !mem::take(&mut was_asked) {
@@ -386,6 +389,18 @@ impl Context {
         }
     }
 
+    /// The turn, if it is one that calls an immediate and does nothing else.
+    #[inline(always)]
+    fn turn_of_immediate(&self, is_run: bool) -> bool {
+        let inner = &*self.inner;
+        inner.doorbell.is_quiet()
+            && !inner.others_are_overdue()
+            && !inner.watch.is_watched()
+            && (self.run_next_once()
+                || inner.has_immediates()
+                    && self.run_immediate(!is_run, || inner.counters.full_turns.count()))
+    }
+
     /// One turn, whatever there is to do.
     #[inline(always)]
     fn turn_in_full(&self, is_run: bool) -> io::Result<Turn> {
@@ -417,7 +432,7 @@ impl Context {
 
         // 3. One immediate; unless there were so many that the others are to have a turn.
         let overdue = inner.others_are_overdue();
-        if !overdue && inner.has_immediates() && self.run_immediate(!is_run) {
+        if !overdue && inner.has_immediates() && self.run_immediate(!is_run, || ()) {
             return Ok(Turn::Ran);
         }
 
@@ -457,7 +472,7 @@ impl Context {
         if self.run_ready_fd() {
             return Ok(Turn::Ran);
         }
-        let ran = self.run_immediate(true) || self.run_due_timer(&mut None);
+        let ran = self.run_immediate(true, || ()) || self.run_due_timer(&mut None);
         Ok(if ran { Turn::Ran } else { Turn::Idle })
     }
 

@@ -20,6 +20,7 @@
 //! clears `interest`, then waits until no handler is inside, nor another thread that rings. The downside: a process that once had
 //! a thousand contexts at a time keeps a thousand small doorbells.
 
+use super::mailbox::{Arc, Mailbox, Places};
 use super::siginfo::{Pushed, SigInfo, SigInfoQueue};
 use super::wakeup;
 use std::os::fd::RawFd;
@@ -67,6 +68,8 @@ pub(crate) struct Doorbell {
     /// How many signal handlers are between looking at `interest` and being done, and how many
     /// other threads are ringing.
     users: AtomicU32,
+    /// What has to be brought in order in a forked child, or null. An `Arc` of ours.
+    places: AtomicPtr<Places>,
     signals: OnceLock<Box<Arrivals>>,
 }
 
@@ -145,6 +148,7 @@ impl Doorbell {
             owner: AtomicI32::new(0),
             interest: AtomicU64::new(0),
             users: AtomicU32::new(0),
+            places: AtomicPtr::new(ptr::null_mut()),
             signals: OnceLock::new(),
         }));
         let mut first = FIRST.load(Ordering::Acquire);
@@ -162,6 +166,7 @@ impl Doorbell {
     /// it may be closed. The caller has told remote handles before that the context is gone.
     pub(crate) fn release(&'static self) {
         self.interest.store(0, SeqCst);
+        self.replace_places(None);
         self.wait_for_users();
         self.wakeup.store(-1, SeqCst);
         self.asleep.store(false, SeqCst);
@@ -170,6 +175,22 @@ impl Doorbell {
             arrivals.wants_info.store(0, SeqCst);
         }
         self.claimed.store(false, SeqCst);
+    }
+
+    /// Has a mailbox brought in order in forked children, until the doorbell is
+    /// [given back](Doorbell::release).
+    pub(crate) fn tell_of_forks<A>(&self, mailbox: &Mailbox<A>) {
+        self.replace_places(Some(mailbox.places()));
+    }
+
+    fn replace_places(&self, places: Option<Arc<Places>>) {
+        let places = places.map_or(ptr::null(), Arc::into_raw);
+        let former = self.places.swap(places.cast_mut(), SeqCst);
+        if !former.is_null() {
+            // SAFETY: it came from `into_raw`, here. `enter_child` doesn't see it any more, nor
+            // did it begin to while this runs: it is alone in its process.
+            drop(unsafe { Arc::from_raw(former.cast_const()) });
+        }
     }
 
     /// What asks for attention: [`SIGNAL`], [`REMOTE`], [`FORK`].
@@ -183,6 +204,13 @@ impl Doorbell {
     #[inline(always)]
     pub(crate) fn is_quiet(&self) -> bool {
         self.attention.load(Relaxed) == 0
+    }
+
+    /// Whether `bits` were rung and not attended to yet. For those who have something to announce:
+    /// if so, whoever attends finds it.
+    #[inline]
+    pub(crate) fn is_ringing(&self, bits: u32) -> bool {
+        self.attention.load(SeqCst) & bits == bits
     }
 
     /// Says that what `bits` announced is about to be looked at.
@@ -397,6 +425,11 @@ impl Doorbell {
         self.forget_arrivals();
         self.attention.fetch_and(!SIGNAL, SeqCst);
         self.attention.fetch_or(FORK, SeqCst);
+        // SAFETY: it is ours, so it is there; and whoever was about to replace it isn't in this
+        // process.
+        if let Some(places) = unsafe { self.places.load(SeqCst).as_ref() } {
+            places.enter_child();
+        }
         if self.owner() == forking_thread {
             self.owner.store(super::fork::thread_id(), SeqCst);
         } else {

@@ -1,351 +1,607 @@
-//! Closures that run once, and a queue to which any thread posts such without a lock.
+//! A queue to which any thread posts jobs without a lock, and from which one takes them.
 //!
 //! # Implementation
 //!
-//! A [`Job`] is one allocation and a thin pointer to it: a header with functions that know the
-//! closure's type, then the closure. Jobs form lists through their headers.
+//! Jobs lie in [`Block`]s of places, which form a list. A place has a number, and so has the end of
+//! each block, which is no place. A sender takes the next number by compare-and-swap, writes its job
+//! into the place, and then says in the place's state that it is there. So senders are in each
+//! other's way for one instruction, and the receiver finds jobs side by side in memory, in order.
+//! Used blocks are kept for senders to use again: in the long run nothing is allocated.
 //!
-//! A [`Mailbox`] is a stack: a list whose head is the newest job. Posting puts a job in front by
-//! compare-and-swap; emptying swaps the whole list for an empty one and turns it round. Jobs are
-//! never taken out one by one, so a head that is seen again is no other list (there is no ABA
-//! problem). No lock also means that a `fork` finds the mailbox in order, whatever other threads are
-//! doing.
+//! Who takes the last place of a block puts the next block behind it, and then goes over the
+//! number of the block's end; senders who find that number wait for this, which is a matter of a
+//! few instructions. Only one sender at a time does so, which is why the stack of spare blocks has no
+//! ABA problem. The receiver lets go of a block when it has taken the job of the last place, so
+//! nobody is writing in it any more.
 //!
-//! A mailbox that is closed has the head [`closed`], which is no job's.
+//! The lowest bit of the numbers' word says that the mailbox is closed.
+//!
+//! # After a fork
+//!
+//! In a child, other threads are gone in the middle of whatever they did. What they had taken a place
+//! for never comes: [`enter_child`](Places::enter_child), called by `pthread_atfork`, marks such
+//! places as [`abandoned`], and brings the end of a block in order.
 
+use super::job::{Functions, Job, Rest, SendJob};
+use std::array;
+use std::cell::Cell;
 use std::marker::PhantomData;
-use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+use std::mem::MaybeUninit;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::{self, NonNull};
 
 // `.ci/loom` runs the models below under loom, which tries every order of what the threads do.
 #[cfg(all(test, tevent_loom))]
-use loom::sync::atomic::{AtomicPtr, Ordering};
+pub(super) use loom::sync::Arc;
 #[cfg(not(all(test, tevent_loom)))]
-use std::sync::atomic::{AtomicPtr, Ordering};
+pub(super) use std::sync::Arc;
 
-/// The part of a job that doesn't depend on the closure's type. `A` is what the closure is called
-/// with.
-struct Header<A: 'static> {
-    /// The next of the list that the job is in, which owns it.
-    next: *mut Header<A>,
-    functions: &'static Functions<A>,
-    location: &'static Location<'static>,
-}
+#[cfg(all(test, tevent_loom))]
+use loom::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicPtr, AtomicUsize, Ordering},
+    thread::yield_now,
+};
+#[cfg(not(all(test, tevent_loom)))]
+use std::{
+    sync::atomic::{AtomicPtr, AtomicUsize, Ordering},
+    thread::yield_now,
+};
+#[cfg(not(all(test, tevent_loom)))]
+use unchecked::UnsafeCell;
 
-/// What takes a job apart. Both need a job that was made with the same closure's type, and that
-/// nobody uses afterwards.
-struct Functions<A: 'static> {
-    run: unsafe fn(NonNull<Header<A>>, &A),
-    drop: unsafe fn(NonNull<Header<A>>),
-}
+/// What [`loom::cell::UnsafeCell`] checks, unchecked.
+#[cfg(not(all(test, tevent_loom)))]
+mod unchecked {
+    pub(super) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
-/// The header is first, so that a pointer to the whole is one to the header.
-#[repr(C)]
-struct Whole<A: 'static, F> {
-    header: Header<A>,
-    closure: F,
-}
+    impl<T> UnsafeCell<T> {
+        pub(super) const fn new(value: T) -> UnsafeCell<T> {
+            UnsafeCell(std::cell::UnsafeCell::new(value))
+        }
 
-impl<A, F: FnOnce(&A)> Whole<A, F> {
-    const FUNCTIONS: Functions<A> = Functions {
-        run: |header, argument| {
-            // SAFETY: see `Functions`: it was made by `Job::new` from a box of this type, and is
-            // the caller's to give away.
-            let whole = unsafe { Box::from_raw(header.cast::<Self>().as_ptr()) };
-            let Whole { closure, .. } = *whole;
-            closure(argument);
-        },
-        drop: |header| {
-            // SAFETY: as above.
-            drop(unsafe { Box::from_raw(header.cast::<Self>().as_ptr()) });
-        },
-    };
-}
+        #[inline(always)]
+        pub(super) fn with<R>(&self, look: impl FnOnce(*const T) -> R) -> R {
+            look(self.0.get())
+        }
 
-/// A closure that is called once with an `&A`, or dropped.
-pub(crate) struct Job<A: 'static> {
-    header: NonNull<Header<A>>,
-    owned: PhantomData<Box<Header<A>>>,
-}
-
-/// A job that may go to another thread.
-pub(crate) struct SendJob<A: 'static>(Job<A>);
-
-// SAFETY: the closure is `Send`, see `SendJob::new`, and the rest is pointers to statics.
-unsafe impl<A> Send for SendJob<A> {}
-
-impl<A> Job<A> {
-    #[inline]
-    pub(crate) fn new<F>(closure: F, location: &'static Location<'static>) -> Job<A>
-    where
-        F: FnOnce(&A) + 'static,
-    {
-        let whole = Box::new(Whole {
-            header: Header {
-                next: ptr::null_mut(),
-                functions: &Whole::<A, F>::FUNCTIONS,
-                location,
-            },
-            closure,
-        });
-        Job {
-            header: NonNull::from(Box::leak(whole)).cast(),
-            owned: PhantomData,
+        #[inline(always)]
+        pub(super) fn with_mut<R>(&self, change: impl FnOnce(*mut T) -> R) -> R {
+            change(self.0.get())
         }
     }
+}
 
-    /// Calls the closure.
-    #[inline]
-    pub(crate) fn run(self, argument: &A) {
-        let header = self.into_header();
-        // SAFETY: the functions are those of the closure's type, see `new`, and nobody but us has
-        // had the job since.
-        unsafe { (header.as_ref().functions.run)(header, argument) }
+/// How many places a block has. With one number for the block's end that is a power of two, and a
+/// block has 4 KiB.
+const CAPACITY: usize = if cfg!(all(test, tevent_loom)) { 1 } else { 63 };
+
+/// How many numbers a block has.
+const NUMBERS: usize = CAPACITY + 1;
+
+/// How many blocks that are not in use are kept: 128 KiB.
+const SPARES: usize = 32;
+
+/// Beside the number in the numbers' word.
+const CLOSED: usize = 1;
+
+/// Numbers are even, and go round.
+const STEP: usize = 2;
+
+fn following(number: usize) -> usize {
+    number.wrapping_add(STEP)
+}
+
+/// Where in its block the place with this number is; [`CAPACITY`] is the block's end.
+fn position(number: usize) -> usize {
+    number / STEP % NUMBERS
+}
+
+/// How many places have numbers from `first` to before `end`.
+fn places_between(first: usize, end: usize) -> usize {
+    let places = |number| number / (STEP * NUMBERS) * CAPACITY + position(number);
+    let numbers = end.wrapping_sub(first) / STEP;
+    let first = first % (STEP * NUMBERS);
+    places(first.wrapping_add(numbers * STEP)) - places(first)
+}
+
+/// The number of the first place of the block that has `number`.
+fn first_of_block(number: usize) -> usize {
+    number & !(STEP * NUMBERS - 1)
+}
+
+/// The place of a job.
+#[repr(align(64))]
+struct Place {
+    /// The functions of the job that is here, or null, or [`abandoned`].
+    state: AtomicPtr<()>,
+    /// The rest of it. Whoever has the number writes; when the state says so, the receiver reads.
+    rest: UnsafeCell<MaybeUninit<Rest>>,
+}
+
+struct Block {
+    places: [Place; CAPACITY],
+    /// The block behind this one, in the list that it is in.
+    next: AtomicPtr<Block>,
+}
+
+/// The state of a place to which no job will come. No functions have this address.
+fn abandoned() -> *mut () {
+    ptr::without_provenance_mut(1)
+}
+
+impl Block {
+    fn new() -> NonNull<Block> {
+        let block = Box::new(Block {
+            places: array::from_fn(|_| Place {
+                state: AtomicPtr::new(ptr::null_mut()),
+                rest: UnsafeCell::new(MaybeUninit::uninit()),
+            }),
+            next: AtomicPtr::new(ptr::null_mut()),
+        });
+        NonNull::from(Box::leak(block))
     }
 
-    /// Where it was made.
-    pub(crate) fn location(&self) -> &'static Location<'static> {
-        // SAFETY: a job owns its header.
-        unsafe { self.header.as_ref() }.location
-    }
-
-    /// The same, without being dropped.
-    #[inline]
-    fn into_header(self) -> NonNull<Header<A>> {
-        let header = self.header;
-        std::mem::forget(self);
-        header
-    }
-
-    /// Takes possession of a job again.
-    ///
     /// # Safety
     ///
-    /// The header came from [`Job::into_header`], and nobody else has it.
-    #[inline]
-    unsafe fn from_header(header: NonNull<Header<A>>) -> Job<A> {
-        Job {
-            header,
-            owned: PhantomData,
+    /// It came from [`Block::new`], and nobody uses it any more.
+    unsafe fn free(block: NonNull<Block>) {
+        // SAFETY: as the caller says.
+        drop(unsafe { Box::from_raw(block.as_ptr()) });
+    }
+}
+
+/// The part of a mailbox that doesn't depend on what jobs are called with.
+pub(super) struct Places {
+    /// The number of the next place that is to be taken, and [`CLOSED`].
+    numbers: AtomicUsize,
+    /// The block that this number is of. Null as long as nothing was posted.
+    newest: AtomicPtr<Block>,
+    /// A stack of blocks of which no place is in use. The receiver pushes, one sender at a time pops.
+    spares: AtomicPtr<Block>,
+    spare_count: AtomicUsize,
+    /// The rest is written by the receiver, but for the first block.
+    _apart: Apart,
+    /// The block of the oldest job that isn't taken.
+    oldest: AtomicPtr<Block>,
+    /// The number of its place. Behind the last place of a block it is that of the block's end.
+    taken: AtomicUsize,
+}
+
+/// Keeps what the receiver writes out of the cache line of what senders write.
+#[repr(align(128))]
+struct Apart;
+
+/// A place that a sender has.
+struct Taken {
+    block: NonNull<Block>,
+    number: usize,
+}
+
+impl Places {
+    fn new() -> Places {
+        Places {
+            numbers: AtomicUsize::new(0),
+            newest: AtomicPtr::new(ptr::null_mut()),
+            spares: AtomicPtr::new(ptr::null_mut()),
+            spare_count: AtomicUsize::new(0),
+            _apart: Apart,
+            oldest: AtomicPtr::new(ptr::null_mut()),
+            taken: AtomicUsize::new(0),
         }
     }
-}
 
-impl<A> Drop for Job<A> {
-    fn drop(&mut self) {
-        let header = self.header;
-        // SAFETY: as in `run`; a job that runs isn't dropped.
-        unsafe { (header.as_ref().functions.drop)(header) }
+    fn is_closed(&self) -> bool {
+        self.numbers.load(Ordering::SeqCst) & CLOSED != 0
     }
-}
 
-impl<A> SendJob<A> {
+    /// Takes the next place, unless the mailbox is closed.
     #[inline]
-    pub(crate) fn new<F>(closure: F, location: &'static Location<'static>) -> SendJob<A>
-    where
-        F: FnOnce(&A) + Send + 'static,
-    {
-        SendJob(Job::new(closure, location))
-    }
-}
-
-/// Jobs in order.
-pub(crate) struct Jobs<A: 'static> {
-    first: *mut Header<A>,
-    owned: PhantomData<Job<A>>,
-}
-
-impl<A> Jobs<A> {
-    /// A list of one.
-    #[inline]
-    pub(crate) fn one(job: Job<A>) -> Jobs<A> {
-        // Its `next` is null: it never was in another list, or has left it.
-        Jobs {
-            first: job.into_header().as_ptr(),
-            owned: PhantomData,
+    fn take_place(&self) -> Option<Taken> {
+        let mut next = None;
+        let mut looks = 0;
+        let taken = loop {
+            let word = self.numbers.load(Ordering::Acquire);
+            if word & CLOSED != 0 {
+                break None;
+            }
+            let number = word;
+            if position(number) == CAPACITY {
+                pause(&mut looks);
+                continue;
+            }
+            let Some(block) = NonNull::new(self.newest.load(Ordering::Acquire)) else {
+                self.begin();
+                continue;
+            };
+            let is_last = position(number) + 1 == CAPACITY;
+            if is_last && next.is_none() && self.spares.load(Ordering::Relaxed).is_null() {
+                // Before anybody has to wait for it.
+                next = Some(Block::new());
+            }
+            // That the word is the same means that the block was the number's. Sequentially consistent:
+            // see `put`.
+            if self
+                .numbers
+                .compare_exchange_weak(word, following(number), Ordering::SeqCst, Ordering::Relaxed)
+                .is_err()
+            {
+                continue;
+            }
+            let taken = Taken { block, number };
+            if !is_last || self.go_over(&taken, &mut next) {
+                break Some(taken);
+            }
+        };
+        if let Some(unused) = next {
+            // SAFETY: nobody else has seen it.
+            unsafe { Block::free(unused) };
         }
+        taken
     }
 
+    /// Puts a job into a place. Returns false if that was abandoned, which is so in the child of a
+    /// signal handler that has forked meanwhile.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_null()
+    fn put(&self, taken: &Taken, state: *mut (), rest: Rest) -> bool {
+        // SAFETY: the block isn't let go of before this place's job has come.
+        let place = unsafe { &taken.block.as_ref().places[position(taken.number)] };
+        place
+            .rest
+            // SAFETY: the place is ours until the state says otherwise.
+            .with_mut(|place| _ = unsafe { (*place).write(rest) });
+        // Release: who sees the state sees the job. Sequentially consistent: the doorbell is looked
+        // at after this, and who has answered it before is to find the job.
+        place
+            .state
+            .compare_exchange(ptr::null_mut(), state, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
     }
 
-    /// How many jobs are in it, which takes a look at each.
-    pub(crate) fn len(&self) -> usize {
-        let mut count = 0;
-        let mut next = self.first;
-        // SAFETY: the list is ours, and each of its jobs points to the next or is the end.
-        while let Some(header) = unsafe { next.as_ref() } {
-            count += 1;
-            next = header.next;
-        }
-        count
-    }
-
-    /// Takes possession of a list that was the mailbox's, with the last first.
-    fn turned_round(mut last: *mut Header<A>) -> Jobs<A> {
-        let mut first = ptr::null_mut();
-        while !last.is_null() {
-            // SAFETY: the list was taken out of the mailbox as a whole, so its jobs are ours,
-            // and each points to the next or is the end.
-            unsafe {
-                let next = (*last).next;
-                (*last).next = first;
-                first = last;
-                last = next;
+    /// Makes the first block the one to post to.
+    #[cold]
+    fn begin(&self) {
+        let mut first = self.oldest.load(Ordering::Acquire);
+        if first.is_null() {
+            let new = Block::new();
+            first = new.as_ptr();
+            if let Err(others) = self.oldest.compare_exchange(
+                ptr::null_mut(),
+                first,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                // SAFETY: nobody else has seen it.
+                unsafe { Block::free(new) };
+                first = others;
             }
         }
-        Jobs {
+        // It may have been done, and more; then this isn't null.
+        let _ = self.newest.compare_exchange(
+            ptr::null_mut(),
             first,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Puts the next block behind that of the last place, which was taken, and goes over the number
+    /// of the block's end. Returns false if the place is nobody's again: that is in the child of a
+    /// signal handler that has forked meanwhile.
+    #[inline(never)]
+    fn go_over(&self, last: &Taken, prepared: &mut Option<NonNull<Block>>) -> bool {
+        let next = self.pop_spare().or_else(|| prepared.take());
+        let next = next.unwrap_or_else(Block::new);
+        // SAFETY: the block isn't let go of before the job of its last place has come, which is
+        // ours to post.
+        let block = unsafe { last.block.as_ref() };
+        block.next.store(next.as_ptr(), Ordering::Release);
+        self.newest.store(next.as_ptr(), Ordering::Release);
+        let end = following(last.number);
+        let mut word = self.numbers.load(Ordering::Relaxed);
+        while word & !CLOSED == end {
+            match self.numbers.compare_exchange_weak(
+                word,
+                following(word),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(current) => word = current,
+            }
+        }
+        if word & !CLOSED != last.number {
+            // The child's `enter_child` has gone over it.
+            return true;
+        }
+        self.newest.store(last.block.as_ptr(), Ordering::Release);
+        block.next.store(ptr::null_mut(), Ordering::Release);
+        *prepared = Some(next);
+        false
+    }
+
+    /// Only one sender at a time calls this: the one that has the last place of a block.
+    fn pop_spare(&self) -> Option<NonNull<Block>> {
+        let mut first = self.spares.load(Ordering::Acquire);
+        loop {
+            let block = NonNull::new(first)?;
+            // SAFETY: spare blocks are freed by those who have popped them, or at the end. While it
+            // is the first of the stack it stays so, as nobody else pops.
+            let rest = unsafe { block.as_ref() }.next.load(Ordering::Relaxed);
+            match self.spares.compare_exchange_weak(
+                first,
+                rest,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => {
+                    self.spare_count.fetch_sub(1, Ordering::Relaxed);
+                    // SAFETY: it is ours now.
+                    let next = &unsafe { block.as_ref() }.next;
+                    next.store(ptr::null_mut(), Ordering::Relaxed);
+                    return Some(block);
+                }
+                Err(current) => first = current,
+            }
+        }
+    }
+
+    /// Keeps a block of which no place is in use, or frees it. Called by the receiver.
+    fn recycle(&self, block: NonNull<Block>) {
+        if self.spare_count.load(Ordering::Relaxed) >= SPARES {
+            // SAFETY: it is out of the list, and whoever has posted to it is done.
+            return unsafe { Block::free(block) };
+        }
+        // Before it is there, so that the count is never less than none.
+        self.spare_count.fetch_add(1, Ordering::Relaxed);
+        let mut first = self.spares.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: it is ours until it is in the stack.
+            let next = &unsafe { block.as_ref() }.next;
+            next.store(first, Ordering::Relaxed);
+            match self.spares.compare_exchange_weak(
+                first,
+                block.as_ptr(),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(current) => first = current,
+            }
+        }
+    }
+
+    /// In a forked child, called by `pthread_atfork`: this is the only thread. Async-signal-safe.
+    pub(super) fn enter_child(&self) {
+        let word = self.numbers.load(Ordering::SeqCst);
+        let end = word & !CLOSED;
+        let mut number = self.taken.load(Ordering::SeqCst);
+        let mut next = self.oldest.load(Ordering::SeqCst);
+        // Without a first block nothing was posted yet.
+        while let Some(block) = NonNull::new(next) {
+            // SAFETY: the receiver says that it has gone on before it lets go of a block, and from
+            // there on all blocks are in the list.
+            let block = unsafe { block.as_ref() };
+            let is_newest = first_of_block(number) == first_of_block(end);
+            let end_here = if is_newest { position(end) } else { CAPACITY };
+            for place in block.places.iter().take(end_here).skip(position(number)) {
+                let _ = place.state.compare_exchange(
+                    ptr::null_mut(),
+                    abandoned(),
+                    Ordering::SeqCst,
+                    Ordering::SeqCst,
+                );
+            }
+            next = block.next.load(Ordering::SeqCst);
+            if !is_newest {
+                number = first_of_block(number).wrapping_add(STEP * NUMBERS);
+            } else if end_here < CAPACITY {
+                return;
+            } else if next.is_null() {
+                // Whoever had the last place hasn't brought a block: somebody else will.
+                block.places[CAPACITY - 1]
+                    .state
+                    .store(ptr::null_mut(), Ordering::SeqCst);
+                self.numbers
+                    .store(word.wrapping_sub(STEP), Ordering::SeqCst);
+                return;
+            } else {
+                self.newest.store(next, Ordering::SeqCst);
+                self.numbers.store(following(word), Ordering::SeqCst);
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        for list in [&self.oldest, &self.spares] {
+            let mut next = list.load(Ordering::Acquire);
+            while let Some(block) = NonNull::new(next) {
+                // SAFETY: no sender is left and no receiver; a block is in one list.
+                unsafe {
+                    next = block.as_ref().next.load(Ordering::Relaxed);
+                    Block::free(block);
+                }
+            }
+        }
+    }
+}
+
+/// Waits a little for another thread, which needs a few instructions unless it was preempted.
+#[cold]
+fn pause(looks: &mut u32) {
+    *looks += 1;
+    if *looks < 20 && cfg!(not(all(test, tevent_loom))) {
+        std::hint::spin_loop();
+    } else {
+        yield_now();
+    }
+}
+
+/// The receiver's end. It belongs to one thread. Dropping it closes the mailbox.
+pub(crate) struct Mailbox<A: 'static> {
+    places: Arc<Places>,
+    /// Jobs with numbers before this one may be taken.
+    seen: Cell<usize>,
+    owned: PhantomData<*const SendJob<A>>,
+}
+
+/// An end to which jobs are posted.
+pub(crate) struct Sender<A: 'static> {
+    places: Arc<Places>,
+    owned: PhantomData<fn(SendJob<A>)>,
+}
+
+// Closures are never looked at in the mailbox, so a panic leaves nothing half done.
+impl<A> UnwindSafe for Sender<A> {}
+impl<A> RefUnwindSafe for Sender<A> {}
+
+impl<A> Clone for Sender<A> {
+    fn clone(&self) -> Sender<A> {
+        Sender {
+            places: Arc::clone(&self.places),
             owned: PhantomData,
         }
     }
 }
 
-impl<A> Iterator for Jobs<A> {
-    type Item = Job<A>;
-
+impl<A> Sender<A> {
+    /// Posts a job. One that isn't accepted, the mailbox being closed, is given back.
     #[inline]
-    fn next(&mut self) -> Option<Job<A>> {
-        let header = NonNull::new(self.first)?;
-        // SAFETY: the list is ours, and what is in it came from `into_header`. With `first` moved
-        // on nothing else leads to this one.
-        unsafe {
-            self.first = (*header.as_ptr()).next;
-            (*header.as_ptr()).next = ptr::null_mut();
-            Some(Job::from_header(header))
+    pub(crate) fn post(&self, job: SendJob<A>) -> Result<(), SendJob<A>> {
+        let (functions, rest) = job.into_job().into_parts();
+        let state = ptr::from_ref(functions).cast::<()>().cast_mut();
+        while let Some(taken) = self.places.take_place() {
+            if self.places.put(&taken, state, rest) {
+                return Ok(());
+            }
         }
-    }
-}
-
-impl<A> Drop for Jobs<A> {
-    #[inline]
-    fn drop(&mut self) {
-        if !self.is_empty() {
-            drop_all(self);
-        }
-    }
-}
-
-#[cold]
-fn drop_all<A>(jobs: &mut Jobs<A>) {
-    /// Goes on when what a closure owns panics as it is dropped.
-    struct Rest<'a, A: 'static>(&'a mut Jobs<A>);
-
-    impl<A> Drop for Rest<'_, A> {
-        fn drop(&mut self) {
-            self.0.for_each(drop);
-        }
+        // SAFETY: it was taken apart here, and nobody has seen the parts.
+        Err(unsafe { SendJob::from_job(Job::from_parts(functions, rest)) })
     }
 
-    let rest = Rest(jobs);
-    rest.0.for_each(drop);
-}
-
-/// The queue. It owns the jobs in it.
-pub(crate) struct Mailbox<A: 'static> {
-    newest: AtomicPtr<Header<A>>,
-    owned: PhantomData<SendJob<A>>,
-}
-
-// SAFETY: what is shared is an atomic pointer, and the jobs in the mailbox are `Send`.
-unsafe impl<A> Send for Mailbox<A> {}
-// SAFETY: as above; nothing lends what is in the mailbox.
-unsafe impl<A> Sync for Mailbox<A> {}
-
-// Closures are never looked at in the mailbox, so a panic leaves nothing half done.
-impl<A> UnwindSafe for Mailbox<A> {}
-impl<A> RefUnwindSafe for Mailbox<A> {}
-
-/// What became of a job.
-pub(crate) enum Posted<A: 'static> {
-    /// It is the only one: whoever empties the mailbox is to be told.
-    First,
-    /// There were others.
-    Another,
-    /// The mailbox is closed.
-    Refused(SendJob<A>),
-}
-
-/// An address that no job has.
-fn closed<A>() -> *mut Header<A> {
-    ptr::without_provenance_mut(1)
+    pub(crate) fn is_closed(&self) -> bool {
+        self.places.is_closed()
+    }
 }
 
 impl<A> Mailbox<A> {
     pub(crate) fn new() -> Mailbox<A> {
         Mailbox {
-            newest: AtomicPtr::new(ptr::null_mut()),
+            places: Arc::new(Places::new()),
+            seen: Cell::new(0),
             owned: PhantomData,
         }
     }
 
+    pub(crate) fn sender(&self) -> Sender<A> {
+        Sender {
+            places: Arc::clone(&self.places),
+            owned: PhantomData,
+        }
+    }
+
+    /// What is to be told of a fork.
+    pub(super) fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.places)
+    }
+
+    /// Looks what has come since this was called last. Returns how many jobs at most can be
+    /// [taken](Mailbox::take) for that.
+    pub(crate) fn look(&self) -> usize {
+        // Sequentially consistent: see `Places::put`.
+        let end = self.places.numbers.load(Ordering::SeqCst) & !CLOSED;
+        places_between(self.seen.replace(end), end)
+    }
+
+    /// Takes the oldest job, if it is one of those that were looked at. There is none if the sender
+    /// isn't done; who does so will announce it, and it and those behind it are to be looked at again.
     #[inline]
-    pub(crate) fn post(&self, job: SendJob<A>) -> Posted<A> {
-        let header = job.0.into_header();
-        let mut newest = self.newest.load(Ordering::Relaxed);
+    pub(crate) fn take(&self) -> Option<Job<A>> {
+        let seen = self.seen.get();
+        let job = self.take_before(seen);
+        if job.is_none() {
+            self.seen.set(self.places.taken.load(Ordering::Relaxed));
+        }
+        job
+    }
+
+    /// Takes the oldest job if it is there and its number is before this one.
+    #[inline]
+    fn take_before(&self, end: usize) -> Option<Job<A>> {
+        let places = &*self.places;
         loop {
-            if newest == closed() {
-                // SAFETY: it never got into the list, so it is ours still, and its `next` says
-                // nothing.
-                return Posted::Refused(unsafe {
-                    (*header.as_ptr()).next = ptr::null_mut();
-                    SendJob(Job::from_header(header))
-                });
+            let number = places.taken.load(Ordering::Relaxed);
+            if number == end {
+                return None;
             }
-            // SAFETY: the job is ours until it is in the list. Only the pointer is stored; what is
-            // behind `newest` is not looked at.
-            unsafe { (*header.as_ptr()).next = newest };
-            // Release: who empties the list sees the job. Sequentially consistent: the doorbell is
-            // rung after this, and who answers it is to find the job.
-            match self.newest.compare_exchange_weak(
-                newest,
-                header.as_ptr(),
-                Ordering::SeqCst,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) if newest.is_null() => return Posted::First,
-                Ok(_) => return Posted::Another,
-                Err(current) => newest = current,
+            let block = NonNull::new(places.oldest.load(Ordering::Acquire))?;
+            // SAFETY: it is in the list until we let go of it.
+            let Some(place) = (unsafe { block.as_ref() }).places.get(position(number)) else {
+                self.go_on(block, number)?;
+                continue;
+            };
+            let state = place.state.load(Ordering::SeqCst);
+            if state.is_null() {
+                return None;
             }
+            // First of all: in the child of another thread's fork nobody is to take it again.
+            places.taken.store(following(number), Ordering::Relaxed);
+            place.state.store(ptr::null_mut(), Ordering::Relaxed);
+            if state == abandoned() {
+                continue;
+            }
+            // SAFETY: the sender has said that it is done, and the job is written. It was one of
+            // this `A`, as all senders are; and the state was set back, so it isn't read again.
+            return Some(unsafe {
+                let rest = place.rest.with(|place| (*place).assume_init());
+                Job::from_parts(&*state.cast::<Functions<A>>(), rest)
+            });
         }
     }
 
-    /// Empties the mailbox. The oldest job is first.
-    pub(crate) fn take_all(&self) -> Jobs<A> {
-        let mut newest = self.newest.load(Ordering::Relaxed);
-        while newest != closed() && !newest.is_null() {
-            match self.newest.compare_exchange_weak(
-                newest,
-                ptr::null_mut(),
-                Ordering::SeqCst,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Jobs::turned_round(newest),
-                Err(current) => newest = current,
+    /// Lets go of a block all jobs of which were taken, if there is another.
+    #[cold]
+    #[inline(never)]
+    fn go_on(&self, block: NonNull<Block>, number: usize) -> Option<()> {
+        let places = &*self.places;
+        // SAFETY: as in `take_before`.
+        let next = NonNull::new(unsafe { block.as_ref() }.next.load(Ordering::Acquire))?;
+        places.oldest.store(next.as_ptr(), Ordering::Release);
+        places.taken.store(following(number), Ordering::Release);
+        places.recycle(block);
+        Some(())
+    }
+
+    /// Takes all jobs that are there.
+    pub(crate) fn take_all(&self) -> Vec<Job<A>> {
+        self.look();
+        std::iter::from_fn(|| self.take()).collect()
+    }
+
+    /// Refuses all jobs that come from now on, and takes all that are there.
+    pub(crate) fn close(&self) -> Vec<Job<A>> {
+        let places = &*self.places;
+        let end = places.numbers.fetch_or(CLOSED, Ordering::SeqCst) & !CLOSED;
+        let mut jobs = Vec::new();
+        let mut looks = 0;
+        // Who has a place and isn't done is waited for.
+        while places.taken.load(Ordering::Relaxed) != end {
+            match self.take_before(end) {
+                Some(job) => jobs.push(job),
+                None => pause(&mut looks),
             }
         }
-        Jobs::turned_round(ptr::null_mut())
+        self.seen.set(end);
+        jobs
     }
 
-    /// Empties the mailbox, and refuses all jobs that come after.
-    pub(crate) fn close(&self) -> Jobs<A> {
-        let newest = self.newest.swap(closed(), Ordering::SeqCst);
-        Jobs::turned_round(if newest == closed() {
-            ptr::null_mut()
-        } else {
-            newest
-        })
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        let newest = self.newest.load(Ordering::SeqCst);
-        newest.is_null() || newest == closed()
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.newest.load(Ordering::SeqCst) == closed()
+    /// Whether anything may have come that was not looked at.
+    pub(crate) fn has_news(&self) -> bool {
+        let end = self.places.numbers.load(Ordering::SeqCst) & !CLOSED;
+        self.seen.get() != end
     }
 }
 
@@ -358,10 +614,11 @@ impl<A> Drop for Mailbox<A> {
 #[cfg(all(test, tevent_loom))]
 mod models {
     use super::*;
-    use loom::cell::UnsafeCell;
-    use loom::sync::Arc;
+    use loom::sync::atomic::fence;
     use loom::thread;
     use std::cell::RefCell;
+    use std::panic::Location;
+    use std::sync::atomic::{AtomicBool, Ordering as StdOrdering};
 
     type Said = RefCell<Vec<(usize, u32)>>;
 
@@ -383,8 +640,8 @@ mod models {
         )
     }
 
-    fn run_all(jobs: Jobs<Said>, said: &Said) {
-        jobs.for_each(|job| job.run(said));
+    fn run_all(jobs: Vec<Job<Said>>, said: &Said) {
+        jobs.into_iter().for_each(|job| job.run(said));
     }
 
     /// What the jobs of one thread have said, in their order.
@@ -395,65 +652,103 @@ mod models {
             .collect()
     }
 
-    /// Posts two jobs. How many of them were the first in the mailbox.
-    fn post_two(mailbox: &Mailbox<Said>, thread: usize) -> usize {
-        [1, 2]
-            .map(|number| match mailbox.post(job(thread, number)) {
-                Posted::First => 1,
-                Posted::Another => 0,
-                Posted::Refused(_) => unreachable!("it isn't closed"),
-            })
-            .iter()
-            .sum()
+    /// A bell as the doorbell is: whoever has posted rings it, unless it rings. Of sequential
+    /// consistency loom knows that of fences only.
+    #[derive(Default)]
+    struct Bell(loom::sync::atomic::AtomicBool);
+
+    impl Bell {
+        fn ring(&self) {
+            fence(Ordering::SeqCst);
+            if !self.0.load(Ordering::SeqCst) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+
+        fn answer(&self) -> bool {
+            let was_rung = self.0.swap(false, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            was_rung
+        }
     }
 
     #[test]
-    fn every_job_comes_once_in_its_threads_order_and_each_batch_was_announced() {
-        loom::model(|| {
-            let mailbox = Arc::new(Mailbox::new());
-            let poster = {
-                let mailbox = Arc::clone(&mailbox);
-                thread::spawn(move || post_two(&mailbox, 0))
-            };
-            let other = {
-                let mailbox = Arc::clone(&mailbox);
-                thread::spawn(move || post_two(&mailbox, 1))
-            };
+    fn every_job_comes_once_in_its_threads_order_and_is_announced() {
+        // One place to a block: every post needs a new block, or one that was used before.
+        static CAME_BEFORE_THE_END: AtomicBool = AtomicBool::new(false);
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let mailbox = Mailbox::<Said>::new();
+            let bell = Arc::new(Bell::default());
+            let senders = [(0, 2), (1, 1)].map(|(thread, count)| {
+                let (sender, bell) = (mailbox.sender(), Arc::clone(&bell));
+                thread::spawn(move || {
+                    for number in 0..count {
+                        assert!(sender.post(job(thread, number)).is_ok());
+                        bell.ring();
+                    }
+                })
+            });
             let said = Said::default();
-            let mut batches = 0;
-            for _ in 0..2 {
-                let jobs = mailbox.take_all();
-                batches += usize::from(!jobs.is_empty());
-                run_all(jobs, &said);
+            if bell.answer() {
+                mailbox.look();
+                while let Some(job) = mailbox.take() {
+                    job.run(&said);
+                    CAME_BEFORE_THE_END.store(true, StdOrdering::Relaxed);
+                }
             }
-            let firsts = poster.join().unwrap() + other.join().unwrap();
-            let rest = mailbox.take_all();
-            batches += usize::from(!rest.is_empty());
-            run_all(rest, &said);
+            for sender in senders {
+                sender.join().unwrap();
+            }
+            if mailbox.has_news() && mailbox.look() > 0 {
+                assert!(bell.answer(), "nobody was told");
+            }
+            while let Some(job) = mailbox.take() {
+                job.run(&said);
+            }
             let said = said.take();
-            assert_eq!((of(&said, 0), of(&said, 1)), (vec![1, 2], vec![1, 2]));
-            assert_eq!(firsts, batches, "somebody is told of each batch, once");
+            assert_eq!((of(&said, 0), of(&said, 1)), (vec![0, 1], vec![0]));
+        });
+        assert!(CAME_BEFORE_THE_END.load(StdOrdering::Relaxed));
+    }
+
+    #[test]
+    fn a_block_is_used_again_when_nobody_uses_it() {
+        loom::model(|| {
+            let mailbox = Mailbox::<Said>::new();
+            let said = Said::default();
+            // Leaves a spare one, and makes the next sender begin another.
+            for number in 0..2 {
+                assert!(mailbox.sender().post(job(0, number)).is_ok());
+                run_all(mailbox.take_all(), &said);
+            }
+            let sender = mailbox.sender();
+            let sender = thread::spawn(move || assert!(sender.post(job(0, 2)).is_ok()));
+            assert!(mailbox.sender().post(job(1, 0)).is_ok());
+            run_all(mailbox.take_all(), &said);
+            sender.join().unwrap();
+            run_all(mailbox.take_all(), &said);
+            assert_eq!(of(&said.take(), 0), [0, 1, 2]);
         });
     }
 
     #[test]
     fn a_job_is_accepted_before_the_end_or_comes_back() {
         loom::model(|| {
-            let mailbox = Arc::new(Mailbox::new());
-            let poster = {
-                let mailbox = Arc::clone(&mailbox);
-                thread::spawn(move || {
-                    [1, 2].map(|number| match mailbox.post(job(0, number)) {
-                        Posted::Refused(SendJob(refused)) => {
-                            let said = Said::default();
-                            refused.run(&said);
-                            assert_eq!(said.take(), [(0, number)], "it is the same");
-                            false
-                        }
-                        _ => true,
-                    })
+            let mailbox = Mailbox::<Said>::new();
+            let sender = mailbox.sender();
+            let poster = thread::spawn(move || {
+                [1, 2].map(|number| match sender.post(job(0, number)) {
+                    Ok(()) => true,
+                    Err(refused) => {
+                        let said = Said::default();
+                        refused.into_job().run(&said);
+                        assert_eq!(said.take(), [(0, number)], "it is the same");
+                        false
+                    }
                 })
-            };
+            });
             let said = Said::default();
             run_all(mailbox.take_all(), &said);
             run_all(mailbox.close(), &said);
@@ -464,7 +759,7 @@ mod models {
                 .filter_map(|(number, accepted)| accepted.then_some(number))
                 .collect();
             assert_eq!(of(&said.take(), 0), expected);
-            assert!(mailbox.is_closed());
+            assert!(mailbox.sender().is_closed());
             assert!(mailbox.take_all().is_empty());
         });
     }
@@ -474,8 +769,7 @@ mod models {
 mod tests {
     use super::*;
     use std::cell::RefCell;
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::sync::Arc;
+    use std::panic::{AssertUnwindSafe, Location, catch_unwind};
     use std::sync::atomic::AtomicBool;
 
     /// What the closures have said.
@@ -492,75 +786,170 @@ mod tests {
         SendJob::new(move |_: &Said| drop(owned), Location::caller())
     }
 
-    #[test]
-    fn jobs_of_each_thread_come_in_order_and_none_is_lost() {
-        const EACH: u32 = if cfg!(miri) { 50 } else { 20_000 };
-        let mailbox = Mailbox::<Said>::new();
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let posters = [0, 1, 2].map(|thread| {
-                let mailbox = &mailbox;
-                scope.spawn(move || {
-                    for number in 0..EACH {
-                        let posted = mailbox.post(job(thread, number));
-                        assert!(!matches!(posted, Posted::Refused(_)));
-                    }
-                })
-            });
-            let taker = scope.spawn(|| {
-                let (mut next, said) = ([0; 3], Said::default());
-                loop {
-                    let last = done.load(Ordering::SeqCst);
-                    mailbox.take_all().for_each(|job| job.run(&said));
-                    for (thread, number) in said.take() {
-                        assert_eq!(next[thread], number);
-                        next[thread] += 1;
-                    }
-                    if last {
-                        return next;
-                    }
-                }
-            });
-            for poster in posters {
-                poster.join().expect("no panic");
-            }
-            done.store(true, Ordering::SeqCst);
-            assert_eq!(taker.join().expect("no panic"), [EACH; 3]);
-        });
+    #[track_caller]
+    fn post(mailbox: &Mailbox<Said>, job: SendJob<Said>) {
+        assert!(mailbox.sender().post(job).is_ok(), "it isn't closed");
+    }
+
+    /// What the jobs that are there say.
+    fn said_by(jobs: Vec<Job<Said>>) -> Vec<u32> {
+        let said = Said::default();
+        jobs.into_iter().for_each(|job| job.run(&said));
+        said.take().into_iter().map(|(_, number)| number).collect()
+    }
+
+    fn spares(mailbox: &Mailbox<Said>) -> usize {
+        mailbox.places.spare_count.load(Ordering::SeqCst)
     }
 
     #[test]
-    fn the_first_job_is_told_from_others() {
+    fn jobs_of_each_thread_come_in_order_and_none_is_lost() {
+        const EACH: u32 = if cfg!(miri) { 100 } else { 20_000 };
+        let mailbox = Mailbox::<Said>::new();
+        let senders = [(); 3].map(|()| mailbox.sender());
+        let left = std::sync::atomic::AtomicUsize::new(3);
+        std::thread::scope(|scope| {
+            for (thread, sender) in senders.into_iter().enumerate() {
+                let left = &left;
+                scope.spawn(move || {
+                    for number in 0..EACH {
+                        assert!(sender.post(job(thread, number)).is_ok());
+                    }
+                    left.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+            let (mut next, said) = ([0; 3], Said::default());
+            loop {
+                let is_last = left.load(Ordering::SeqCst) == 0;
+                mailbox.look();
+                while let Some(job) = mailbox.take() {
+                    job.run(&said);
+                }
+                for (thread, number) in said.take() {
+                    assert_eq!(next[thread], number);
+                    next[thread] += 1;
+                }
+                if is_last {
+                    assert_eq!(next, [EACH; 3]);
+                    break;
+                }
+            }
+        });
+        assert!(spares(&mailbox) <= SPARES);
+    }
+
+    #[test]
+    fn a_job_is_taken_when_it_was_seen() {
         let mailbox = Mailbox::new();
-        for _ in 0..2 {
-            assert!(mailbox.is_empty());
-            assert!(matches!(mailbox.post(job(0, 1)), Posted::First));
-            assert!(matches!(mailbox.post(job(0, 2)), Posted::Another));
-            assert!(!mailbox.is_empty());
-            assert_eq!(mailbox.take_all().count(), 2);
-            assert_eq!(mailbox.take_all().count(), 0);
+        assert!(!mailbox.has_news());
+        for round in 0..200 {
+            post(&mailbox, job(0, round));
+            assert!(mailbox.has_news());
+            assert!(mailbox.take().is_none(), "nobody has looked");
+            assert_eq!(mailbox.look(), 1);
+            post(&mailbox, job(0, round));
+            let said = Said::default();
+            mailbox.take().expect("it was seen").run(&said);
+            assert_eq!(said.take(), [(0, round)]);
+            assert!(mailbox.take().is_none(), "it has come since");
+            assert_eq!(said_by(mailbox.take_all()), [round]);
+            assert_eq!(mailbox.look(), 0);
         }
+    }
+
+    #[test]
+    fn blocks_are_used_again_and_so_many_are_kept() {
+        let mailbox = Mailbox::new();
+        let many = (SPARES + 10) * CAPACITY;
+        for _ in 0..3 {
+            for number in 0..many {
+                post(&mailbox, job(0, number as u32));
+            }
+            let said = said_by(mailbox.take_all());
+            assert!(said.into_iter().eq(0..many as u32));
+            assert_eq!(spares(&mailbox), SPARES);
+        }
+        let first = mailbox.places.spares.load(Ordering::SeqCst);
+        for _ in 0..NUMBERS {
+            post(&mailbox, job(0, 0));
+        }
+        assert_eq!(mailbox.places.newest.load(Ordering::SeqCst), first);
+        assert_eq!(spares(&mailbox), SPARES - 1);
+    }
+
+    #[test]
+    fn numbers_go_round() {
+        let mut mailbox = Mailbox::new();
+        let before = 0usize.wrapping_sub(2 * STEP * NUMBERS);
+        let places = Arc::get_mut(&mut mailbox.places).expect("there is no sender");
+        *places.numbers.get_mut() = before;
+        *places.taken.get_mut() = before;
+        mailbox.seen.set(before);
+        for round in 0..4 * NUMBERS as u32 {
+            post(&mailbox, job(0, round));
+            post(&mailbox, job(0, round + 1));
+            assert_eq!(said_by(mailbox.take_all()), [round, round + 1]);
+        }
+        assert_eq!(mailbox.close().len(), 0);
+    }
+
+    #[test]
+    fn large_and_aligned_closures_have_a_box() {
+        #[repr(align(128))]
+        #[derive(Clone, Copy)]
+        struct Aligned(u32);
+        let mailbox = Mailbox::new();
+        let (large, aligned) = ([7u32; 100], Aligned(8));
+        let place = Location::caller();
+        post(
+            &mailbox,
+            SendJob::new(
+                move |said: &Said| said.borrow_mut().push((0, large.iter().sum())),
+                place,
+            ),
+        );
+        post(
+            &mailbox,
+            SendJob::new(
+                move |said: &Said| {
+                    let aligned = &aligned;
+                    assert!(ptr::from_ref(aligned).is_aligned());
+                    said.borrow_mut().push((0, aligned.0));
+                },
+                place,
+            ),
+        );
+        post(
+            &mailbox,
+            SendJob::new(|said: &Said| said.borrow_mut().push((0, 9)), place),
+        );
+        assert_eq!(said_by(mailbox.take_all()), [700, 8, 9]);
+        post(
+            &mailbox,
+            SendJob::new(move |_: &Said| assert_eq!(large.len(), 100), place),
+        );
+        assert_eq!(mailbox.take_all().len(), 1, "dropped without being run");
     }
 
     #[test]
     fn what_a_job_owns_is_dropped_once_whether_it_runs_or_not() {
-        let owned = Arc::new(());
+        let owned = std::sync::Arc::new(());
+        let count = || std::sync::Arc::strong_count(&owned);
         let mailbox = Mailbox::new();
         for _ in 0..3 {
-            mailbox.post(owner(Arc::clone(&owned)));
+            post(&mailbox, owner(std::sync::Arc::clone(&owned)));
         }
-        let mut taken = mailbox.take_all();
-        taken.next().expect("there are three").run(&Said::default());
-        assert_eq!(Arc::strong_count(&owned), 3);
-        let mut one = Jobs::one(taken.next().expect("there are two"));
-        drop(one.next());
-        assert!(one.is_empty());
-        assert_eq!(Arc::strong_count(&owned), 2);
-        drop(taken);
-        assert_eq!(Arc::strong_count(&owned), 1);
-        mailbox.post(owner(Arc::clone(&owned)));
+        mailbox.look();
+        mailbox.take().expect("seen").run(&Said::default());
+        assert_eq!(count(), 3);
+        drop(mailbox.take());
+        assert_eq!(count(), 2);
+        post(&mailbox, owner(std::sync::Arc::clone(&owned)));
+        let sender = mailbox.sender();
         drop(mailbox);
-        assert_eq!(Arc::strong_count(&owned), 1);
+        assert_eq!(count(), 1);
+        drop(sender.post(owner(std::sync::Arc::clone(&owned))));
+        assert_eq!(count(), 1);
     }
 
     #[test]
@@ -571,28 +960,157 @@ mod tests {
                 panic!("on purpose");
             }
         }
-        let owned = Arc::new(());
+        let owned = std::sync::Arc::new(());
         let mailbox = Mailbox::new();
-        mailbox.post(owner(Panics));
-        mailbox.post(owner(Arc::clone(&owned)));
+        post(&mailbox, owner(Panics));
+        post(&mailbox, owner(std::sync::Arc::clone(&owned)));
         catch_unwind(AssertUnwindSafe(|| drop(mailbox.take_all()))).expect_err("it panics");
-        assert_eq!(Arc::strong_count(&owned), 1);
+        assert_eq!(std::sync::Arc::strong_count(&owned), 1);
     }
 
     #[test]
     fn a_closed_mailbox_gives_jobs_back() {
+        for before in 0..2 * NUMBERS as u32 {
+            let mailbox = Mailbox::new();
+            for number in 0..before {
+                post(&mailbox, job(0, number));
+            }
+            assert_eq!(mailbox.look(), before as usize);
+            post(&mailbox, job(0, before));
+            let closed = said_by(mailbox.close());
+            assert!(closed.into_iter().eq(0..=before));
+            assert!(mailbox.sender().is_closed());
+            let Err(refused) = mailbox.sender().post(job(4, 5)) else {
+                panic!("it was accepted");
+            };
+            assert_eq!(said_by(vec![refused.into_job()]), [5]);
+            assert!(mailbox.take_all().is_empty());
+            assert!(mailbox.sender().is_closed(), "emptying doesn't open it");
+            assert!(mailbox.close().is_empty());
+        }
+    }
+
+    #[test]
+    fn closing_waits_for_whoever_is_posting() {
+        let mailbox = Mailbox::<Said>::new();
+        let sender = mailbox.sender();
+        let has_place = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let taken = sender.places.take_place().expect("it is open");
+                has_place.store(true, Ordering::SeqCst);
+                while !sender.is_closed() {
+                    yield_now();
+                }
+                let (functions, rest) = job(0, 7).into_job().into_parts();
+                let state = ptr::from_ref(functions).cast::<()>().cast_mut();
+                assert!(sender.places.put(&taken, state, rest));
+            });
+            while !has_place.load(Ordering::SeqCst) {
+                yield_now();
+            }
+            assert_eq!(said_by(mailbox.close()), [7]);
+        });
+    }
+
+    /// What a child finds whose parent had `before` jobs in the mailbox and `taken` of them taken
+    /// when other threads had places and hadn't posted yet.
+    fn in_a_child(before: usize, taken: usize, had_places: usize) {
         let mailbox = Mailbox::new();
-        mailbox.post(job(0, 1));
-        assert_eq!(mailbox.close().count(), 1);
-        assert!(mailbox.is_closed());
-        let Posted::Refused(SendJob(refused)) = mailbox.post(job(4, 5)) else {
-            panic!("it was accepted");
-        };
-        let said = Said::default();
-        refused.run(&said);
-        assert_eq!(said.take(), [(4, 5)]);
-        assert_eq!(mailbox.take_all().count(), 0);
-        assert!(mailbox.is_closed(), "emptying doesn't open it");
-        assert_eq!(mailbox.close().count(), 0);
+        for number in 0..before {
+            post(&mailbox, job(0, number as u32));
+        }
+        mailbox.look();
+        for _ in 0..taken {
+            mailbox.take().expect("it was seen");
+        }
+        for _ in 0..had_places {
+            mailbox.places.take_place().expect("it is open");
+        }
+        post(&mailbox, job(0, before as u32));
+        mailbox.places.enter_child();
+        // Again, as in a child's child.
+        mailbox.places.enter_child();
+        for number in 1..=2 * NUMBERS {
+            post(&mailbox, job(0, (before + number) as u32));
+        }
+        let said = said_by(mailbox.take_all());
+        let expected = taken as u32..=(before + 2 * NUMBERS) as u32;
+        assert!(
+            said.into_iter().eq(expected),
+            "{before} {taken} {had_places}"
+        );
+        assert!(mailbox.close().is_empty());
+    }
+
+    #[test]
+    fn a_child_passes_places_of_threads_it_does_not_have() {
+        let numbers = [0, 1, CAPACITY - 1, CAPACITY, CAPACITY + 1, 2 * CAPACITY];
+        for before in numbers {
+            for had_places in numbers {
+                for taken in numbers.into_iter().filter(|&taken| taken <= before) {
+                    in_a_child(before, taken, had_places);
+                }
+            }
+        }
+        let mailbox = Mailbox::<Said>::new();
+        mailbox.places.enter_child();
+        assert!(mailbox.close().is_empty());
+    }
+
+    /// As far as a sender gets with the last place of a block before somebody else forks.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Reached {
+        Nothing,
+        Linked,
+        Newest,
+    }
+
+    #[test]
+    fn a_child_brings_the_end_of_a_block_in_order() {
+        for reached in [Reached::Nothing, Reached::Linked, Reached::Newest] {
+            for taken in [0, 5, CAPACITY - 1] {
+                let mailbox = Mailbox::new();
+                for number in 1..CAPACITY {
+                    post(&mailbox, job(0, number as u32));
+                }
+                mailbox.look();
+                for _ in 0..taken {
+                    mailbox.take().expect("it was seen");
+                }
+                let places = &*mailbox.places;
+                let last = NonNull::new(places.newest.load(Ordering::SeqCst)).expect("a block");
+                places.numbers.fetch_add(STEP, Ordering::SeqCst);
+                let new = Block::new();
+                if reached != Reached::Nothing {
+                    // SAFETY: it is in the list.
+                    let next = &unsafe { last.as_ref() }.next;
+                    next.store(new.as_ptr(), Ordering::SeqCst);
+                }
+                if reached == Reached::Newest {
+                    places.newest.store(new.as_ptr(), Ordering::SeqCst);
+                }
+                places.enter_child();
+                let number = places.numbers.load(Ordering::SeqCst);
+                assert_ne!(position(number), CAPACITY, "senders would wait");
+                if reached == Reached::Nothing {
+                    // A signal handler has forked on the sender's own thread, which goes on.
+                    let last = Taken {
+                        block: last,
+                        number,
+                    };
+                    let mut prepared = Some(new);
+                    assert!(!places.go_over(&last, &mut prepared));
+                    // SAFETY: it wasn't needed.
+                    unsafe { Block::free(prepared.expect("given back")) };
+                }
+                for number in 0..3 * CAPACITY {
+                    post(&mailbox, job(0, (CAPACITY + number) as u32));
+                }
+                let said = said_by(mailbox.take_all());
+                let expected = taken as u32 + 1..4 * CAPACITY as u32;
+                assert!(said.into_iter().eq(expected));
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod doorbell;
 pub(crate) mod epoll;
 pub(crate) mod fork;
 pub(crate) mod handler;
+pub(crate) mod job;
 pub(crate) mod listen;
 pub(crate) mod mailbox;
 pub(crate) mod pidfd;

@@ -3,6 +3,7 @@
 use crate::process::{self, context, sys, tests};
 use crate::{BY, By, Flag, fork, in_child, run_what_is_ready, use_one_of_each};
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tevent::{BackendKind, Context, FdFlags, SignalFlags, Signum};
@@ -13,6 +14,7 @@ pub const TESTS: &[process::Test] = tests![
     immediates_run_in_parent_and_child,
     signals_are_told_to_whom_they_were_sent,
     remote_work_is_done_where_it_was_scheduled,
+    a_fork_while_other_threads_schedule_leaves_the_child_what_they_had_scheduled,
     events_of_all_kinds_can_be_added_by_the_child,
     regular_files_stay_ready_in_the_child,
     several_generations_go_on_with_the_same_events,
@@ -147,6 +149,64 @@ fn remote_work_is_done_where_it_was_scheduled(kind: BackendKind) {
             // The next fork wants no other thread.
             sys::wait_until("the thread is gone", || sys::thread_count() == 1);
         })
+    });
+}
+
+/// Whatever the threads are in the middle of: they don't exist in the child.
+fn a_fork_while_other_threads_schedule_leaves_the_child_what_they_had_scheduled(kind: BackendKind) {
+    static DONE: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+    let context = context(kind);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let senders = DONE.each_ref().map(|done| {
+            let (remote, is_over) = (context.remote(), &is_over);
+            scope.spawn(move || {
+                for number in 0.. {
+                    while number > done.load(Ordering::SeqCst) + 1000 {
+                        if is_over.load(Ordering::SeqCst) {
+                            return;
+                        }
+                        thread::yield_now();
+                    }
+                    assert!(remote.schedule(move |_| {
+                        let before = done.fetch_add(1, Ordering::SeqCst);
+                        assert_eq!(before, number, "in order, and none is missing");
+                    }));
+                }
+            })
+        });
+        for _ in 0..200 {
+            let Some(pid) = sys::is_child_of_foreign_fork() else {
+                process::end_with(|| {
+                    for _ in 0..2 {
+                        let remote = context.remote();
+                        assert!(remote.schedule(|context| context.stop()));
+                        context.run_until(|| false).expect("it runs");
+                    }
+                    assert!(
+                        context
+                            .remote()
+                            .schedule(|_| unreachable!("nobody runs it"))
+                    );
+                    // Waits for nobody.
+                    drop(context);
+                });
+            };
+            sys::assert_succeeds(pid);
+            let before: usize = DONE.iter().map(|done| done.load(Ordering::SeqCst)).sum();
+            let done = || {
+                DONE.iter()
+                    .map(|done| done.load(Ordering::SeqCst))
+                    .sum::<usize>()
+            };
+            context
+                .run_until(|| done() > before + 500)
+                .expect("it runs");
+        }
+        is_over.store(true, Ordering::SeqCst);
+        for sender in senders {
+            sender.join().expect("no panic");
+        }
     });
 }
 

@@ -3,9 +3,11 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 
 use common::client::*;
 use common::{TempDir, config};
+use smbd::share::short_names;
 use smbd::wire::status::Status;
 
 const FILE_NAMES: u8 = 12;
@@ -104,6 +106,12 @@ fn every_directory_class_has_its_layout() {
         (3, 94, 60),
         (37, 104, 60),
         (12, 12, 8),
+        (60, 88, 60),
+        (63, 114, 60),
+        (78, 80, 60),
+        (79, 106, 60),
+        (80, 96, 60),
+        (81, 122, 60),
     ] {
         let body = query_directory(file, class, RESTART, "name*", 1000);
         let response = client.expect(request(QUERY_DIRECTORY, body), Status::SUCCESS);
@@ -113,6 +121,87 @@ fn every_directory_class_has_its_layout() {
         assert_eq!(entry[name_at..], name, "class {class}");
         assert_eq!(entry[length_at] as usize, name.len(), "class {class}");
     }
+}
+
+/// Each class has the file's id, and its short name, where the specification says so.
+#[test]
+fn entries_carry_ids_and_short_names() {
+    let (dir, mut client, file) = setup(1);
+    dir.write("dir/short.txt", b"");
+    let inode = std::fs::metadata(dir.path().join("dir/name 0000.txt"))
+        .unwrap()
+        .ino();
+    // (class, where the id is, and whether it has 128 bits, where the short name is)
+    for (class, id_at, is_long, short_at) in [
+        (3, None, false, Some(68)),
+        (37, Some(96), false, Some(68)),
+        (38, Some(72), false, None),
+        (60, Some(72), true, None),
+        (63, Some(72), true, Some(88)),
+        (78, Some(72), false, None),
+        (79, Some(72), false, Some(80)),
+        (80, Some(72), false, None),
+        (80, Some(80), true, None),
+        (81, Some(72), false, Some(96)),
+        (81, Some(80), true, Some(96)),
+    ] {
+        let body = query_directory(file, class, RESTART, "name*", 1000);
+        let response = client.expect(request(QUERY_DIRECTORY, body), Status::SUCCESS);
+        let entry = &response.body[8..];
+        if let Some(at) = id_at {
+            let mut id = inode.to_le_bytes().to_vec();
+            id.resize(if is_long { 16 } else { 8 }, 0);
+            assert_eq!(entry[at..at + id.len()], id, "class {class}");
+        }
+        if let Some(at) = short_at {
+            let short = &entry[at + 2..at + 2 + usize::from(entry[at])];
+            let short: Vec<u8> = short.iter().step_by(2).copied().collect();
+            let short = String::from_utf8(short).unwrap();
+            assert!(short_names::is_computed(&short), "class {class}: {short}");
+            let body = query_directory(file, class, RESTART, "short*", 1000);
+            let response = client.expect(request(QUERY_DIRECTORY, body), Status::SUCCESS);
+            assert_eq!(response.body[8 + at], 0, "it is short already");
+        }
+    }
+}
+
+#[test]
+fn a_file_is_found_by_its_short_name() {
+    let (dir, mut client, file) = setup(3);
+    dir.write("dir/long name.html", b"contents");
+    let long = client.open("dir\\long name.html");
+    let alternate = client.query(long, 21);
+    let units: Vec<u16> = alternate[4..]
+        .chunks(2)
+        .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
+        .collect();
+    let short = String::from_utf16(&units).unwrap();
+    assert!(short_names::is_computed(&short), "{short}");
+    assert!(short.ends_with(".HTM"), "{short}");
+    let by_short = client.open(&format!("dir\\{}", short.to_lowercase()));
+    assert_eq!(client.query(by_short, 9), client.query(long, 9));
+    let entry = query(&mut client, file, 0, &short, 1000);
+    assert_eq!(file_names(&entry), ["long name.html"]);
+    // A pattern with wildcards is about the long name alone.
+    let htm = query(&mut client, file, RESTART, "*.htm", 1000);
+    assert_eq!(htm.status, Status::NO_SUCH_FILE);
+    // A file that is called so itself goes first.
+    dir.write(&format!("dir/{short}"), b"");
+    let own = client.open(&format!("dir\\{short}"));
+    assert_ne!(client.query(own, 6), client.query(long, 6));
+    assert_eq!(client.query(own, 21)[4..], utf16(&short));
+    // The share has none, which is no error: there are clients that ask first.
+    let root = client.open("");
+    assert_eq!(client.query(root, 21)[4..], utf16("."));
+}
+
+#[test]
+fn a_directory_has_one_link() {
+    let (dir, mut client, file) = setup(1);
+    std::fs::create_dir(dir.path().join("dir/sub")).unwrap();
+    let standard = client.query(file, 5);
+    assert_eq!(standard[16..20], 1u32.to_le_bytes());
+    assert_eq!(standard[21], 1, "it is a directory");
 }
 
 #[test]
@@ -132,6 +221,7 @@ fn every_information_class_is_answered() {
         (1, 16, 4),
         (1, 17, 4),
         (1, 18, 100 + name),
+        (1, 21, 4 + 24),
         (1, 22, 24 + 14),
         (1, 28, 16),
         (1, 34, 56),
@@ -158,7 +248,6 @@ fn every_information_class_is_answered() {
     }
     for (kind, class, status) in [
         (1, 15, Status::NO_EAS_ON_FILE),
-        (1, 21, Status::OBJECT_NAME_NOT_FOUND),
         (1, 99, Status::INVALID_INFO_CLASS),
         (2, 6, Status::VOLUME_NOT_UPGRADED),
         (2, 99, Status::INVALID_INFO_CLASS),

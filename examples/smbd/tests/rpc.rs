@@ -80,6 +80,10 @@ fn stub(fragments: &[Vec<u8>]) -> Vec<u8> {
         .collect()
 }
 
+fn last_word(stub: &[u8]) -> u32 {
+    u32::from_le_bytes(*stub.last_chunk().unwrap())
+}
+
 fn last_words(stub: &[u8]) -> [u32; 4] {
     let tail = &stub[stub.len() - 16..];
     [0, 4, 8, 12].map(|at| u32::from_le_bytes(tail[at..at + 4].try_into().unwrap()))
@@ -169,7 +173,16 @@ fn levels_and_operations_have_their_errors() {
     let server = server(3, &mut names);
     let mut pipe = Pipe::new();
     exchange(&mut pipe, &bind(&SRVSVC, &NDR32), &server);
-    for (level, error) in [(0, 0), (1, 0), (501, 0), (2, 5), (502, 5), (77, 124)] {
+    for (level, error) in [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+        (501, 0),
+        (502, 0),
+        (503, 5),
+        (1005, 124),
+        (77, 124),
+    ] {
         let answer = exchange(
             &mut pipe,
             &call(3, 15, &share_enum(level, u32::MAX, 0)),
@@ -237,4 +250,83 @@ fn the_pipe_works_by_write_and_read_and_by_transceive() {
     assert_eq!(joined, whole.body[48..]);
     let broken = write(pipe, &[0; 20]);
     client.expect(request(WRITE, broken), Status::INVALID_PIPE_STATE);
+}
+
+/// The clients that ask for these parse the answers strictly; what they show is in `smbclient.rs`.
+#[test]
+fn shares_are_described_without_local_paths() {
+    let mut names = Vec::new();
+    let server = server(3, &mut names);
+    let mut pipe = Pipe::new();
+    exchange(&mut pipe, &bind(&SRVSVC, &NDR32), &server);
+    let mut about = |level: u32| {
+        let mut stub_in = words(&[0, 10, 0, 10]);
+        stub_in.extend(utf16("share0001\0"));
+        stub_in.extend(words(&[level]));
+        stub(&exchange(&mut pipe, &call(3, 16, &stub_in), &server))
+    };
+    for level in [0, 1, 2, 501, 502, 1005] {
+        let answer = about(level);
+        assert_eq!(last_word(&answer), 0, "level {level}");
+        assert_eq!(answer[..4], level.to_le_bytes());
+        let path = utf16(r"C:\share0001");
+        let has_path = answer.windows(path.len()).any(|w| w == path);
+        assert_eq!(has_path, matches!(level, 2 | 502), "level {level}");
+    }
+    assert_eq!(last_word(&about(503)), 5);
+    assert_eq!(last_word(&about(9)), 124);
+    // Whatever Windows calls sticky is here.
+    let sticky = exchange(
+        &mut pipe,
+        &call(3, 36, &share_enum(1, u32::MAX, 0)),
+        &server,
+    );
+    assert_eq!(last_words(&stub(&sticky))[0], 3);
+}
+
+#[test]
+fn nobody_is_told_what_others_do() {
+    let mut names = Vec::new();
+    let server = server(1, &mut names);
+    let mut pipe = Pipe::new();
+    exchange(&mut pipe, &bind(&SRVSVC, &NDR32), &server);
+    for (operation, before) in [(8, 2), (9, 3), (12, 3)] {
+        let mut arguments = words(&vec![0; before]);
+        arguments.extend(words(&[1, 1, 1, 0, 0, u32::MAX, 1, 0]));
+        let answer = stub(&exchange(
+            &mut pipe,
+            &call(3, operation, &arguments),
+            &server,
+        ));
+        assert_eq!(answer[..12], words(&[1, 1, 0]), "no entries");
+        assert_eq!(last_word(&answer), 5, "operation {operation}");
+    }
+}
+
+#[test]
+fn the_server_tells_its_version_and_the_time() {
+    let mut names = Vec::new();
+    let server = server(1, &mut names);
+    let mut pipe = Pipe::new();
+    exchange(&mut pipe, &bind(&SRVSVC, &NDR32), &server);
+    for (level, result) in [(100, 0), (101, 0), (102, 0), (103, 5), (7, 124)] {
+        let answer = exchange(&mut pipe, &call(3, 21, &words(&[0, level])), &server);
+        assert_eq!(last_word(&stub(&answer)), result, "level {level}");
+    }
+    let now = || {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.unwrap().as_secs() as u32
+    };
+    let before = now();
+    let answer = stub(&exchange(&mut pipe, &call(3, 28, &words(&[0])), &server));
+    let tod: Vec<u32> = answer
+        .chunks(4)
+        .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+        .collect();
+    let [_, seconds, _, hours, minutes, rest, ..] = tod[..] else {
+        panic!("{tod:?}");
+    };
+    assert!((before..=now()).contains(&seconds));
+    assert_eq!(seconds % 86_400, hours * 3600 + minutes * 60 + rest);
+    assert_eq!((tod.len(), tod[13]), (14, 0));
 }

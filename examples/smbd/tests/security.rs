@@ -270,6 +270,36 @@ fn unsigned_requests_are_refused_where_signing_is_required() {
     }
 }
 
+/// Not all clients sign it. One that is signed wrongly is an intruder's.
+#[test]
+fn a_cancel_need_not_be_signed() {
+    const EXCLUSIVE: u32 = 2;
+    const AT_ONCE: u32 = 0x10;
+    let setup = Setup::with(|security| security.require_signing = true);
+    let mut client = setup.logged_on(&Offer::of(Dialect::Smb311), &alice());
+    client.connect_tree("data", Status::SUCCESS);
+    let (first, second) = (client.open_if("file", 0), client.open_if("file", 0));
+    let lock_it = |file, flags| request(LOCK, lock(file, flags));
+    client.expect(lock_it(first, EXCLUSIVE | AT_ONCE), Status::SUCCESS);
+    let message = client.message(&[lock_it(second, EXCLUSIVE)]);
+    let message = client.connection.protect(&message);
+    let interim = client.connection.inner.process(&message).unwrap().unwrap();
+    let interim = responses(&interim).remove(0);
+    assert_eq!(interim.status, Status::PENDING);
+    assert_eq!(interim.flags & 8, 0, "interim responses are not signed");
+    let mut cancel = client.message(&[request(CANCEL, empty())]);
+    cancel[16] |= 2; // by the AsyncId
+    cancel[32..36].copy_from_slice(&interim.process_id.to_le_bytes());
+    cancel[36..40].copy_from_slice(&interim.tree_id.to_le_bytes());
+    let mut forged = cancel.clone();
+    forged[16] |= 8;
+    let answer = client.connection.inner.process(&forged).unwrap();
+    assert_eq!(answer, None, "a forged one has no effect");
+    let answer = client.connection.inner.process(&cancel).unwrap().unwrap();
+    let answer = client.connection.unprotect(&answer);
+    assert_eq!(responses(&answer)[0].status, Status::CANCELLED);
+}
+
 #[test]
 fn unsigned_requests_get_unsigned_answers_where_it_is_not() {
     let setup = Setup::new();

@@ -510,3 +510,83 @@ fn only_the_last_of_a_compound_may_wait() {
         [Status::SUCCESS, Status::INTERNAL_ERROR, Status::SUCCESS]
     );
 }
+
+fn rename(file: [u8; 16], name: &str) -> Request {
+    request(SET_INFO, set_info(file, 1, 10, &new_name(name, false)))
+}
+
+#[test]
+fn a_directory_stays_where_it_is_while_another_client_has_something_open_below_it() {
+    let setup = Setup::new();
+    setup.dir.write("dir/sub/file", b"");
+    setup.dir.write("dirt", b"");
+    let (mut first, mut second) = (setup.client(), setup.client());
+    let dir = first.open_if("dir", DIRECTORY_FILE);
+    let beside = second.open("dirt");
+    for below in ["dir\\sub", "dir\\sub\\file"] {
+        let below = second.open(below);
+        first.expect(rename(dir, "new"), Status::ACCESS_DENIED);
+        second.close(below);
+    }
+    // Neither another handle to it nor what is called alike is in the way.
+    let same = second.open("DIR");
+    first.expect(rename(dir, "new"), Status::SUCCESS);
+    // What is opened then is below the new name.
+    let below = second.open("new\\SUB\\file");
+    first.expect(rename(dir, "newer"), Status::ACCESS_DENIED);
+    second.close(below);
+    for file in [same, beside] {
+        second.close(file);
+    }
+    first.expect(rename(dir, "newer"), Status::SUCCESS);
+    assert!(setup.dir.path().join("newer/sub/file").exists());
+}
+
+#[test]
+fn a_file_that_another_client_has_renamed_can_be_renamed() {
+    let setup = Setup::new();
+    let (mut first, mut second) = (setup.client(), setup.client());
+    let mine = first.open_if("file", 0);
+    let theirs = second.open_if("file", 0);
+    second.expect(rename(theirs, "dir\\second"), Status::SUCCESS);
+    first.expect(rename(mine, "third"), Status::SUCCESS);
+    second.expect(disposition(theirs, true), Status::SUCCESS);
+    second.close(theirs);
+    first.close(mine);
+    let left = std::fs::read_dir(setup.dir.path()).unwrap().count();
+    assert_eq!(left, 1, "the directory alone");
+}
+
+#[test]
+fn who_has_a_directory_open_for_deleting_keeps_only_themselves_from_renaming_in_it() {
+    let setup = Setup::new();
+    setup.dir.write("dir/a", b"");
+    let (mut first, mut second) = (setup.client(), setup.client());
+    let dir = first.open_if("dir", DIRECTORY_FILE);
+    let mine = first.open_if("dir\\a", 0);
+    first.expect(rename(mine, "dir\\b"), Status::SHARING_VIOLATION);
+    let theirs = second.open_if("dir\\a", 0);
+    second.expect(rename(theirs, "dir\\b"), Status::SUCCESS);
+    second.expect(rename(theirs, "moved"), Status::SUCCESS);
+    first.close(mine);
+    // Nothing goes where a directory is about to be deleted.
+    first.expect(disposition(dir, true), Status::SUCCESS);
+    second.expect(rename(theirs, "dir\\c"), Status::DELETE_PENDING);
+}
+
+#[test]
+fn no_two_opens_have_the_same_id() {
+    const REQUEST_RESUME_KEY: u32 = 0x0014_0078;
+    let setup = Setup::new();
+    let mut ids = std::collections::HashSet::new();
+    let mut keys = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let mut client = setup.client();
+        for _ in 0..3 {
+            let file = client.open("file");
+            assert!(ids.insert(file[..8].to_vec()), "the persistent part");
+            let key = client.ioctl(file, REQUEST_RESUME_KEY, &[], Status::SUCCESS);
+            assert!(keys.insert(key[..24].to_vec()));
+        }
+    }
+}

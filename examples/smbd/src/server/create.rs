@@ -92,10 +92,7 @@ impl Connection {
             object: opened.object,
         };
         session.opens.borrow_mut().insert(id, Rc::new(open));
-        let file_id = FileId {
-            persistent: id,
-            volatile: id,
-        };
+        let file_id = FileId::of(session.id, id);
         reply.file_id = Some(file_id);
         let created = Created {
             oplock_level: opened.oplock.level(),
@@ -134,7 +131,7 @@ impl Connection {
                 }
                 Err(status) => return Err(status),
             };
-            let asked = self.port.open(found.wanted(create));
+            let asked = self.port.open(found.wanted(create, share));
             let held = request.answer(None, asked).await??;
             // It may have been deleted while this waited for its turn.
             found.node.refresh()?;
@@ -203,7 +200,7 @@ struct Existing {
 
 impl Existing {
     /// What others have to agree to.
-    fn wanted(&self, create: &Create<'_>) -> Wanted {
+    fn wanted(&self, create: &Create<'_>, share: &Share) -> Wanted {
         let (device, inode) = self.node.metadata.key();
         let overwrites = matches!(self.action, Action::Overwritten | Action::Superseded);
         let writes = match overwrites {
@@ -221,7 +218,7 @@ impl Existing {
             oplock,
             overwrites,
             delete_on_close: create.options & options::FILE_DELETE_ON_CLOSE != 0,
-            name: self.node.wire_path(),
+            name: share.wire_name(&self.node),
         }
     }
 }

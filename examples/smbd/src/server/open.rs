@@ -83,6 +83,21 @@ impl DiskOpen {
         }
     }
 
+    /// Brings the path up to date if another client, or a program on the server, has renamed it.
+    pub(super) fn find_again(&mut self) {
+        let is_there = |path: &[u8]| {
+            let found = self.share.metadata(path);
+            found.is_ok_and(|there| there.same_file(&self.node.metadata))
+        };
+        if !is_there(&self.node.path)
+            && let Some(path) = self.share.current_path(&self.node.fd)
+            && is_there(&path)
+        {
+            self.link.path.borrow_mut().clone_from(&path);
+            self.node.path = path;
+        }
+    }
+
     pub(super) fn is_directory(&self) -> bool {
         self.node.metadata.kind == Kind::Directory
     }

@@ -58,10 +58,7 @@ impl Connection {
                     .as_ref()
                     .is_some_and(|held| held.id() == broken.open)
                 {
-                    let file_id = FileId {
-                        persistent: id,
-                        volatile: id,
-                    };
+                    let file_id = FileId::of(session_id, id);
                     return Some((file_id, session.seal(session_id, open.tree_id)));
                 }
             }

@@ -7,7 +7,7 @@ use super::open::DiskOpen;
 use super::request::Request;
 use super::tree::maximal_disk_access;
 use crate::share::metadata::Kind;
-use crate::share::{Found, Node, join, names, split};
+use crate::share::{Found, Node, Share, join, names, split};
 use crate::sharing::{FileKey, Held, Oplock, SHARE_READ, SHARE_WRITE, Wanted};
 use crate::wire::create::access;
 use crate::wire::query::{NewName, SetInfo};
@@ -54,9 +54,15 @@ impl Connection {
             other => other,
         })?;
         let adding = access::FILE_WRITE_DATA | access::SYNCHRONIZE; // FILE_ADD_FILE
-        let _parent = self
-            .hold(request, &parent, adding, SHARE_READ | SHARE_WRITE)
-            .await?;
+        let held = self
+            .hold(request, &share, &parent, adding, SHARE_READ | SHARE_WRITE)
+            .await;
+        let _parent = match held {
+            // Who has the directory open for deleting is in their own way only: others' programs
+            // open so what they don't mean to delete.
+            Err(Status::SHARING_VIOLATION) if !self.may_delete(&parent) => None,
+            held => Some(held?),
+        };
         let _replaced = match share.look_up(&components)? {
             Found::Node(there)
                 if replace && !there.metadata.same_file(&disk.borrow().node.metadata) =>
@@ -65,7 +71,7 @@ impl Connection {
                     return Err(Status::ACCESS_DENIED);
                 }
                 // What somebody has open is not replaced.
-                let held = self.hold(request, &there, access::DELETE, 0).await;
+                let held = self.hold(request, &share, &there, access::DELETE, 0).await;
                 Some(held.map_err(|status| match status {
                     Status::SHARING_VIOLATION => Status::ACCESS_DENIED,
                     other => other,
@@ -73,6 +79,21 @@ impl Connection {
             }
             _ => None,
         };
+        let asked = {
+            let disk = disk.borrow();
+            let held = disk
+                .held
+                .as_ref()
+                .filter(|_| !is_link && disk.is_directory());
+            held.map(Held::may_move)
+        };
+        if let Some(asked) = asked {
+            let may = request.answer(None, asked).await?;
+            may.map_err(|status| match status {
+                Status::SHARING_VIOLATION => Status::ACCESS_DENIED,
+                other => other,
+            })?;
+        }
         let disk = &mut *disk.borrow_mut();
         if is_link {
             link(disk, &components, replace)
@@ -85,21 +106,35 @@ impl Connection {
     async fn hold(
         &self,
         request: &Request<'_>,
+        share: &Share,
         node: &Node,
         access: u32,
-        share: u32,
+        share_access: u32,
     ) -> Result<Held, Status> {
         let (device, inode) = node.metadata.key();
         let asked = self.port.open(Wanted {
             file: FileKey { device, inode },
             access,
-            share,
+            share: share_access,
             oplock: Oplock::None,
             overwrites: false,
             delete_on_close: false,
-            name: node.wire_path(),
+            name: share.wire_name(node),
         });
         request.answer(None, asked).await?
+    }
+
+    /// Whether this client has a directory open for deleting.
+    fn may_delete(&self, node: &Node) -> bool {
+        let sessions = self.sessions.borrow();
+        sessions.values().any(|session| {
+            session.opens.borrow().values().any(|open| {
+                open.disk().is_ok_and(|disk| {
+                    disk.node.metadata.same_file(&node.metadata)
+                        && disk.check_access(access::DELETE).is_ok()
+                })
+            })
+        })
     }
 
     fn rename(
@@ -109,6 +144,7 @@ impl Connection {
         replace: bool,
     ) -> Result<(), Status> {
         disk.refresh()?;
+        disk.find_again();
         let links = self.links.borrow();
         if disk.is_directory() && links.any_below(&disk.share, &disk.node.path) {
             return Err(Status::ACCESS_DENIED);
@@ -135,6 +171,9 @@ impl Connection {
             }
         }
         disk.link.path.borrow_mut().clone_from(&disk.node.path);
+        if let Some(held) = &disk.held {
+            held.renamed(disk.share.wire_name(&disk.node));
+        }
         Ok(())
     }
 }

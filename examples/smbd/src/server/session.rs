@@ -37,6 +37,7 @@ pub(super) enum Tree {
 /// One user's session.
 #[derive(Debug, Default)]
 pub(super) struct Session {
+    pub(super) id: u64,
     /// Who it is, once that is settled.
     logon: RefCell<Option<Logon>>,
     /// An authentication under way, the first or a renewal.
@@ -80,7 +81,7 @@ impl Session {
     pub(super) fn open_of_any_tree(&self, id: FileId) -> Option<Rc<Open>> {
         let opens = self.opens.borrow();
         let open = opens.get(&id.volatile)?;
-        (id.persistent == id.volatile).then(|| Rc::clone(open))
+        (id == FileId::of(self.id, id.volatile)).then(|| Rc::clone(open))
     }
 
     /// The open of a request, which has to belong to the request's tree.
@@ -89,7 +90,7 @@ impl Session {
         self.opens
             .borrow()
             .get(&id.volatile)
-            .filter(|open| id.persistent == id.volatile && open.tree_id == tree_id)
+            .filter(|open| id == FileId::of(self.id, id.volatile) && open.tree_id == tree_id)
             .cloned()
             .ok_or(Status::FILE_CLOSED)
     }
@@ -318,6 +319,7 @@ impl Connection {
             let id = u64::from(id);
             if id != 0 && id != u64::from(u32::MAX) && !sessions.contains_key(&id) {
                 let session = Session {
+                    id,
                     preauth: Rc::new(RefCell::new(*negotiated.preauth.borrow())),
                     ..Session::default()
                 };

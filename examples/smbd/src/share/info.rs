@@ -1,7 +1,7 @@
 //! File information ([MS-FSCC] 2.4) for QUERY_INFO.
 
-use super::Node;
 use super::metadata::Kind;
+use super::{Node, names, short_names};
 use crate::wire::status::Status;
 use crate::wire::{Put, text};
 
@@ -24,7 +24,7 @@ fn minimum(class: u8) -> Option<usize> {
         5 => 24,
         6 | 14 => 8,
         7 | 8 | 16 | 17 => 4,
-        9 | 48 => 8,
+        9 | 21 | 48 => 8,
         18 => 104,
         22 => 32,
         28 => 16,
@@ -51,11 +51,8 @@ pub fn put(
     room: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), Status> {
-    match class {
-        // There are no extended attributes and no short names.
-        15 => return Err(Status::NO_EAS_ON_FILE),
-        21 => return Err(Status::OBJECT_NAME_NOT_FOUND),
-        _ => {}
+    if class == 15 {
+        return Err(Status::NO_EAS_ON_FILE);
     }
     if room < minimum(class).ok_or(Status::INVALID_INFO_CLASS)? {
         return Err(Status::INFO_LENGTH_MISMATCH);
@@ -80,6 +77,14 @@ pub fn put(
             out.put_u32(open.mode);
             out.put_u32(0);
             name(&node.wire_path(), out);
+        }
+        21 => {
+            // The share itself has none.
+            let short = match node.name() {
+                b"" => String::from("."),
+                name => short_names::short_name(&names::to_wire(name)),
+            };
+            name(&short, out);
         }
         22 => stream(node, out),
         28 => {
@@ -122,9 +127,15 @@ fn standard(node: &Node, delete_pending: bool, out: &mut Vec<u8>) {
     let attributes = node.metadata.attributes(node.name());
     out.put_u64(attributes.allocation_size);
     out.put_u64(attributes.end_of_file);
-    out.put_u32(node.metadata.links.saturating_sub(delete_pending.into()));
+    let is_directory = node.metadata.kind == Kind::Directory;
+    // A directory's count of links, which is one more for each directory in it, is Unix's alone.
+    let links = match is_directory {
+        true => 1,
+        false => node.metadata.links,
+    };
+    out.put_u32(links.saturating_sub(delete_pending.into()));
     out.put_u8(delete_pending.into());
-    out.put_u8(u8::from(node.metadata.kind == Kind::Directory));
+    out.put_u8(is_directory.into());
     out.put_u16(0);
 }
 

@@ -104,6 +104,17 @@ impl Metadata {
         Ok(metadata)
     }
 
+    /// The key of what is behind `fd`.
+    ///
+    /// # Errors
+    ///
+    /// What `statx` fails with.
+    pub fn key_of(fd: impl AsFd) -> Result<FileKey, Errno> {
+        let statx = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
+        let (major, minor) = (statx.stx_dev_major, statx.stx_dev_minor);
+        Ok((u64::from(major) << 32 | u64::from(minor), statx.stx_ino))
+    }
+
     /// The metadata of `name` in a directory, or `None` if it is a symbolic link.
     ///
     /// # Errors

@@ -6,7 +6,8 @@
 //! followed; one that does not is as if absent. Names are looked up as given
 //! first; only if that fails the directories on the way are searched for a name
 //! that differs in case. The downside is that asking for a name that does not
-//! exist costs a scan of its directory.
+//! exist costs a scan of its directory, unless that is large and its names are
+//! [kept](name_cache).
 
 pub mod change;
 pub mod changes;
@@ -14,8 +15,10 @@ pub mod data;
 pub mod directory;
 pub mod info;
 pub mod metadata;
+pub mod name_cache;
 pub mod names;
 pub mod security;
+pub mod short_names;
 pub mod stored;
 pub mod volume;
 pub mod wildcard;
@@ -24,7 +27,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -32,6 +35,7 @@ use rustix::io::Errno;
 use crate::wire::status::Status;
 use crate::wire::text;
 use metadata::{Kind, Metadata};
+use name_cache::{Known, NameCache};
 
 /// A shared directory.
 #[derive(Debug)]
@@ -39,6 +43,7 @@ pub struct Share {
     name: String,
     read_only: bool,
     root: Arc<OwnedFd>,
+    name_cache: Arc<Mutex<NameCache>>,
 }
 
 /// Something found in a share.
@@ -119,6 +124,7 @@ impl Share {
             name: name.to_owned(),
             read_only,
             root: Arc::new(root),
+            name_cache: Arc::default(),
         })
     }
 
@@ -128,12 +134,19 @@ impl Share {
             name: self.name.clone(),
             read_only: true,
             root: Arc::clone(&self.root),
+            name_cache: Arc::clone(&self.name_cache),
         }
     }
 
     /// The name clients connect to.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its own name and the path of `node` in it, by which clients with different shares tell files
+    /// apart.
+    pub fn wire_name(&self, node: &Node) -> String {
+        self.name.clone() + &node.wire_path()
     }
 
     /// Whether the share was configured not to be written to.
@@ -186,54 +199,104 @@ impl Share {
         &self,
         components: &[Vec<u8>],
     ) -> Result<(Vec<u8>, Option<OwnedFd>), Status> {
+        // Mostly it is the last name only that isn't there.
+        if let Some((last, parents)) = components.split_last() {
+            let parent = parents.join(&b'/');
+            match self.open_beneath(&parent, OFlags::PATH | OFlags::DIRECTORY) {
+                Ok(directory) => return self.find_last(&parent, &directory, last),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(Status::from_errno(errno)),
+            }
+        }
         let mut found: (Vec<u8>, Option<OwnedFd>) = (Vec::new(), None);
         for (index, component) in components.iter().enumerate() {
             let is_last = index + 1 == components.len();
-            let parent = found.0;
-            let mut path = join(&parent, component);
-            let mut fd = self.open_beneath(&path, OFlags::PATH);
-            if let Err(Errno::NOENT) = fd
-                && let Some(name) = self.similar_name(&parent, component)?
-            {
-                path = join(&parent, &name);
-                fd = self.open_beneath(&path, OFlags::PATH);
-            }
-            found = match fd {
-                Ok(fd) => (path, Some(fd)),
-                Err(Errno::NOENT) if is_last => (path, None),
-                Err(Errno::NOENT) => return Err(Status::OBJECT_PATH_NOT_FOUND),
-                Err(errno) => return Err(Status::from_errno(errno)),
+            let (parent, directory) = found;
+            found = match directory {
+                Some(directory) => self.find_last(&parent, &directory, component)?,
+                None => self.find_last(&parent, self.root(), component)?,
             };
+            if found.1.is_none() && !is_last {
+                return Err(Status::OBJECT_PATH_NOT_FOUND);
+            }
         }
         Ok(found)
     }
 
-    /// A name in the directory `parent` that differs from `wanted` in case only.
-    fn similar_name(&self, parent: &[u8], wanted: &[u8]) -> Result<Option<Vec<u8>>, Status> {
-        let is_ascii = wanted.is_ascii();
+    /// The path of `name`, or what is like it, in the directory `parent`.
+    fn find_last(
+        &self,
+        parent: &[u8],
+        directory: impl AsFd,
+        name: &[u8],
+    ) -> Result<(Vec<u8>, Option<OwnedFd>), Status> {
+        let path = join(parent, name);
+        let mut found = (self.open_beneath(&path, OFlags::PATH), path);
+        if let Err(Errno::NOENT) = found.0
+            && let Some(similar) = self.similar_name(&directory, name)?
+        {
+            let path = join(parent, &similar);
+            found = (self.open_beneath(&path, OFlags::PATH), path);
+        }
+        match found {
+            (Ok(fd), path) => Ok((path, Some(fd))),
+            (Err(Errno::NOENT), path) => Ok((path, None)),
+            (Err(errno), _) => Err(Status::from_errno(errno)),
+        }
+    }
+
+    /// A name in `directory` that differs from `wanted` in case only, or whose short name is
+    /// `wanted`.
+    fn similar_name(&self, directory: impl AsFd, wanted: &[u8]) -> Result<Option<Vec<u8>>, Status> {
         let wanted_on_wire = names::to_wire(wanted);
-        let directory = self
-            .open_beneath(parent, OFlags::RDONLY | OFlags::DIRECTORY)
-            .and_then(Dir::new);
-        let directory = match directory {
-            Ok(directory) => directory,
+        let asks_for_short = short_names::is_computed(&wanted_on_wire);
+        let key = Metadata::key_of(&directory).map_err(Status::from_errno)?;
+        // What it holds is right after any panic.
+        let mut cache = self
+            .name_cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match cache.look_up(key, wanted) {
+            Known::As(name) => return Ok(Some(name)),
+            Known::Absent if !asks_for_short => return Ok(None),
+            Known::Absent | Known::Nothing => {}
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let entries = rustix::fs::openat(&directory, c".", flags, Mode::empty()).and_then(Dir::new);
+        let entries = match entries {
+            Ok(entries) => entries,
             // What may be passed through but not listed hides such names.
             Err(Errno::ACCESS | Errno::PERM) => return Ok(None),
+            Err(Errno::NOTDIR) => return Err(Status::OBJECT_PATH_NOT_FOUND),
             Err(errno) => return Err(Status::from_errno(errno)),
         };
-        for entry in directory {
+        let is_ascii = wanted.is_ascii();
+        let mut short_named = None;
+        let mut count = 0;
+        for entry in entries {
             let entry = entry.map_err(Status::from_errno)?;
             let name = entry.file_name().to_bytes();
+            count += 1;
             let same = if is_ascii && name.is_ascii() {
                 name.eq_ignore_ascii_case(wanted)
             } else {
                 text::same_name(&names::to_wire(name), &wanted_on_wire)
             };
             if same {
+                cache.scanned(key, &directory, count);
                 return Ok(Some(name.to_vec()));
             }
+            if asks_for_short && short_named.is_none() {
+                let on_wire = names::to_wire(name);
+                if !short_names::is_short(&on_wire)
+                    && text::same_name(&short_names::short_name(&on_wire), &wanted_on_wire)
+                {
+                    short_named = Some(name.to_vec());
+                }
+            }
         }
-        Ok(None)
+        cache.scanned(key, &directory, count);
+        Ok(short_named)
     }
 
     /// Replaces the descriptor of `node` by one for its data, to be read, written or both.

@@ -4,8 +4,9 @@
 //! up to the last period, `>` a character or nothing before a period and at
 //! the end, and `"` a period or nothing at the end. Case is ignored.
 
+use super::short_names;
 use crate::wire::status::Status;
-use crate::wire::text::fold;
+use crate::wire::text::{self, fold};
 
 /// No name is longer than 255; the rest is for wildcards.
 const MAX_LEN: usize = 1024;
@@ -14,6 +15,8 @@ const MAX_LEN: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     folded: Vec<char>,
+    /// It is a short name of the computed form.
+    short_name: Option<String>,
 }
 
 impl Pattern {
@@ -28,7 +31,17 @@ impl Pattern {
         if folded.len() > MAX_LEN || folded.iter().any(|c| matches!(c, '\0' | '/' | '\\' | ':')) {
             return Err(Status::OBJECT_NAME_INVALID);
         }
-        Ok(Pattern { folded })
+        let short_name = short_names::is_computed(pattern).then(|| pattern.to_owned());
+        Ok(Pattern { folded, short_name })
+    }
+
+    /// Whether `name` matches, or has the short name that the pattern is. Wildcards are not held
+    /// against short names: who asks for `*.htm` would get every `.html`.
+    pub fn finds(&self, name: &str) -> bool {
+        let has_short_name = |wanted: &String| {
+            !short_names::is_short(name) && text::same_name(&short_names::short_name(name), wanted)
+        };
+        self.matches(name) || self.short_name.as_ref().is_some_and(has_short_name)
     }
 
     /// Whether `name` matches.

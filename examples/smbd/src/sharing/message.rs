@@ -107,7 +107,7 @@ pub enum Ask {
         overwrites: bool,
         /// When it is closed the file is to be deleted.
         delete_on_close: bool,
-        /// For people.
+        /// The share's name, and the path in it.
         name: String,
     },
     /// An open has ended. With a ticket, answered by `Closed`.
@@ -165,6 +165,21 @@ pub enum Ask {
         length: u64,
         /// Write, not read.
         writes: bool,
+    },
+    /// May this directory get another name? Not while something below it is open. Answered by `Done`
+    /// or `Refused`.
+    Move {
+        /// To be answered under.
+        ticket: Ticket,
+        /// An open of the directory.
+        open: OpenId,
+    },
+    /// A file has got another name.
+    Renamed {
+        /// An open of it, by the name it had.
+        open: OpenId,
+        /// The new name.
+        name: String,
     },
     /// Data is being changed: level II oplocks end.
     Announce {
@@ -317,6 +332,22 @@ impl FileKey {
     }
 }
 
+/// Appends a name, the last of a message's fields, as far as names are told.
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    let cut = (0..=name.len().min(MAX_NAME))
+        .rev()
+        .find(|&at| name.is_char_boundary(at));
+    out.put_bytes(&name.as_bytes()[..cut.unwrap_or(0)]);
+}
+
+fn parse_name(r: &mut Reader<'_>) -> Result<String, Malformed> {
+    let name = r.bytes(r.rest().len())?;
+    if name.len() > MAX_NAME {
+        return Err(Malformed);
+    }
+    String::from_utf8(name.to_vec()).map_err(|_| Malformed)
+}
+
 /// Appends a message, whose fields `put` appends.
 fn framed(out: &mut Vec<u8>, tag: u8, put: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
@@ -350,10 +381,7 @@ impl Ask {
                 out.put_u8(*oplock as u8);
                 out.put_u8(u8::from(*overwrites));
                 out.put_u8(u8::from(*delete_on_close));
-                let cut = (0..=name.len().min(MAX_NAME))
-                    .rev()
-                    .find(|&at| name.is_char_boundary(at));
-                out.put_bytes(&name.as_bytes()[..cut.unwrap_or(0)]);
+                put_name(out, name);
             }),
             Ask::Close { ticket, open } => framed(out, 2, |out| {
                 out.put_u64(*ticket);
@@ -417,6 +445,14 @@ impl Ask {
                 file.put(out);
                 out.put_u64(*number);
             }),
+            Ask::Move { ticket, open } => framed(out, 12, |out| {
+                out.put_u64(*ticket);
+                out.put_u64(*open);
+            }),
+            Ask::Renamed { open, name } => framed(out, 13, |out| {
+                out.put_u64(*open);
+                put_name(out, name);
+            }),
         }
     }
 
@@ -437,10 +473,6 @@ impl Ask {
                 let oplock = Oplock::parse(&mut r)?;
                 let overwrites = bool(&mut r)?;
                 let delete_on_close = bool(&mut r)?;
-                let name = r.bytes(r.rest().len())?;
-                if name.len() > MAX_NAME {
-                    return Err(Malformed);
-                }
                 Ask::Open {
                     ticket,
                     open,
@@ -450,7 +482,7 @@ impl Ask {
                     oplock,
                     overwrites,
                     delete_on_close,
-                    name: String::from_utf8(name.to_vec()).map_err(|_| Malformed)?,
+                    name: parse_name(&mut r)?,
                 }
             }
             2 => Ask::Close {
@@ -498,6 +530,14 @@ impl Ask {
                 writes: bool(&mut r)?,
             },
             8 => Ask::Announce { open: r.u64()? },
+            12 => Ask::Move {
+                ticket: r.u64()?,
+                open: r.u64()?,
+            },
+            13 => Ask::Renamed {
+                open: r.u64()?,
+                name: parse_name(&mut r)?,
+            },
             9 => Ask::Cancel { ticket: r.u64()? },
             10 => Ask::BreakDone {
                 open: r.u64()?,
@@ -721,6 +761,8 @@ mod tests {
                 writes: n.4,
             }),
             any::<u64>().prop_map(|open| Ask::Announce { open }),
+            any::<(u64, u64)>().prop_map(|(ticket, open)| Ask::Move { ticket, open }),
+            (any::<u64>(), "\\PC{0,20}").prop_map(|(open, name)| Ask::Renamed { open, name }),
             any::<u64>().prop_map(|ticket| Ask::Cancel { ticket }),
             (any::<u64>(), oplocks()).prop_map(|(open, oplock)| Ask::BreakDone { open, oplock }),
             (files(), any::<u64>()).prop_map(|(file, number)| Ask::RestrictDone { file, number }),

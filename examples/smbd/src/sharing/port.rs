@@ -45,7 +45,7 @@ pub struct Wanted {
     pub overwrites: bool,
     /// When it is closed the file is to be deleted.
     pub delete_on_close: bool,
-    /// For people.
+    /// The share's name, and the path in it.
     pub name: String,
 }
 
@@ -612,6 +612,20 @@ impl Held {
                 delete,
             },
         )
+    }
+
+    /// Asks whether the directory may get another name.
+    pub fn may_move(&self) -> Asked<()> {
+        let open = self.open;
+        let about = About::Nothing;
+        let ask = |ticket| Ask::Move { ticket, open };
+        self.port.ask(open, about, |_, _, _| (), ask)
+    }
+
+    /// To be called when the file has got another name.
+    pub fn renamed(&self, name: String) {
+        let open = self.open;
+        self.port.link.send(&Ask::Renamed { open, name });
     }
 
     /// The client has acknowledged a break. Returns the level that it keeps.

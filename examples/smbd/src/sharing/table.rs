@@ -169,7 +169,7 @@ pub struct Summary {
 /// An open, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSummary {
-    /// The path within its share.
+    /// The share's name, and the path in it.
     pub name: String,
     /// What it may do.
     pub access: u32,
@@ -369,6 +369,32 @@ impl Table {
                 effects.tell(id, answer);
                 Ok(())
             }
+            Ask::Move { ticket, open } => {
+                self.file_of(id, open)?;
+                let name = self.name_of(Owner { client: id, open }).unwrap_or_default();
+                let answer = match self.has_open_below(name) {
+                    true => Notice::Refused {
+                        ticket,
+                        why: Refusal::SharingViolation,
+                    },
+                    false => Notice::Done { ticket },
+                };
+                self.effects.tell(id, answer);
+                Ok(())
+            }
+            Ask::Renamed { open, name } => {
+                let key = self.file_of(id, open)?;
+                let owner = Owner { client: id, open };
+                let old = self.name_of(owner).map(str::to_owned);
+                if let Some(file) = self.files.get_mut(&key) {
+                    // Its other hard links keep theirs.
+                    let same = file.opens.iter_mut();
+                    for open in same.filter(|open| Some(&open.name) == old.as_ref()) {
+                        open.name.clone_from(&name);
+                    }
+                }
+                Ok(())
+            }
             Ask::Announce { open } => {
                 let key = self.file_of(id, open)?;
                 if let Some(file) = self.files.get_mut(&key) {
@@ -518,6 +544,25 @@ impl Table {
     /// When [`Table::expire`] is to be called.
     pub fn deadline(&self) -> Option<Instant> {
         self.effects.timers.first().map(|&(deadline, ..)| deadline)
+    }
+
+    /// The name by which an open was opened, or that it has got since.
+    fn name_of(&self, owner: Owner) -> Option<&str> {
+        let key = self.clients.get(&owner.client)?.opens.get(&owner.open)?;
+        let opens = &self.files.get(key)?.opens;
+        let open = opens.iter().find(|open| open.owner == owner)?;
+        Some(&open.name)
+    }
+
+    /// Whether a client has something open below the directory `name`.
+    fn has_open_below(&self, name: &str) -> bool {
+        let is_below = |open: &super::file::Open| {
+            let rest = open.name.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with('\\'))
+        };
+        self.files
+            .values()
+            .any(|file| file.opens.iter().any(is_below))
     }
 
     /// Takes the next thing to be done, and for whom.

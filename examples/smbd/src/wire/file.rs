@@ -8,7 +8,8 @@ use super::{Malformed, Put, Reader, slice_at};
 /// `SMB2_FILEID` ([MS-SMB2] 2.2.14.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
-    /// Survives reconnects where handles do; here equal to the volatile part.
+    /// Not the same for any two opens of the server ([MS-SMB2] 3.3.1.10), as clients make resume keys
+    /// and names of it.
     pub persistent: u64,
     /// The key in the session's table of opens.
     pub volatile: u64,
@@ -20,6 +21,14 @@ impl FileId {
         persistent: u64::MAX,
         volatile: u64::MAX,
     };
+
+    /// The id of the open that a session has given a number.
+    pub fn of(session_id: u64, number: u64) -> FileId {
+        FileId {
+            persistent: session_id << 32 ^ number,
+            volatile: number,
+        }
+    }
 
     /// Parses the id at the reader's position.
     pub fn parse(r: &mut Reader<'_>) -> Result<FileId, Malformed> {
