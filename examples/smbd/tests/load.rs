@@ -224,7 +224,7 @@ fn a_byte_now_and_then_keeps_nobody_connected() {
     let pause = Some(Duration::from_millis(500));
     slow.stream.set_read_timeout(pause).unwrap();
     // The pauses are waits for an answer, or the end.
-    while let Some(&byte) = bytes.next() {
+    for &byte in bytes.by_ref() {
         slow.send(&[byte]);
         let mut client = connect(&server);
         work(&mut client, "file");
