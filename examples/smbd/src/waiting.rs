@@ -17,9 +17,9 @@ use smbd::transport::{FRAME_HEADER_LEN, MAX_STRANGER_LEN};
 use tevent::{Context, Fd, FdFlags, Timer};
 
 /// The most connections that wait.
-const MAX_WAITING: usize = 1024;
+const MAX_WAITING: usize = 2048;
 /// Those of one address.
-const MAX_OF_ADDRESS: usize = 256;
+const MAX_OF_ADDRESS: usize = 1024;
 /// How long one may wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked whether time has made a difference.
