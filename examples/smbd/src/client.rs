@@ -25,7 +25,7 @@ use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
 use smbd::config::Config;
-use smbd::server::{Connection, ProtocolError};
+use smbd::server::{Connection, ProtocolError, leaves_files_alone};
 use smbd::sharing::Link;
 use smbd::transport::{FrameReader, Message};
 use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer, WeakContext};
@@ -34,10 +34,16 @@ use crate::isolation::{self, SystemUsers};
 use crate::send_queue::SendQueue;
 use crate::uplink::Uplink;
 
-/// Reading stops when this many bytes of replies wait: two of the largest reads.
-const HIGH_WATER: usize = 16 * 1024 * 1024;
-/// It goes on when no more than this many wait.
-const LOW_WATER: usize = 1024 * 1024;
+/// No message is processed and nothing is read while this many bytes of replies wait. What goes out is
+/// in the CPU's cache then, and its buffers are soon used again; the kernel's queue is long enough.
+const HIGH_WATER: usize = 256 * 1024;
+/// Reading goes on when no more than this many wait.
+const LOW_WATER: usize = 64 * 1024;
+/// Nor is anything read while messages of this many bytes wait for other clients.
+const MAX_HELD: usize = 16 * 1024 * 1024;
+
+/// When nothing has come or gone for so long, large buffers are given back.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long a client may take to log on.
 const LOGON_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,6 +79,12 @@ struct Client<F> {
     /// Everything is being closed.
     is_finishing: Cell<bool>,
     idle: OnceCell<(Timer, Duration)>,
+    /// Gives memory back; made when there is some for the first time.
+    tidying: OnceCell<Timer>,
+    /// The timer runs.
+    is_tidying: Cell<bool>,
+    /// Something has come or gone since it was set.
+    is_active: Cell<bool>,
 }
 
 type Place<F> = Pin<Box<Option<F>>>;
@@ -114,6 +126,9 @@ pub(crate) fn serve(
         at_end: Cell::new(false),
         is_finishing: Cell::new(false),
         idle: OnceCell::new(),
+        tidying: OnceCell::new(),
+        is_tidying: Cell::new(false),
+        is_active: Cell::new(false),
         peer: peer.clone(),
     });
     if let Some(timeout) = idle_timeout {
@@ -163,6 +178,8 @@ pub(crate) fn serve(
         };
         match notices {
             Some(notices) => {
+                // What others do from now on is not to be seen in what was read before.
+                let result = client.load();
                 for notice in notices {
                     if let Some(work) = client.connection.deliver(notice) {
                         let task = context.spawn(work);
@@ -170,7 +187,7 @@ pub(crate) fn serve(
                         task.detach();
                     }
                 }
-                client.go_on(Ok(()));
+                client.go_on(result);
             }
             // Without it nothing is known of what the others do.
             None => context.stop(),
@@ -255,6 +272,7 @@ where
             }
         }
         self.update_flags(event);
+        self.tidy_later(context);
         if self.is_finishing.get() {
             return Ok(());
         }
@@ -269,9 +287,8 @@ where
     /// replies wait.
     fn answer(self: &Rc<Self>, context: &Context) -> Result<bool, End> {
         self.collect();
-        while self.replies.borrow().len() < HIGH_WATER {
-            if self.is_finishing.get() || self.connection.is_busy() || self.held.get() >= HIGH_WATER
-            {
+        while self.replies.borrow().weight() < HIGH_WATER {
+            if self.is_finishing.get() || self.connection.is_busy() || self.held.get() >= MAX_HELD {
                 return Ok(true);
             }
             let mut frames = self.frames.borrow_mut();
@@ -285,6 +302,9 @@ where
             let Some(message) = message else {
                 return Ok(true);
             };
+            if !leaves_files_alone(&message) {
+                self.load()?;
+            }
             let result = self.start(context, message);
             self.watch_changes(context);
             self.collect();
@@ -307,14 +327,19 @@ where
         self.held.set(self.held.get() + length);
         let client = Rc::clone(self);
         let work = poll_fn(move |context| {
+            let loaded = client.load();
             let result = poll(&mut place, context);
-            if result.is_some() {
+            let is_ready = result.is_some();
+            if is_ready {
                 client.held.set(client.held.get() - length);
             }
-            client.go_on(result.unwrap_or(Ok(())));
-            match result {
-                Some(_) => Poll::Ready(()),
-                None => Poll::Pending,
+            let processed = result
+                .unwrap_or(Ok(()))
+                .map_err(|e| End::Failed(e.to_string()));
+            client.go_on(loaded.and(processed));
+            match is_ready {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
             }
         });
         let task = context.spawn(work);
@@ -324,14 +349,13 @@ where
     }
 
     /// A task has done something.
-    fn go_on(self: &Rc<Self>, result: Result<(), ProtocolError>) {
+    fn go_on(self: &Rc<Self>, mut result: Result<(), End>) {
         let (Some(context), Some(event)) = (self.context.upgrade(), self.event.get()) else {
             return;
         };
         if !event.is_registered() {
             return; // torn down
         }
-        let mut result = result.map_err(|e| End::Failed(e.to_string()));
         if result.is_ok() {
             result = self.process(&context, event);
         } else {
@@ -375,6 +399,12 @@ where
         }
     }
 
+    /// Reads the data of replies that is still in files, as what is done next may change it.
+    fn load(&self) -> Result<(), End> {
+        let loaded = self.replies.borrow_mut().load();
+        loaded.map_err(|e| End::Failed(e.to_string()))
+    }
+
     fn send(&self, stream: &TcpStream) -> Result<usize, End> {
         let sent = self
             .replies
@@ -388,9 +418,9 @@ where
     }
 
     fn update_flags(&self, event: &Fd<TcpStream>) {
-        let waiting = self.replies.borrow().len();
+        let waiting = self.replies.borrow().weight();
         event.set_writable(waiting > 0);
-        let is_full = waiting >= HIGH_WATER || self.held.get() >= HIGH_WATER;
+        let is_full = waiting >= HIGH_WATER || self.held.get() >= MAX_HELD;
         if self.at_end.get() || self.is_finishing.get() || is_full {
             event.set_readable(false);
         } else if waiting <= LOW_WATER && !self.connection.is_busy() {
@@ -399,9 +429,43 @@ where
     }
 
     fn note_progress(&self) {
+        self.is_active.set(true);
         if let Some((timer, timeout)) = self.idle.get() {
             timer.set_after(*timeout);
         }
+    }
+
+    /// Has large buffers given back when the connection falls silent.
+    fn tidy_later(self: &Rc<Self>, context: &Context) {
+        if self.is_tidying.get() || !self.is_large() {
+            return;
+        }
+        self.is_tidying.set(true);
+        self.is_active.set(false);
+        if let Some(timer) = self.tidying.get() {
+            timer.set_after(SILENCE);
+            return;
+        }
+        let client = Rc::downgrade(self);
+        let timer = context.add_timer_after(SILENCE, move |_, timer| {
+            let Some(client) = client.upgrade() else {
+                return;
+            };
+            if client.is_active.replace(false) {
+                timer.set_after(SILENCE);
+                return;
+            }
+            client.is_tidying.set(false);
+            client.frames.borrow_mut().release();
+            client.connection.buffers().release();
+        });
+        timer.set_name("silence");
+        // It was empty.
+        let _ = self.tidying.set(timer);
+    }
+
+    fn is_large(&self) -> bool {
+        self.connection.buffers().is_large() || self.frames.borrow().is_large()
     }
 
     /// Tears the connection down if it has ended.

@@ -42,6 +42,9 @@ pub(crate) fn listen(address: SocketAddr, options: &[SocketOption]) -> io::Resul
     )?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_keepalive(&socket, true)?;
+    // A reply that waited for the one before it to be acknowledged would hold its client up. What
+    // belongs together is sent together.
+    sockopt::set_tcp_nodelay(&socket, true)?;
     if address.is_ipv6() {
         // Else `[::]` would take the port of `0.0.0.0` too, and one of them would fail.
         sockopt::set_ipv6_v6only(&socket, true)?;

@@ -24,6 +24,7 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 
+use crate::wire::Put;
 use crate::wire::header::{HEADER_LEN, PROTOCOL_SMB1};
 
 /// Length of the framing header.
@@ -112,8 +113,18 @@ const POOLED: usize = 2;
 const MAX_WASTE: usize = 4;
 
 impl Pool {
-    fn take(&self) -> Vec<u8> {
-        self.0.borrow_mut().pop().unwrap_or_default()
+    /// The buffer used last of those that `fits` accepts by their length.
+    fn take(&self, fits: impl Fn(usize) -> bool) -> Option<Vec<u8>> {
+        let mut pool = self.0.borrow_mut();
+        let at = pool.iter().rposition(|buffer| fits(buffer.len()))?;
+        Some(pool.remove(at))
+    }
+
+    /// Replaces an empty buffer by one that is in the CPU's cache and no shorter, if there is one.
+    fn exchange(&self, buffer: &mut Vec<u8>) {
+        if let Some(pooled) = self.take(|length| length >= buffer.len()) {
+            self.put(std::mem::replace(buffer, pooled));
+        }
     }
 
     fn put(&self, buffer: Vec<u8>) {
@@ -196,6 +207,9 @@ impl FrameReader {
     /// Take the messages out before asking for more room, else the buffer
     /// grows beyond what one message needs.
     pub fn spare(&mut self) -> &mut [u8] {
+        if !self.is_mid_message() {
+            self.pool.exchange(&mut self.buffer);
+        }
         let has_outgrown = self.is_busy && self.buffer.len() < INITIAL_LEN;
         if has_outgrown || self.buffer.len() - self.end < self.wanted() {
             if self.start > 0 {
@@ -258,8 +272,8 @@ impl FrameReader {
         }
         let tail = to..self.end;
         let is_worth_it = self.buffer.len() <= MAX_WASTE * length.max(INITIAL_LEN);
-        let mut other = self.pool.take();
         if tail.len() < length && is_worth_it {
+            let mut other = self.pool.take(|len| len >= tail.len()).unwrap_or_default();
             if other.len() < tail.len() {
                 other.resize(tail.len().max(self.least()), 0);
             }
@@ -273,12 +287,9 @@ impl FrameReader {
                 pool: self.pool.clone(),
             }));
         }
-        if other.len() > MAX_WASTE * length.max(INITIAL_LEN) {
-            other = Vec::new();
-        }
-        if other.len() < length {
-            other.resize(length.max(self.least()), 0);
-        }
+        let useful = length..=MAX_WASTE * length.max(INITIAL_LEN);
+        let pooled = self.pool.take(|len| useful.contains(&len));
+        let mut other = pooled.unwrap_or_else(|| vec![0; length.max(self.least())]);
         other[..length].copy_from_slice(&self.buffer[from..to]);
         self.start = to;
         Ok(Some(Message {
@@ -293,7 +304,14 @@ impl FrameReader {
         self.start < self.end
     }
 
-    /// Gives back the buffer if nothing is in it.
+    /// Whether it keeps more memory than small messages need.
+    pub fn is_large(&self) -> bool {
+        let pool = self.pool.0.borrow();
+        let mut buffers = pool.iter().chain([&self.buffer]);
+        buffers.any(|buffer| buffer.len() > MAX_WASTE * INITIAL_LEN)
+    }
+
+    /// Gives back the buffers if nothing is in them.
     pub fn release(&mut self) {
         if !self.is_mid_message() {
             let is_stranger = self.is_stranger;
@@ -353,9 +371,10 @@ impl FrameReader {
     }
 }
 
-/// Starts a reply frame: an empty message behind room for the framing header.
-pub fn start_frame() -> Vec<u8> {
-    vec![0; FRAME_HEADER_LEN]
+/// Starts a reply frame in an empty buffer: an empty message behind room for the framing header.
+pub fn start_frame(mut buffer: Vec<u8>) -> Vec<u8> {
+    buffer.put_zeros(FRAME_HEADER_LEN);
+    buffer
 }
 
 /// Enters the length of the message into the framing header before it.
@@ -365,7 +384,16 @@ pub fn start_frame() -> Vec<u8> {
 /// If the message is longer than [`MAX_REPLY_LEN`]; the server bounds what it
 /// puts into a reply.
 pub fn finish_frame(frame: &mut [u8]) {
-    let length = frame.len() - FRAME_HEADER_LEN;
+    finish_frame_before(frame, 0);
+}
+
+/// The same where `more` bytes of the message follow elsewhere.
+///
+/// # Panics
+///
+/// As [`finish_frame`].
+pub fn finish_frame_before(frame: &mut [u8], more: usize) {
+    let length = frame.len() - FRAME_HEADER_LEN + more;
     assert!(length <= MAX_REPLY_LEN, "reply longer than a frame can be");
     frame[..FRAME_HEADER_LEN].copy_from_slice(&(length as u32).to_be_bytes());
 }
@@ -405,6 +433,34 @@ mod tests {
             reader.filled(bytes.len());
             assert_eq!(reader.next_message().err(), Some(error));
         }
+    }
+
+    #[test]
+    fn a_large_buffer_is_kept_for_large_messages() {
+        let mut reader = FrameReader::new();
+        let large = 4 << 20;
+        let mut addresses = std::collections::BTreeSet::new();
+        for length in [large, 64, large, 64, 64, large] {
+            let mut stream = (length as u32).to_be_bytes().to_vec();
+            stream.resize(4 + length, 0);
+            while !stream.is_empty() {
+                let spare = reader.spare();
+                let count = spare.len().min(stream.len());
+                spare[..count].copy_from_slice(&stream[..count]);
+                stream.drain(..count);
+                reader.filled(count);
+            }
+            let message = reader.next_message().unwrap().unwrap();
+            if length == large {
+                addresses.insert(message.as_ptr());
+            } else {
+                assert!(message.buffer.len() <= MAX_WASTE * INITIAL_LEN);
+            }
+        }
+        assert_eq!(addresses.len(), 1);
+        assert!(reader.is_large());
+        reader.release();
+        assert!(!reader.is_large());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 
 use common::client::*;
 use common::process::{
-    children, eventually, is_gone, memory, only_child, process, wait_for_no_children,
+    children, eventually, is_gone, memory, only_child, process, unsent, wait_for_no_children,
 };
 use common::server::Server;
 use common::smbclient::{have_smbclient, run};
@@ -67,7 +67,7 @@ fn serve() -> (TempDir, Vec<u8>, Server) {
 #[track_caller]
 fn wait_until_stuck(child: u32) {
     eventually("the child waits for its client to read", || {
-        memory(child, "VmRSS") > PIECE && process(child).is_some_and(|p| p.state == 'S')
+        unsent(child) > 64 * 1024 && process(child).is_some_and(|p| p.state == 'S')
     });
 }
 

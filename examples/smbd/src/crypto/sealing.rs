@@ -3,12 +3,10 @@
 //! A sealed message is a transform header and what it hides. The header's nonce, length, flags and
 //! session id are authenticated with the message.
 
-use aes::{Aes128, Aes256};
-use aes_gcm::{Aes128Gcm, Aes256Gcm, KeyInit};
-use ccm::Ccm;
-use ccm::aead::AeadInOut;
-use ccm::consts::{U11, U16};
+use aes::{Aes128Enc, Aes256Enc};
+use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, Nonce, Tag, UnboundKey};
 
+use super::chained::{CCM_NONCE_LEN, Ccm};
 use crate::wire::transform::{self, TRANSFORM_LEN, TransformHeader};
 
 /// The ciphers by their numbers on the wire ([MS-SMB2] 2.2.3.1.2).
@@ -46,29 +44,25 @@ impl CipherId {
 pub struct Tampered;
 
 /// A cipher with the key of one direction.
-struct Cipher(Inner);
-
-enum Inner {
-    Aes128Ccm(Box<Ccm<Aes128, U16, U11>>),
-    Aes256Ccm(Box<Ccm<Aes256, U16, U11>>),
-    Aes128Gcm(Box<Aes128Gcm>),
-    Aes256Gcm(Box<Aes256Gcm>),
+enum Cipher {
+    Aes128Ccm(Box<Ccm<Aes128Enc>>),
+    Aes256Ccm(Box<Ccm<Aes256Enc>>),
+    Gcm(Box<LessSafeKey>),
 }
 
-/// The part of the nonce field that GCM uses, of CCM.
+/// The part of the nonce field that GCM uses.
 const GCM_NONCE_LEN: usize = 12;
-const CCM_NONCE_LEN: usize = 11;
 
 impl Cipher {
     /// `key` has 32 bytes; those that are too many for the cipher are left out.
     fn new(id: CipherId, key: &[u8; 32]) -> Cipher {
-        let short: [u8; 16] = std::array::from_fn(|i| key[i]);
-        Cipher(match id {
-            CipherId::Aes128Ccm => Inner::Aes128Ccm(Box::new(Ccm::new(&short.into()))),
-            CipherId::Aes256Ccm => Inner::Aes256Ccm(Box::new(Ccm::new(key.into()))),
-            CipherId::Aes128Gcm => Inner::Aes128Gcm(Box::new(Aes128Gcm::new(&short.into()))),
-            CipherId::Aes256Gcm => Inner::Aes256Gcm(Box::new(Aes256Gcm::new(key.into()))),
-        })
+        let short: &[u8; 16] = &std::array::from_fn(|i| key[i]);
+        match id {
+            CipherId::Aes128Ccm => Cipher::Aes128Ccm(Box::new(Ccm::new_128(short))),
+            CipherId::Aes256Ccm => Cipher::Aes256Ccm(Box::new(Ccm::new_256(key))),
+            CipherId::Aes128Gcm => Cipher::Gcm(Box::new(gcm_key(&AES_128_GCM, short))),
+            CipherId::Aes256Gcm => Cipher::Gcm(Box::new(gcm_key(&AES_256_GCM, key))),
+        }
     }
 
     /// Encrypts in place and returns the tag. Fails only for what is longer than any message.
@@ -78,16 +72,16 @@ impl Cipher {
         authenticated: &[u8],
         data: &mut [u8],
     ) -> Result<[u8; 16], Tampered> {
-        let gcm_nonce: [u8; GCM_NONCE_LEN] = std::array::from_fn(|i| nonce[i]);
-        let ccm_nonce: [u8; CCM_NONCE_LEN] = std::array::from_fn(|i| nonce[i]);
-        let data = data.into();
-        let tag = match &self.0 {
-            Inner::Aes128Ccm(c) => c.encrypt_inout_detached(&ccm_nonce.into(), authenticated, data),
-            Inner::Aes256Ccm(c) => c.encrypt_inout_detached(&ccm_nonce.into(), authenticated, data),
-            Inner::Aes128Gcm(c) => c.encrypt_inout_detached(&gcm_nonce.into(), authenticated, data),
-            Inner::Aes256Gcm(c) => c.encrypt_inout_detached(&gcm_nonce.into(), authenticated, data),
-        };
-        tag.map(Into::into).map_err(|_| Tampered)
+        match self {
+            Cipher::Aes128Ccm(ccm) => ccm.encrypt(&ccm_nonce(nonce), authenticated, data),
+            Cipher::Aes256Ccm(ccm) => ccm.encrypt(&ccm_nonce(nonce), authenticated, data),
+            Cipher::Gcm(key) => {
+                let tag = key
+                    .seal_in_place_separate_tag(gcm_nonce(nonce), Aad::from(authenticated), data)
+                    .map_err(|_| Tampered)?;
+                tag.as_ref().try_into().map_err(|_| Tampered)
+            }
+        }
     }
 
     /// Decrypts in place if the tag is right.
@@ -98,25 +92,32 @@ impl Cipher {
         data: &mut [u8],
         tag: &[u8; 16],
     ) -> Result<(), Tampered> {
-        let gcm_nonce: [u8; GCM_NONCE_LEN] = std::array::from_fn(|i| nonce[i]);
-        let ccm_nonce: [u8; CCM_NONCE_LEN] = std::array::from_fn(|i| nonce[i]);
-        let (data, tag) = (data.into(), tag.into());
-        match &self.0 {
-            Inner::Aes128Ccm(c) => {
-                c.decrypt_inout_detached(&ccm_nonce.into(), authenticated, data, tag)
-            }
-            Inner::Aes256Ccm(c) => {
-                c.decrypt_inout_detached(&ccm_nonce.into(), authenticated, data, tag)
-            }
-            Inner::Aes128Gcm(c) => {
-                c.decrypt_inout_detached(&gcm_nonce.into(), authenticated, data, tag)
-            }
-            Inner::Aes256Gcm(c) => {
-                c.decrypt_inout_detached(&gcm_nonce.into(), authenticated, data, tag)
+        match self {
+            Cipher::Aes128Ccm(ccm) => ccm.decrypt(&ccm_nonce(nonce), authenticated, data, tag),
+            Cipher::Aes256Ccm(ccm) => ccm.decrypt(&ccm_nonce(nonce), authenticated, data, tag),
+            Cipher::Gcm(key) => {
+                let (nonce, aad) = (gcm_nonce(nonce), Aad::from(authenticated));
+                key.open_in_place_separate_tag(nonce, aad, Tag::from(*tag), data, 0..)
+                    .map(drop)
+                    .map_err(|_| Tampered)
             }
         }
-        .map_err(|_| Tampered)
     }
+}
+
+fn gcm_key(algorithm: &'static Algorithm, key: &[u8]) -> LessSafeKey {
+    // It can't fail: the algorithms' keys have 16 and 32 bytes.
+    LessSafeKey::new(UnboundKey::new(algorithm, key).expect("a key of another length"))
+}
+
+fn gcm_nonce(nonce: &[u8; 16]) -> Nonce {
+    let nonce: [u8; GCM_NONCE_LEN] = std::array::from_fn(|i| nonce[i]);
+    // The sealer counts.
+    Nonce::assume_unique_for_key(nonce)
+}
+
+fn ccm_nonce(nonce: &[u8; 16]) -> [u8; CCM_NONCE_LEN] {
+    std::array::from_fn(|i| nonce[i])
 }
 
 impl std::fmt::Debug for Cipher {

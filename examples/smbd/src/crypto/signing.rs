@@ -1,13 +1,12 @@
 //! Signatures ([MS-SMB2] 3.1.4.1, 3.1.5.1).
 
-use aes::Aes128;
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes128Gcm, Nonce};
-use cmac::Cmac;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
+use super::chained::Cmac;
 use super::kdf;
 use crate::wire::header::{Command, FLAG_RESPONSE, HEADER_LEN};
 
@@ -46,7 +45,7 @@ pub struct SigningKey(Key);
 #[derive(Clone)]
 enum Key {
     Hmac(Hmac<Sha256>),
-    Cmac(Box<Cmac<Aes128>>),
+    Cmac(Box<Cmac>),
     Gmac(Box<Aes128Gcm>),
 }
 
@@ -61,7 +60,7 @@ impl SigningKey {
     pub fn new(algorithm: Algorithm, key: &[u8; 16]) -> SigningKey {
         SigningKey(match algorithm {
             Algorithm::HmacSha256 => Key::Hmac(Hmac::new(&kdf::hmac_key(key))),
-            Algorithm::AesCmac => Key::Cmac(Box::new(Cmac::new(key.into()))),
+            Algorithm::AesCmac => Key::Cmac(Box::new(Cmac::new(key))),
             Algorithm::AesGmac => Key::Gmac(Box::new(Aes128Gcm::new(key.into()))),
         })
     }
@@ -107,11 +106,7 @@ impl SigningKey {
                 let tag = mac.clone().chain_update(message).finalize().into_bytes();
                 std::array::from_fn(|i| tag[i])
             }
-            Key::Cmac(mac) => Cmac::clone(mac)
-                .chain_update(message)
-                .finalize()
-                .into_bytes()
-                .into(),
+            Key::Cmac(cmac) => cmac.tag(message),
             Key::Gmac(gcm) => {
                 let nonce = Nonce::from(gmac_nonce(message));
                 // Nothing is encrypted, and no message is as long as 2^61 bytes.

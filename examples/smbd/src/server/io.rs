@@ -1,17 +1,15 @@
 //! READ, WRITE, CLOSE and FLUSH ([MS-SMB2] 3.3.5.10–3.3.5.13).
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-
-use rustix::buffer::spare_capacity;
-use rustix::io::Errno;
 
 use super::Connection;
 use super::error::Outcome;
 use super::open::{DiskOpen, Object, Open};
 use super::reply::Reply;
 use super::request::Request;
+use crate::outgoing::{self, FilePart};
 use crate::share::data;
 use crate::share::metadata::Kind;
 use crate::sharing::Access;
@@ -22,10 +20,11 @@ use crate::wire::status::Status;
 /// A READ that has been found in order: what is to be sent, and from where.
 ///
 /// Deciding is kept apart from copying, so that the bytes can also go from
-/// the file to the socket without passing through here.
+/// the file to the socket without passing through here. They do that if nobody has to
+/// look at them.
 #[derive(Debug)]
 struct ReadPlan<'a> {
-    fd: BorrowedFd<'a>,
+    file: &'a Rc<OwnedFd>,
     offset: u64,
     length: usize,
     /// With fewer bytes than this, the file having been cut short since, the
@@ -33,8 +32,11 @@ struct ReadPlan<'a> {
     minimum: usize,
 }
 
+/// With less data than this, sending it from its file takes longer than copying it.
+const LEAST_FROM_FILE: usize = 32 * 1024;
+
 impl<'a> ReadPlan<'a> {
-    fn new(disk: &'a mut DiskOpen, read: &Read) -> Result<ReadPlan<'a>, Status> {
+    fn new(disk: &'a DiskOpen, read: &Read) -> Result<ReadPlan<'a>, Status> {
         disk.check_access(access::FILE_READ_DATA | access::FILE_EXECUTE)?;
         if disk.node.metadata.kind != Kind::File {
             return Err(Status::INVALID_DEVICE_REQUEST);
@@ -52,29 +54,23 @@ impl<'a> ReadPlan<'a> {
             return Err(Status::END_OF_FILE);
         }
         Ok(ReadPlan {
-            fd: disk.node.fd.as_fd(),
+            file: &disk.node.fd,
             offset: read.offset,
             length,
             minimum,
         })
     }
 
-    /// Appends the bytes to `out` and returns how many they are.
-    fn copy_to(&self, out: &mut Vec<u8>) -> Result<usize, Status> {
-        out.reserve_exact(self.length);
-        let start = out.len();
-        while out.len() - start < self.length {
-            let done = out.len() - start;
-            // Where the capacity exceeds the plan, more than planned may be
-            // read; it is cut off below.
-            match rustix::io::pread(self.fd, spare_capacity(out), self.offset + done as u64) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(Status::from_errno(errno)),
-            }
+    /// Enters the bytes into `reply`, or where they are, and returns how many they are.
+    fn put(&self, reply: &mut Reply<'_>) -> Result<usize, Status> {
+        if reply.takes_file && self.length >= LEAST_FROM_FILE {
+            let file = Rc::clone(self.file);
+            reply.file = Some(FilePart::new(file, self.offset, self.length));
+            return Ok(self.length);
         }
-        out.truncate(start + self.length);
-        let count = out.len() - start;
+        reply.reserve(self.length);
+        let count = outgoing::read_at(self.file.as_fd(), self.offset, self.length, reply.out)
+            .map_err(Status::from_errno)?;
         if count < self.minimum || count == 0 && self.length > 0 {
             return Err(Status::END_OF_FILE);
         }
@@ -146,13 +142,15 @@ impl Connection {
         file::put_read(reply.out);
         let data = reply.out.len();
         let mut status = Status::SUCCESS;
+        let count;
         match &open.object {
             Object::Disk(disk) => {
                 let length = u64::from(read.length);
                 check_locks(disk, read.offset, length, false).await?;
                 let disk = &mut disk.borrow_mut();
                 let access_time = disk.kept_access_time()?;
-                let count = ReadPlan::new(disk, &read)?.copy_to(reply.out)?;
+                reply.takes_file &= access_time.is_none();
+                count = ReadPlan::new(disk, &read)?.put(reply)?;
                 disk.state.position = read.offset + count as u64;
                 if access_time.is_some() {
                     disk.node.set_times(access_time, None)?;
@@ -168,9 +166,9 @@ impl Connection {
                 if more {
                     status = Status::BUFFER_OVERFLOW;
                 }
+                count = reply.out.len() - data;
             }
         }
-        let count = reply.out.len() - data;
         file::set_read_length(&mut reply.out[body..data], count as u32);
         Ok(status)
     }

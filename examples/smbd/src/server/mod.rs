@@ -56,6 +56,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::outgoing::{Buffers, Outgoing};
 use crate::share::changes::Changes;
 use crate::sharing::{Break, Link, Notice, Port, SessionNotice};
 use crate::transport::Message;
@@ -106,7 +107,22 @@ pub struct Connection {
     /// A message is being processed that others must not overtake.
     is_busy: Cell<bool>,
     /// Frames to be sent.
-    replies: RefCell<VecDeque<Vec<u8>>>,
+    replies: RefCell<VecDeque<Outgoing>>,
+    /// Where they are built.
+    buffers: Buffers,
+}
+
+/// Whether processing a message changes nothing in files, and answers only itself: replies before
+/// it may be sent after it was processed, from the files as they are then.
+pub fn leaves_files_alone(message: &[u8]) -> bool {
+    let is_harmless = |header: Header| {
+        header.next_command == 0
+            && matches!(
+                Command::from_code(header.command),
+                Some(Command::Read | Command::Echo | Command::QueryInfo | Command::QueryDirectory)
+            )
+    };
+    Header::parse(message).is_ok_and(is_harmless)
 }
 
 /// What a related request takes over from the request before it ([MS-SMB2] 3.3.5.2.7.2).
@@ -145,6 +161,7 @@ impl Connection {
             early_breaks: RefCell::default(),
             is_busy: Cell::new(false),
             replies: RefCell::default(),
+            buffers: Buffers::default(),
         })
     }
 
@@ -169,8 +186,13 @@ impl Connection {
     }
 
     /// Takes the next frame to be sent, framing header included.
-    pub fn next_reply(&self) -> Option<Vec<u8>> {
+    pub fn next_reply(&self) -> Option<Outgoing> {
         self.replies.borrow_mut().pop_front()
+    }
+
+    /// What replies are built in, and what has been sent of them goes back to.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// Takes what the parent has sent. Futures that wait for it are woken, and
@@ -217,7 +239,7 @@ impl Connection {
         }
     }
 
-    fn send(&self, frame: Option<Vec<u8>>) {
+    fn send(&self, frame: Option<Outgoing>) {
         self.replies.borrow_mut().extend(frame);
     }
 
@@ -334,7 +356,9 @@ impl Connection {
         // What may wait has a frame of its own: the responses before it are not
         // to wait with it.
         let mut frame = exchange.frame_for(command);
+        let is_only = frame.is_empty() && header.next_command == 0 && chain.is_none();
         let mut reply = frame.start_response(session_id, tree_id);
+        reply.takes_file = is_only && seal.is_none() && exchange.protection().is_none();
         let is_first = related && inherited.is_none();
         let outcome = match inherited {
             _ if matches!(checked, Err(Refusal::Disconnect(_))) => {
@@ -352,10 +376,14 @@ impl Connection {
             },
         };
         let (session_id, tree_id) = (reply.session_id, reply.tree_id);
+        let file = reply.file.take();
         let found_file = reply.file_id.is_some();
         let file_id = reply.file_id.or(request.related_file);
         let status = match outcome {
-            Ok(status) => status,
+            Ok(status) => {
+                frame.put_file(file);
+                status
+            }
             Err(refusal) => {
                 frame.put_error(refusal, dialect);
                 match refusal {

@@ -163,7 +163,7 @@ impl Connection {
         };
         self.negotiation.replace(negotiation);
         log::debug!("{}: SMB1 NEGOTIATE, {offer:?}", self.peer);
-        let mut frame = Frame::new(None);
+        let mut frame = Frame::new(None, &self.buffers);
         let reply = frame.start_response(0, 0);
         put_response(&self.config, dialect, capabilities, None, reply.out);
         let header = ResponseHeader {

@@ -25,7 +25,7 @@ impl Connection {
             }
             return;
         };
-        let mut frame = Frame::new(seal);
+        let mut frame = Frame::new(seal, &self.buffers);
         let reply = frame.start_response(0, 0);
         file::put_oplock_break(reply.out, broken.to.level(), file_id);
         let header = ResponseHeader {

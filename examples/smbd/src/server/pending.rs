@@ -15,6 +15,7 @@ use std::task::{Poll, Waker};
 use super::Connection;
 use super::protection::{Protection, Seal};
 use super::reply::Frame;
+use crate::outgoing::Outgoing;
 use crate::wire::file::FileId;
 use crate::wire::header::{self, Command, Header, ResponseHeader};
 use crate::wire::status::Status;
@@ -169,7 +170,7 @@ impl Exchange {
         Exchange {
             connection: Rc::clone(connection),
             turn: RefCell::new(Some(turn)),
-            frame: RefCell::new(Frame::new(seal.clone())),
+            frame: RefCell::new(Frame::new(seal.clone(), &connection.buffers)),
             seal,
             current: RefCell::new(None),
         }
@@ -234,7 +235,7 @@ impl Exchange {
     }
 
     /// The frame to be sent at the end.
-    pub(super) fn finish(&self) -> Option<Vec<u8>> {
+    pub(super) fn finish(&self) -> Option<Outgoing> {
         self.frame.borrow_mut().take().finish()
     }
 

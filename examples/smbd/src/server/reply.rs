@@ -2,6 +2,7 @@
 
 use super::error::Refusal;
 use super::protection::{Protection, Seal};
+use crate::outgoing::{Buffers, FilePart, Outgoing};
 use crate::transport::{self, FRAME_HEADER_LEN, MAX_REPLY_LEN};
 use crate::wire::Put;
 use crate::wire::file::FileId;
@@ -17,6 +18,10 @@ const RESERVE: usize = super::MAX_COMPOUND * 80;
 #[derive(Debug)]
 pub(super) struct Frame {
     bytes: Vec<u8>,
+    /// What follows them, if that is the data of the only response.
+    file: Option<FilePart>,
+    /// Where `bytes` come from.
+    buffers: Buffers,
     /// How much is to go before it into the same frame.
     earlier: usize,
     /// Where the latest response begins.
@@ -29,8 +34,8 @@ pub(super) struct Frame {
 
 /// An empty message, behind room for the framing header and, if it is to be encrypted, for the
 /// transform header.
-fn start(seal: Option<&Seal>) -> Vec<u8> {
-    let mut bytes = transport::start_frame();
+fn start(seal: Option<&Seal>, buffers: &Buffers) -> Vec<u8> {
+    let mut bytes = transport::start_frame(buffers.take(0));
     if seal.is_some() {
         bytes.put_zeros(TRANSFORM_LEN);
     }
@@ -38,9 +43,11 @@ fn start(seal: Option<&Seal>) -> Vec<u8> {
 }
 
 impl Frame {
-    pub(super) fn new(seal: Option<Seal>) -> Self {
+    pub(super) fn new(seal: Option<Seal>, buffers: &Buffers) -> Self {
         Frame {
-            bytes: start(seal.as_ref()),
+            bytes: start(seal.as_ref(), buffers),
+            file: None,
+            buffers: buffers.clone(),
             earlier: 0,
             latest: None,
             protection: Protection::default(),
@@ -52,7 +59,7 @@ impl Frame {
     pub(super) fn another(&self) -> Self {
         Frame {
             earlier: self.earlier + self.bytes.len(),
-            ..Frame::new(self.seal.clone())
+            ..Frame::new(self.seal.clone(), &self.buffers)
         }
     }
 
@@ -60,6 +67,8 @@ impl Frame {
     pub(super) fn take(&mut self) -> Self {
         let empty = Frame {
             bytes: Vec::new(),
+            file: None,
+            buffers: self.buffers.clone(),
             earlier: 0,
             latest: None,
             protection: Protection::default(),
@@ -94,6 +103,7 @@ impl Frame {
             self.latest = Some(base + start);
             self.protection = other.protection;
         }
+        self.buffers.put(other.bytes);
     }
 
     /// Ends the latest response, as another is to follow.
@@ -110,7 +120,7 @@ impl Frame {
     /// Begins a response. Its header is entered by [`Frame::finish_response`].
     pub(super) fn start_response(&mut self, session_id: u64, tree_id: u32) -> Reply<'_> {
         if self.bytes.is_empty() {
-            self.bytes = start(self.seal.as_ref());
+            self.bytes = start(self.seal.as_ref(), &self.buffers);
         }
         self.pad();
         self.latest = Some(self.bytes.len());
@@ -120,7 +130,10 @@ impl Frame {
             tree_id,
             file_id: None,
             earlier: self.earlier,
+            takes_file: false,
+            file: None,
             out: &mut self.bytes,
+            buffers: &self.buffers,
         }
     }
 
@@ -132,6 +145,7 @@ impl Frame {
     /// Replaces the body of the latest response by an error's.
     pub(super) fn put_error(&mut self, refusal: Refusal, dialect: Option<Dialect>) {
         let Some(start) = self.latest else { return };
+        self.file = None;
         self.bytes.truncate(start + HEADER_LEN);
         let out = &mut self.bytes;
         out.put_u16(9);
@@ -157,6 +171,11 @@ impl Frame {
         }
     }
 
+    /// Has the data of the only response follow it.
+    pub(super) fn put_file(&mut self, file: Option<FilePart>) {
+        self.file = file;
+    }
+
     /// Enters the header of the latest response.
     pub(super) fn finish_response(&mut self, header: &ResponseHeader, protection: Protection) {
         if let Some(start) = self.latest {
@@ -166,7 +185,7 @@ impl Frame {
     }
 
     /// The finished frame, `None` if nothing has been put into it.
-    pub(super) fn finish(mut self) -> Option<Vec<u8>> {
+    pub(super) fn finish(mut self) -> Option<Outgoing> {
         let latest = self.latest?;
         self.protection.seal_response(&mut self.bytes[latest..]);
         if let Some(seal) = &self.seal
@@ -176,8 +195,9 @@ impl Frame {
             log::error!("a reply can't be encrypted any more");
             return None;
         }
-        transport::finish_frame(&mut self.bytes);
-        Some(self.bytes)
+        let more = self.file.as_ref().map_or(0, FilePart::len);
+        transport::finish_frame_before(&mut self.bytes, more);
+        Some(Outgoing::new(self.bytes, self.file, self.buffers))
     }
 }
 
@@ -192,11 +212,27 @@ pub(super) struct Reply<'a> {
     pub(super) file_id: Option<FileId>,
     /// How much else is to go into the same frame.
     earlier: usize,
+    /// Whether data may stay in its file: nobody signs or encrypts it, and nothing follows.
+    pub(super) takes_file: bool,
+    /// The data that does.
+    pub(super) file: Option<FilePart>,
     /// The frame; the body is appended.
     pub(super) out: &'a mut Vec<u8>,
+    /// Where that comes from.
+    buffers: &'a Buffers,
 }
 
 impl Reply<'_> {
+    /// Makes room for `length` more bytes.
+    pub(super) fn reserve(&mut self, length: usize) {
+        let wanted = self.out.len() + length;
+        if self.out.capacity() < wanted {
+            let mut larger = self.buffers.take(wanted);
+            larger.extend_from_slice(self.out);
+            self.buffers.put(std::mem::replace(self.out, larger));
+        }
+    }
+
     /// Makes sure that `length` more bytes fit into the frame.
     ///
     /// Each response is bounded by the negotiated maximum, but a compound can

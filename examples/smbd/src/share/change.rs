@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 
 use rustix::fs::{
     Access, AtFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps,
@@ -37,6 +38,7 @@ impl Share {
         let flags = mode.flags() | OFlags::CREATE | OFlags::EXCL | OFlags::NOCTTY;
         let fd = self.open_or_create_beneath(&path, flags, FILE_MODE)?;
         let metadata = Metadata::of(&fd)?;
+        let fd = Rc::new(fd);
         Ok(Node { path, metadata, fd })
     }
 
@@ -51,6 +53,7 @@ impl Share {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
         let metadata = Metadata::of(&fd)?;
+        let fd = Rc::new(fd);
         Ok(Node { path, metadata, fd })
     }
 

@@ -27,6 +27,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags};
@@ -55,7 +56,7 @@ pub struct Node {
     pub metadata: Metadata,
     /// A descriptor that only identifies it (`O_PATH`) until
     /// [`Share::open_data`] replaces it.
-    pub fd: OwnedFd,
+    pub fd: Rc<OwnedFd>,
 }
 
 /// What a path leads to.
@@ -191,6 +192,7 @@ impl Share {
             Err(errno) => return Err(Status::from_errno(errno)),
         };
         let metadata = Metadata::of(&fd).map_err(Status::from_errno)?;
+        let fd = Rc::new(fd);
         Ok(Found::Node(Node { path, metadata, fd }))
     }
 
@@ -323,7 +325,7 @@ impl Share {
             // The name has passed to another file between the two opens.
             return Err(Status::OBJECT_NAME_NOT_FOUND);
         }
-        node.fd = fd;
+        node.fd = Rc::new(fd);
         node.metadata = metadata;
         Ok(())
     }

@@ -152,7 +152,11 @@ impl Direct {
                     Poll::Pending => true,
                 });
         }
-        result.map(|()| std::iter::from_fn(|| self.connection.next_reply()).collect())
+        result.map(|()| {
+            std::iter::from_fn(|| self.connection.next_reply())
+                .map(|frame| frame.into_bytes().expect("a file that can be read"))
+                .collect()
+        })
     }
 }
 

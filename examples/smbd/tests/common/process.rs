@@ -89,6 +89,19 @@ pub fn sockets(pid: u32) -> Vec<String> {
     descriptors.filter(|t| t.starts_with("socket:")).collect()
 }
 
+/// How many bytes a process has sent over TCP that the others have not taken yet.
+#[track_caller]
+pub fn unsent(pid: u32) -> usize {
+    let sockets = sockets(pid);
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("no such process");
+    let rows = table
+        .lines()
+        .map(|row| row.split_ascii_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.len() > 9 && sockets.contains(&format!("socket:[{}]", row[9])))
+        .filter_map(|row| usize::from_str_radix(row[4].split_once(':')?.0, 16).ok())
+        .sum()
+}
+
 /// A line of `/proc/PID/status`, without its name.
 #[track_caller]
 pub fn status(pid: u32, name: &str) -> String {

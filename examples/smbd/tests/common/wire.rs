@@ -18,7 +18,7 @@ pub struct Wire {
 
 /// A message with its framing header.
 pub fn frame(message: &[u8]) -> Vec<u8> {
-    let mut frame = start_frame();
+    let mut frame = start_frame(Vec::new());
     frame.extend(message);
     finish_frame(&mut frame);
     frame
