@@ -100,9 +100,14 @@ impl Gate {
     pub(crate) fn ask(&mut self, address: IpAddr, now: Instant) -> Verdict {
         self.expire(now);
         let own = self.taken.get(&address).copied().unwrap_or(0);
-        let is_full = own >= self.places_of(address, now);
+        let places = self.places_of(address, now);
+        let is_full = own >= places;
         if !is_full && self.places.len() < PLACES {
             return Verdict::Enter;
+        }
+        // That one goes doesn't help an address that has more than its places.
+        if own > places || self.places.len() > PLACES {
+            return Verdict::Wait;
         }
         self.dispensable(is_full.then_some(address), now)
             .map_or(Verdict::Wait, Verdict::Replace)
@@ -281,6 +286,23 @@ mod tests {
         assert_eq!(gate.ask(address(2), now), Verdict::Enter);
         let much_later = now + FORGETTING * 20;
         fill(&mut gate, 100, PLACES_OF_ADDRESS, guesser, much_later);
+    }
+
+    #[test]
+    fn a_suspect_with_too_many_places_gets_no_other() {
+        let (mut gate, start) = (Gate::default(), Instant::now());
+        fill(&mut gate, 0, 10, address(1), start);
+        for id in 0..10 {
+            gate.failed(ClientId(id), address(1), start);
+        }
+        let later = start + PATIENCE;
+        assert_eq!(gate.ask(address(1), later), Verdict::Wait);
+        for id in 0..8 {
+            gate.left(ClientId(id), later + MAX_PENALTY);
+        }
+        assert_eq!(gate.ask(address(1), later), Verdict::Wait);
+        gate.left(ClientId(8), later + MAX_PENALTY);
+        assert_eq!(gate.ask(address(1), later), Verdict::Enter);
     }
 
     #[test]

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use common::client::*;
 use common::logon::{Credentials, Offer, Protected};
-use common::process::{children, descriptors, eventually, memory, process, wait_for_no_children};
+use common::process::{
+    children, descriptors, eventually, memory, process, unsent, wait_for_no_children,
+};
 use common::server::Server;
 use common::wire::{Wire, frame};
 use common::{TempDir, noise};
@@ -207,7 +209,7 @@ fn clients_that_never_read_harm_nobody() {
         .collect();
     eventually("all of them are stuck", || {
         let children = children(server.pid());
-        let is_stuck = |pid| memory(pid, "VmRSS") > PIECE;
+        let is_stuck = |pid| unsent(pid) > 64 * 1024;
         children
             .iter()
             .all(|child| child.state == 'S' && is_stuck(child.pid))
