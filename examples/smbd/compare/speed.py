@@ -206,6 +206,10 @@ def memory(options, server):
 
 def benchmarks(options):
     """What is measured: its kind, its name, and what measures a server."""
+    def idle(when):
+        return "memory", f"PSS of {options.sessions} idle sessions, {when}", lambda s: memory(options, s)
+
+    yield idle("of a server just started")
     for mode in MODES:
         for direction in ["put", "get"]:
             name = f"{direction} {options.size // 2**20} MiB, {mode}"
@@ -215,7 +219,7 @@ def benchmarks(options):
     for parallel in [1, 8]:
         how = "in order" if parallel == 1 else f"{parallel} at once"
         yield "connections", f"connections, {how}", lambda s, p=parallel: connect(p, options, s)
-    yield "memory", f"PSS of {options.sessions} idle sessions", lambda s: memory(options, s)
+    yield idle("of one that has had others")
     yield "clients", f"{options.clients} clients at once", lambda s: crowd(options, s)
 
 

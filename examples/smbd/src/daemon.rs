@@ -158,6 +158,11 @@ impl Daemon {
         Ok(address)
     }
 
+    /// Whether this is a client's process by now.
+    pub(crate) fn is_child(&self) -> bool {
+        self.is_child.get()
+    }
+
     /// Somebody has connected: they get a process, or wait for one, or are refused.
     fn connected(self: &Rc<Self>, context: &Context, stream: TcpStream, peer: &Rc<str>) {
         if let Err(e) = sockets::prepare(&stream, &self.options.socket_options) {
