@@ -31,6 +31,12 @@ END = "<!-- torture: end -->"
 SUITES = [
     "read", "rw", "dir", "create", "rename", "mkdir", "delete-on-close-perms", "timestamps",
     "getinfo", "compound", "lock", "oplock", "notify", "ioctl", "session",
+    # Beside those that are about what is there: what else needs no other configuration.
+    "async_dosmode", "charset", "check-sharemode", "compound_async", "compound_find", "connect",
+    "create_no_streams", "credits", "deny", "dosmode", "fileid", "mangle", "maxfid",
+    "maximum_allowed", "notify-inotify", "openattr", "samba3misc", "scan", "sdread", "secleak",
+    "session-id", "session-require-signing", "set-sparse-ioctl", "setinfo", "sharemode", "tcon",
+    "timestamp_resolution", "winattr", "zero-data-ioctl",
 ]
 USER, PASSWORD = "torture", "torture-secret"
 # The system user whose files the tests make, on Debian's smbd. Every Debian has it.

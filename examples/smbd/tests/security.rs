@@ -229,6 +229,26 @@ fn negotiate_contexts_are_checked() {
 }
 
 #[test]
+fn what_else_is_negotiated_is_passed_over() {
+    const PREAUTH: u16 = 1;
+    let setup = Setup::new();
+    let offered = [
+        (PREAUTH, [&[1, 0, 4, 0, 1, 0][..], &[9; 4]].concat()),
+        (3, vec![2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 0]), // compression: LZNT1, LZ77
+        (5, utf16("server")),
+        (6, vec![1, 0, 0, 0]),       // transport security
+        (7, vec![1, 0, 0, 0, 0, 0]), // RDMA
+        (0x100, vec![0x93; 16]),     // POSIX extensions
+    ];
+    let body = negotiate_contexts(&[0x0311], 0, &offered);
+    let response = setup
+        .client()
+        .expect(request(NEGOTIATE, body), Status::SUCCESS);
+    let kinds: Vec<u16> = contexts(&response).iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds, [PREAUTH]);
+}
+
+#[test]
 fn a_wrong_signature_is_refused_and_nothing_else() {
     let setup = Setup::new();
     for dialect in DIALECTS {

@@ -150,7 +150,7 @@ fn usr1_tells_who_has_what_open() {
     server
         .log
         .expect(&format!("process {process}, 1 opens, 0 requests wait"));
-    server.log.expect(r#""\\file""#);
+    server.log.expect(r#""data\\file""#);
     server.log.expect("1 locks");
     client.check();
     kill(process, Signal::USR1);

@@ -404,7 +404,7 @@ fn lies() -> impl Strategy<Value = Ask> {
         any::<bool>(),
         0..4usize,
     );
-    (0..11u8, numbers).prop_map(|(tag, (ticket, open, inode, number, flag, level))| {
+    (0..13u8, numbers).prop_map(|(tag, (ticket, open, inode, number, flag, level))| {
         let file = FileKey { device: 1, inode };
         let oplock = OPLOCKS[level];
         let (offset, length) = (inode, ticket);
@@ -445,6 +445,11 @@ fn lies() -> impl Strategy<Value = Ask> {
                 file,
                 number: number % 8,
             },
+            10 => Ask::Move { ticket, open },
+            11 => Ask::Renamed {
+                open,
+                name: "a\\b".repeat(level),
+            },
             _ => Ask::Open {
                 ticket,
                 open,
@@ -454,7 +459,7 @@ fn lies() -> impl Strategy<Value = Ask> {
                 oplock,
                 overwrites: flag,
                 delete_on_close: level == 3,
-                name: String::new(),
+                name: "a\\b".repeat(level),
             },
         }
     })
