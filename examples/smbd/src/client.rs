@@ -157,7 +157,6 @@ pub(crate) fn serve(
         },
     )?;
     event.set_name("client");
-    event.on_close(move |_stream| log::info!("{peer}: disconnected"));
     // It was empty.
     let _ = client.event.set(event);
     let stranger = Rc::downgrade(&client);

@@ -7,7 +7,7 @@
 //! handler, lets go of the one listening socket that the handler still holds.) The parent closes
 //! its copy of the connection, counts the child, and has its end reported by an event.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -59,6 +59,8 @@ pub(crate) struct Daemon {
     is_calling: Cell<bool>,
     /// This is a client's process.
     is_child: Cell<bool>,
+    /// The client that this process serves.
+    served: OnceCell<Rc<str>>,
     stopping: Cell<bool>,
     stop_timer: RefCell<Option<Timer>>,
 }
@@ -95,6 +97,7 @@ impl Daemon {
             waiting: Waiting::new(),
             is_calling: Cell::new(false),
             is_child: Cell::new(false),
+            served: OnceCell::new(),
             stopping: Cell::new(false),
             stop_timer: RefCell::default(),
         });
@@ -156,6 +159,11 @@ impl Daemon {
         listener.on_close(move |_socket| log::debug!("listening socket on {address} closed"));
         self.listeners.borrow_mut().push(listener);
         Ok(address)
+    }
+
+    /// The client that this process has served.
+    pub(crate) fn served(&self) -> Option<&str> {
+        self.served.get().map(|peer| &**peer)
     }
 
     /// Whether this is a client's process by now.
@@ -334,6 +342,8 @@ impl Daemon {
     }
 
     fn serve(&self, context: &Context, stream: TcpStream, link: UnixStream, peer: &Rc<str>) {
+        // It was empty.
+        let _ = self.served.set(Rc::clone(peer));
         let config = Arc::clone(&self.config.borrow());
         let idle_timeout = self.options.idle_timeout;
         let users = Rc::clone(&self.users.borrow());

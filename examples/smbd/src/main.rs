@@ -90,6 +90,9 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         .map_err(|e| format!("there is nothing to listen on: {e}"))?;
     announce(&addresses, is_demo)?;
     context.run()?;
+    if let Some(peer) = daemon.served() {
+        log::info!("{peer}: disconnected");
+    }
     if daemon.is_child() {
         // The kernel takes everything back at once; to do that one by one takes time and memory.
         std::process::exit(0);
