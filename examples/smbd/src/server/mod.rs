@@ -343,6 +343,16 @@ impl Connection {
         let seal = exchange.seal();
         let (protection, checked) =
             self.check_protection(header, session_id, tree_id, message, seal);
+        // In an encrypted compound another session's request is refused by itself.
+        let checked = match checked {
+            Err(Refusal::Disconnect(ProtocolError::Tampered))
+                if chain.is_some() || header.next_command != 0 =>
+            {
+                let failed = inherited.and_then(|chain| chain.failed);
+                Err(failed.unwrap_or(Status::USER_SESSION_DELETED).into())
+            }
+            checked => checked,
+        };
         exchange.begin(header, session_id, protection);
         let request = Request {
             message,

@@ -166,8 +166,8 @@ pub enum Ask {
         /// Write, not read.
         writes: bool,
     },
-    /// May this directory get another name? Not while something below it is open. Answered by `Done`
-    /// or `Refused`.
+    /// May this directory get another name? Not while something below it is open, as far as
+    /// [`MAX_NAME`] lets that be seen. Answered by `Done` or `Refused`.
     Move {
         /// To be answered under.
         ticket: Ticket,
@@ -684,6 +684,13 @@ impl Stream {
         let from = self.start + 4;
         self.start = from + length;
         Ok(Some(&self.bytes[from..from + length]))
+    }
+
+    /// Gives the buffer back if there is nothing in it.
+    pub fn release(&mut self) {
+        if self.start == self.bytes.len() {
+            *self = Stream::default();
+        }
     }
 }
 
