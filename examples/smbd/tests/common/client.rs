@@ -142,21 +142,29 @@ impl Direct {
         let waker = Waker::from(Arc::clone(&woken));
         let mut context = task::Context::from_waker(&waker);
         let mut result = Ok(());
+        let mut frames = Vec::new();
+        let connection = &self.connection;
+        // At once, as what is done next may cut short the files that they are in.
+        let mut collect = || {
+            let replies = std::iter::from_fn(|| connection.next_reply());
+            frames.extend(replies.map(|reply| reply.into_bytes().expect("a file is cut short")));
+        };
         while woken.0.swap(false, Ordering::Relaxed) || self.hub.run() {
-            self.waiting
-                .retain_mut(|future| match future.as_mut().poll(&mut context) {
+            collect(); // what the hub brought
+            self.waiting.retain_mut(|future| {
+                let polled = future.as_mut().poll(&mut context);
+                collect();
+                match polled {
                     Poll::Ready(ended) => {
                         result = result.and(ended);
                         false
                     }
                     Poll::Pending => true,
-                });
+                }
+            });
         }
-        result.map(|()| {
-            std::iter::from_fn(|| self.connection.next_reply())
-                .map(|frame| frame.into_bytes().expect("a file that can be read"))
-                .collect()
-        })
+        collect();
+        result.map(|()| frames)
     }
 }
 
