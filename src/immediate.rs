@@ -170,21 +170,28 @@ impl Context {
     #[inline(always)]
     pub(crate) fn run_next_once(&self) -> bool {
         let inner = &*self.inner;
-        let job = {
-            let mut immediates = inner.immediates.borrow_mut();
-            match immediates.pop_current() {
-                Some(one) => inner.job(one, &mut immediates),
-                None => None,
-            }
-        };
-        let Some(job) = job else {
+        let Some(one) = inner.immediates.borrow_mut().pop_current() else {
             return false;
         };
-        inner.counters.full_turns.count();
-        inner.lengthen_streak();
-        inner.counters.immediates.count();
-        job.run(self);
-        true
+        let begins = || {
+            inner.counters.full_turns.count();
+            inner.lengthen_streak();
+            inner.counters.immediates.count();
+        };
+        match one {
+            One::Deferred(job) => {
+                begins();
+                job.run(self);
+                true
+            }
+            One::Posted => {
+                let ran = inner.inbox.run_next(self, begins);
+                if !ran {
+                    inner.immediates.borrow_mut().end_current();
+                }
+                ran
+            }
+        }
     }
 
     #[cold]

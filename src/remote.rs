@@ -2,7 +2,7 @@
 
 use crate::context::{Context, Inner};
 use crate::sys::doorbell::{Doorbell, REMOTE};
-use crate::sys::job::{Job, SendJob};
+use crate::sys::job::Job;
 use crate::sys::mailbox::{Mailbox, Sender};
 use std::fmt;
 use std::panic::Location;
@@ -28,7 +28,14 @@ impl Inbox {
         }
     }
 
-    /// Takes the oldest of those that are among the immediates.
+    /// Calls the oldest of those that are among the immediates, and `begins` before. Returns whether
+    /// there was one.
+    #[inline(always)]
+    pub(crate) fn run_next(&self, context: &Context, begins: impl FnOnce()) -> bool {
+        self.mailbox.run_next(context, begins)
+    }
+
+    /// Takes it.
     #[inline]
     pub(crate) fn take(&self) -> Option<Job<Context>> {
         self.mailbox.take()
@@ -136,8 +143,7 @@ impl Remote {
     #[doc(alias = "tevent_thread_proxy_schedule")]
     #[track_caller]
     pub fn schedule(&self, closure: impl FnOnce(&Context) + Send + 'static) -> bool {
-        let job = SendJob::new(closure, Location::caller());
-        if self.sender.post(job).is_err() {
+        if self.sender.post(closure, Location::caller()).is_err() {
             return false;
         }
         // Who has rung for another one has rung for this, if the loop hasn't answered yet.
@@ -183,8 +189,8 @@ mod tests {
         let inbox = Inbox::new(doorbell);
         inbox.ring_if_not_empty();
         assert_eq!(doorbell.attention(), 0, "there is nothing");
-        let job = SendJob::new(|_: &Context| (), Location::caller());
-        assert!(inbox.mailbox.sender().post(job).is_ok());
+        let sender = inbox.mailbox.sender();
+        assert!(sender.post(|_: &Context| (), Location::caller()).is_ok());
         inbox.ring_if_not_empty();
         assert_eq!(doorbell.attention(), REMOTE);
         drop(inbox.close());

@@ -206,6 +206,12 @@ impl Doorbell {
         self.attention.load(Relaxed) == 0
     }
 
+    /// The same, leaving out `bits`.
+    #[inline(always)]
+    pub(crate) fn is_quiet_but_for(&self, bits: u32) -> bool {
+        self.attention.load(Relaxed) & !bits == 0
+    }
+
     /// Whether `bits` were rung and not attended to yet. For those who have something to announce:
     /// if so, whoever attends finds it.
     #[inline]

@@ -4,7 +4,7 @@
 //! a larger one is in a box.
 
 use std::marker::PhantomData;
-use std::mem::{self, ManuallyDrop, MaybeUninit};
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::panic::Location;
 
 /// In bytes. With this room a job takes 64, the usual cache line.
@@ -39,12 +39,6 @@ pub(crate) struct Job<A: 'static> {
     owned: PhantomData<*const A>,
 }
 
-/// A job that may go to another thread.
-pub(crate) struct SendJob<A: 'static>(Job<A>);
-
-// SAFETY: the closure is `Send`, see `SendJob::new`, and the rest is references to statics.
-unsafe impl<A> Send for SendJob<A> {}
-
 /// Closures of one type.
 struct Kind<A, F>(PhantomData<(*const A, F)>);
 
@@ -74,24 +68,80 @@ impl<A: 'static, F: FnOnce(&A)> Kind<A, F> {
     };
 }
 
+/// Makes a job of a closure where it is to be. `rest` is then initialised, and belongs to the functions.
+///
+/// # Safety
+///
+/// There is room for it at `rest`.
+#[inline]
+pub(super) unsafe fn write<A: 'static, F>(
+    rest: *mut Rest,
+    closure: F,
+    location: &'static Location<'static>,
+) -> &'static Functions<A>
+where
+    F: FnOnce(&A) + 'static,
+{
+    // SAFETY: as the caller says. The room is large enough for what it is cast to, and aligned.
+    unsafe {
+        (&raw mut (*rest).location).write(location);
+        let room = &raw mut (*rest).room;
+        if Kind::<A, F>::FITS {
+            room.cast::<F>().write(closure);
+            &Kind::<A, F>::IN_PLACE
+        } else {
+            room.cast::<Box<F>>().write(Box::new(closure));
+            &Kind::<A, F>::IN_A_BOX
+        }
+    }
+}
+
+/// Takes the closure out of where [`write`] has put it.
+///
+/// # Safety
+///
+/// It was a closure of this type, and nobody looks at `rest` any more.
+pub(super) unsafe fn read<A: 'static, F>(rest: *const Rest) -> F
+where
+    F: FnOnce(&A) + 'static,
+{
+    // SAFETY: as the caller says.
+    unsafe {
+        let room = &raw const (*rest).room;
+        if Kind::<A, F>::FITS {
+            room.cast::<F>().read()
+        } else {
+            *room.cast::<Box<F>>().read()
+        }
+    }
+}
+
+/// Calls the closure of a job where it is. It is moved out of there before anything else is done.
+///
+/// # Safety
+///
+/// The parts are those of one job, and nobody looks at `rest` any more.
+#[inline]
+pub(super) unsafe fn run_in_place<A: 'static>(
+    functions: &Functions<A>,
+    rest: *mut Rest,
+    argument: &A,
+) {
+    // SAFETY: as the caller says.
+    unsafe { (functions.run)(&raw mut (*rest).room, argument) }
+}
+
 impl<A> Job<A> {
     #[inline]
     pub(crate) fn new<F>(closure: F, location: &'static Location<'static>) -> Job<A>
     where
         F: FnOnce(&A) + 'static,
     {
-        let mut room = Room(MaybeUninit::uninit());
-        let place: *mut Room = &mut room;
-        let functions = if Kind::<A, F>::FITS {
-            // SAFETY: the room is large enough and aligned.
-            unsafe { place.cast::<F>().write(closure) };
-            &Kind::<A, F>::IN_PLACE
-        } else {
-            // SAFETY: a box is a pointer, which is smaller than the room.
-            unsafe { place.cast::<Box<F>>().write(Box::new(closure)) };
-            &Kind::<A, F>::IN_A_BOX
-        };
-        let rest = Rest { room, location };
+        let mut rest = MaybeUninit::uninit();
+        // SAFETY: there is room for it.
+        let functions = unsafe { write(rest.as_mut_ptr(), closure, location) };
+        // SAFETY: it was written, and whether a closure's bytes are is of no interest to a room.
+        let rest = unsafe { rest.assume_init() };
         Job {
             functions,
             rest,
@@ -113,20 +163,11 @@ impl<A> Job<A> {
         self.rest.location
     }
 
-    /// The same without being dropped: the parts own what the job has owned.
-    #[inline]
-    pub(super) fn into_parts(self) -> (&'static Functions<A>, Rest) {
-        let parts = (self.functions, self.rest);
-        mem::forget(self);
-        parts
-    }
-
     /// Takes possession of a job again.
     ///
     /// # Safety
     ///
-    /// The parts came from [`into_parts`](Job::into_parts) of one job, and nobody uses a copy of
-    /// them.
+    /// The parts are those of one job, and nobody uses a copy of them.
     #[inline]
     pub(super) unsafe fn from_parts(functions: &'static Functions<A>, rest: Rest) -> Job<A> {
         Job {
@@ -141,28 +182,5 @@ impl<A> Drop for Job<A> {
     fn drop(&mut self) {
         // SAFETY: as in `run`; a job that runs isn't dropped.
         unsafe { (self.functions.drop)(&mut self.rest.room) }
-    }
-}
-
-impl<A> SendJob<A> {
-    #[inline]
-    pub(crate) fn new<F>(closure: F, location: &'static Location<'static>) -> SendJob<A>
-    where
-        F: FnOnce(&A) + Send + 'static,
-    {
-        SendJob(Job::new(closure, location))
-    }
-
-    #[inline]
-    pub(super) fn into_job(self) -> Job<A> {
-        self.0
-    }
-
-    /// # Safety
-    ///
-    /// The job was a [`SendJob`] before.
-    #[inline]
-    pub(super) unsafe fn from_job(job: Job<A>) -> SendJob<A> {
-        SendJob(job)
     }
 }

@@ -22,12 +22,12 @@
 //! for never comes: [`enter_child`](Places::enter_child), called by `pthread_atfork`, marks such
 //! places as [`abandoned`], and brings the end of a block in order.
 
-use super::job::{Functions, Job, Rest, SendJob};
+use super::job::{self, Functions, Job, Rest};
 use std::array;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::{self, NonNull};
 
 // `.ci/loom` runs the models below under loom, which tries every order of what the threads do.
@@ -58,11 +58,6 @@ mod unchecked {
     impl<T> UnsafeCell<T> {
         pub(super) const fn new(value: T) -> UnsafeCell<T> {
             UnsafeCell(std::cell::UnsafeCell::new(value))
-        }
-
-        #[inline(always)]
-        pub(super) fn with<R>(&self, look: impl FnOnce(*const T) -> R) -> R {
-            look(self.0.get())
         }
 
         #[inline(always)]
@@ -173,7 +168,7 @@ pub(super) struct Places {
 struct Apart;
 
 /// A place that a sender has.
-struct Taken {
+struct TakenPlace {
     block: NonNull<Block>,
     number: usize,
 }
@@ -197,7 +192,7 @@ impl Places {
 
     /// Takes the next place, unless the mailbox is closed.
     #[inline]
-    fn take_place(&self) -> Option<Taken> {
+    fn take_place(&self) -> Option<TakenPlace> {
         let mut next = None;
         let mut looks = 0;
         let taken = loop {
@@ -220,7 +215,7 @@ impl Places {
                 next = Some(Block::new());
             }
             // That the word is the same means that the block was the number's. Sequentially consistent:
-            // see `put`.
+            // see `post`.
             if self
                 .numbers
                 .compare_exchange_weak(word, following(number), Ordering::SeqCst, Ordering::Relaxed)
@@ -228,7 +223,7 @@ impl Places {
             {
                 continue;
             }
-            let taken = Taken { block, number };
+            let taken = TakenPlace { block, number };
             if !is_last || self.go_over(&taken, &mut next) {
                 break Some(taken);
             }
@@ -240,22 +235,50 @@ impl Places {
         taken
     }
 
-    /// Puts a job into a place. Returns false if that was abandoned, which is so in the child of a
-    /// signal handler that has forked meanwhile.
+    /// Posts a job. Gives it back if the mailbox is closed.
+    ///
+    /// # Safety
+    ///
+    /// An `A` is what the mailbox's jobs are called with.
     #[inline]
-    fn put(&self, taken: &Taken, state: *mut (), rest: Rest) -> bool {
-        // SAFETY: the block isn't let go of before this place's job has come.
-        let place = unsafe { &taken.block.as_ref().places[position(taken.number)] };
-        place
-            .rest
-            // SAFETY: the place is ours until the state says otherwise.
-            .with_mut(|place| _ = unsafe { (*place).write(rest) });
-        // Release: who sees the state sees the job. Sequentially consistent: the doorbell is looked
-        // at after this, and who has answered it before is to find the job.
-        place
-            .state
-            .compare_exchange(ptr::null_mut(), state, Ordering::SeqCst, Ordering::Relaxed)
-            .is_ok()
+    unsafe fn post<A: 'static, F>(
+        &self,
+        closure: F,
+        location: &'static Location<'static>,
+    ) -> Result<(), F>
+    where
+        F: FnOnce(&A) + Send + 'static,
+    {
+        let mut closure = closure;
+        while let Some(taken) = self.take_place() {
+            // SAFETY: the block isn't let go of before this place's job has come.
+            let place = unsafe { &taken.block.as_ref().places[position(taken.number)] };
+            let write = |rest: *mut MaybeUninit<Rest>| {
+                // SAFETY: the place is ours until the state says otherwise.
+                unsafe { job::write::<A, F>(rest.cast(), closure, location) }
+            };
+            let functions = place.rest.with_mut(write);
+            // Release: who sees the state sees the job. Sequentially consistent: the doorbell is looked
+            // at after this, and who has answered it before is to find the job.
+            let posted = place.state.compare_exchange(
+                ptr::null_mut(),
+                ptr::from_ref(functions).cast::<()>().cast_mut(),
+                Ordering::SeqCst,
+                Ordering::Relaxed,
+            );
+            match posted {
+                Ok(_) => return Ok(()),
+                // This is the child of a signal handler that has forked meanwhile: once more.
+                Err(_) => {
+                    let read = |rest: *mut MaybeUninit<Rest>| {
+                        // SAFETY: it was written here, and nobody else takes it.
+                        unsafe { job::read::<A, F>(rest.cast()) }
+                    };
+                    closure = place.rest.with_mut(read);
+                }
+            }
+        }
+        Err(closure)
     }
 
     /// Makes the first block the one to post to.
@@ -289,7 +312,7 @@ impl Places {
     /// of the block's end. Returns false if the place is nobody's again: that is in the child of a
     /// signal handler that has forked meanwhile.
     #[inline(never)]
-    fn go_over(&self, last: &Taken, prepared: &mut Option<NonNull<Block>>) -> bool {
+    fn go_over(&self, last: &TakenPlace, prepared: &mut Option<NonNull<Block>>) -> bool {
         let next = self.pop_spare().or_else(|| prepared.take());
         let next = next.unwrap_or_else(Block::new);
         // SAFETY: the block isn't let go of before the job of its last place has come, which is
@@ -445,18 +468,40 @@ pub(crate) struct Mailbox<A: 'static> {
     places: Arc<Places>,
     /// Jobs with numbers before this one may be taken.
     seen: Cell<usize>,
-    owned: PhantomData<*const SendJob<A>>,
+    owned: PhantomData<*const A>,
 }
 
 /// An end to which jobs are posted.
 pub(crate) struct Sender<A: 'static> {
     places: Arc<Places>,
-    owned: PhantomData<fn(SendJob<A>)>,
+    owned: PhantomData<fn(&A)>,
 }
 
 // Closures are never looked at in the mailbox, so a panic leaves nothing half done.
 impl<A> UnwindSafe for Sender<A> {}
 impl<A> RefUnwindSafe for Sender<A> {}
+
+/// A job that is the receiver's, where the sender has put it. To be used before anything else is
+/// taken, as its place may be another's then; and used, as it isn't dropped by itself.
+#[must_use]
+struct Removed<A: 'static> {
+    functions: &'static Functions<A>,
+    rest: *mut Rest,
+}
+
+impl<A> Removed<A> {
+    #[inline(always)]
+    fn run(self, argument: &A) {
+        // SAFETY: they are of one job, and it is moved out before its place is another's.
+        unsafe { job::run_in_place(self.functions, self.rest, argument) }
+    }
+
+    #[inline(always)]
+    fn into_job(self) -> Job<A> {
+        // SAFETY: as above; it isn't read there again.
+        unsafe { Job::from_parts(self.functions, self.rest.read()) }
+    }
+}
 
 impl<A> Clone for Sender<A> {
     fn clone(&self) -> Sender<A> {
@@ -468,18 +513,14 @@ impl<A> Clone for Sender<A> {
 }
 
 impl<A> Sender<A> {
-    /// Posts a job. One that isn't accepted, the mailbox being closed, is given back.
+    /// Posts a closure. It is given back if the mailbox is closed.
     #[inline]
-    pub(crate) fn post(&self, job: SendJob<A>) -> Result<(), SendJob<A>> {
-        let (functions, rest) = job.into_job().into_parts();
-        let state = ptr::from_ref(functions).cast::<()>().cast_mut();
-        while let Some(taken) = self.places.take_place() {
-            if self.places.put(&taken, state, rest) {
-                return Ok(());
-            }
-        }
-        // SAFETY: it was taken apart here, and nobody has seen the parts.
-        Err(unsafe { SendJob::from_job(Job::from_parts(functions, rest)) })
+    pub(crate) fn post<F>(&self, closure: F, location: &'static Location<'static>) -> Result<(), F>
+    where
+        F: FnOnce(&A) + Send + 'static,
+    {
+        // SAFETY: this is an end of a mailbox of this `A`.
+        unsafe { self.places.post::<A, F>(closure, location) }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -511,7 +552,7 @@ impl<A> Mailbox<A> {
     /// Looks what has come since this was called last. Returns how many jobs at most can be
     /// [taken](Mailbox::take) for that.
     pub(crate) fn look(&self) -> usize {
-        // Sequentially consistent: see `Places::put`.
+        // Sequentially consistent: see `Places::post`.
         let end = self.places.numbers.load(Ordering::SeqCst) & !CLOSED;
         places_between(self.seen.replace(end), end)
     }
@@ -520,17 +561,34 @@ impl<A> Mailbox<A> {
     /// isn't done; who does so will announce it, and it and those behind it are to be looked at again.
     #[inline]
     pub(crate) fn take(&self) -> Option<Job<A>> {
-        let seen = self.seen.get();
-        let job = self.take_before(seen);
-        if job.is_none() {
+        self.take_seen().map(Removed::into_job)
+    }
+
+    /// Does so and calls it; before that, `begins`. Returns whether there was one.
+    #[inline(always)]
+    pub(crate) fn run_next(&self, argument: &A, begins: impl FnOnce()) -> bool {
+        match self.take_seen() {
+            Some(removed) => {
+                begins();
+                removed.run(argument);
+                true
+            }
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn take_seen(&self) -> Option<Removed<A>> {
+        let removed = self.take_before(self.seen.get());
+        if removed.is_none() {
             self.seen.set(self.places.taken.load(Ordering::Relaxed));
         }
-        job
+        removed
     }
 
     /// Takes the oldest job if it is there and its number is before this one.
-    #[inline]
-    fn take_before(&self, end: usize) -> Option<Job<A>> {
+    #[inline(always)]
+    fn take_before(&self, end: usize) -> Option<Removed<A>> {
         let places = &*self.places;
         loop {
             let number = places.taken.load(Ordering::Relaxed);
@@ -553,12 +611,11 @@ impl<A> Mailbox<A> {
             if state == abandoned() {
                 continue;
             }
-            // SAFETY: the sender has said that it is done, and the job is written. It was one of
-            // this `A`, as all senders are; and the state was set back, so it isn't read again.
-            return Some(unsafe {
-                let rest = place.rest.with(|place| (*place).assume_init());
-                Job::from_parts(&*state.cast::<Functions<A>>(), rest)
-            });
+            // SAFETY: the sender has said that it is done. It was one of this `A`, as all senders are;
+            // and the state was set back, so nobody else takes it.
+            let functions = unsafe { &*state.cast::<Functions<A>>() };
+            let rest = place.rest.with_mut(|rest| rest.cast());
+            return Some(Removed { functions, rest });
         }
     }
 
@@ -590,7 +647,7 @@ impl<A> Mailbox<A> {
         // Who has a place and isn't done is waited for.
         while places.taken.load(Ordering::Relaxed) != end {
             match self.take_before(end) {
-                Some(job) => jobs.push(job),
+                Some(removed) => jobs.push(removed.into_job()),
                 None => pause(&mut looks),
             }
         }
@@ -617,7 +674,6 @@ mod models {
     use loom::sync::atomic::fence;
     use loom::thread;
     use std::cell::RefCell;
-    use std::panic::Location;
     use std::sync::atomic::{AtomicBool, Ordering as StdOrdering};
 
     type Said = RefCell<Vec<(usize, u32)>>;
@@ -628,16 +684,13 @@ mod models {
     // SAFETY: it goes from one thread to another with the job that owns it.
     unsafe impl Send for Seen {}
 
-    fn job(thread: usize, number: u32) -> SendJob<Said> {
+    fn job(thread: usize, number: u32) -> impl FnOnce(&Said) + Send {
         let seen = Seen(UnsafeCell::new((thread, number)));
-        SendJob::new(
-            move |said: &Said| {
-                let seen = &seen;
-                // SAFETY: loom checks that nobody else looks at it.
-                said.borrow_mut().push(seen.0.with(|seen| unsafe { *seen }));
-            },
-            Location::caller(),
-        )
+        move |said: &Said| {
+            let seen = &seen;
+            // SAFETY: loom checks that nobody else looks at it.
+            said.borrow_mut().push(seen.0.with(|seen| unsafe { *seen }));
+        }
     }
 
     fn run_all(jobs: Vec<Job<Said>>, said: &Said) {
@@ -685,7 +738,7 @@ mod models {
                 let (sender, bell) = (mailbox.sender(), Arc::clone(&bell));
                 thread::spawn(move || {
                     for number in 0..count {
-                        assert!(sender.post(job(thread, number)).is_ok());
+                        assert!(sender.post(job(thread, number), Location::caller()).is_ok());
                         bell.ring();
                     }
                 })
@@ -720,12 +773,18 @@ mod models {
             let said = Said::default();
             // Leaves a spare one, and makes the next sender begin another.
             for number in 0..2 {
-                assert!(mailbox.sender().post(job(0, number)).is_ok());
+                assert!(
+                    mailbox
+                        .sender()
+                        .post(job(0, number), Location::caller())
+                        .is_ok()
+                );
                 run_all(mailbox.take_all(), &said);
             }
             let sender = mailbox.sender();
-            let sender = thread::spawn(move || assert!(sender.post(job(0, 2)).is_ok()));
-            assert!(mailbox.sender().post(job(1, 0)).is_ok());
+            let sender =
+                thread::spawn(move || assert!(sender.post(job(0, 2), Location::caller()).is_ok()));
+            assert!(mailbox.sender().post(job(1, 0), Location::caller()).is_ok());
             run_all(mailbox.take_all(), &said);
             sender.join().unwrap();
             run_all(mailbox.take_all(), &said);
@@ -739,15 +798,17 @@ mod models {
             let mailbox = Mailbox::<Said>::new();
             let sender = mailbox.sender();
             let poster = thread::spawn(move || {
-                [1, 2].map(|number| match sender.post(job(0, number)) {
-                    Ok(()) => true,
-                    Err(refused) => {
-                        let said = Said::default();
-                        refused.into_job().run(&said);
-                        assert_eq!(said.take(), [(0, number)], "it is the same");
-                        false
-                    }
-                })
+                [1, 2].map(
+                    |number| match sender.post(job(0, number), Location::caller()) {
+                        Ok(()) => true,
+                        Err(refused) => {
+                            let said = Said::default();
+                            refused(&said);
+                            assert_eq!(said.take(), [(0, number)], "it is the same");
+                            false
+                        }
+                    },
+                )
             });
             let said = Said::default();
             run_all(mailbox.take_all(), &said);
@@ -769,26 +830,24 @@ mod models {
 mod tests {
     use super::*;
     use std::cell::RefCell;
-    use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::AtomicBool;
 
     /// What the closures have said.
     type Said = RefCell<Vec<(usize, u32)>>;
 
-    fn job(thread: usize, number: u32) -> SendJob<Said> {
-        SendJob::new(
-            move |said: &Said| said.borrow_mut().push((thread, number)),
-            Location::caller(),
-        )
+    fn job(thread: usize, number: u32) -> impl FnOnce(&Said) + Send {
+        move |said: &Said| said.borrow_mut().push((thread, number))
     }
 
-    fn owner<T: Send + 'static>(owned: T) -> SendJob<Said> {
-        SendJob::new(move |_: &Said| drop(owned), Location::caller())
+    fn owner<T: Send + 'static>(owned: T) -> impl FnOnce(&Said) + Send {
+        move |_: &Said| drop(owned)
     }
 
     #[track_caller]
-    fn post(mailbox: &Mailbox<Said>, job: SendJob<Said>) {
-        assert!(mailbox.sender().post(job).is_ok(), "it isn't closed");
+    fn post(mailbox: &Mailbox<Said>, job: impl FnOnce(&Said) + Send + 'static) {
+        let posted = mailbox.sender().post(job, Location::caller());
+        assert!(posted.is_ok(), "it isn't closed");
     }
 
     /// What the jobs that are there say.
@@ -813,7 +872,7 @@ mod tests {
                 let left = &left;
                 scope.spawn(move || {
                     for number in 0..EACH {
-                        assert!(sender.post(job(thread, number)).is_ok());
+                        assert!(sender.post(job(thread, number), Location::caller()).is_ok());
                     }
                     left.fetch_sub(1, Ordering::SeqCst);
                 });
@@ -900,34 +959,17 @@ mod tests {
         struct Aligned(u32);
         let mailbox = Mailbox::new();
         let (large, aligned) = ([7u32; 100], Aligned(8));
-        let place = Location::caller();
-        post(
-            &mailbox,
-            SendJob::new(
-                move |said: &Said| said.borrow_mut().push((0, large.iter().sum())),
-                place,
-            ),
-        );
-        post(
-            &mailbox,
-            SendJob::new(
-                move |said: &Said| {
-                    let aligned = &aligned;
-                    assert!(ptr::from_ref(aligned).is_aligned());
-                    said.borrow_mut().push((0, aligned.0));
-                },
-                place,
-            ),
-        );
-        post(
-            &mailbox,
-            SendJob::new(|said: &Said| said.borrow_mut().push((0, 9)), place),
-        );
+        post(&mailbox, move |said: &Said| {
+            said.borrow_mut().push((0, large.iter().sum()))
+        });
+        post(&mailbox, move |said: &Said| {
+            let aligned = &aligned;
+            assert!(ptr::from_ref(aligned).is_aligned());
+            said.borrow_mut().push((0, aligned.0));
+        });
+        post(&mailbox, |said: &Said| said.borrow_mut().push((0, 9)));
         assert_eq!(said_by(mailbox.take_all()), [700, 8, 9]);
-        post(
-            &mailbox,
-            SendJob::new(move |_: &Said| assert_eq!(large.len(), 100), place),
-        );
+        post(&mailbox, move |_: &Said| assert_eq!(large.len(), 100));
         assert_eq!(mailbox.take_all().len(), 1, "dropped without being run");
     }
 
@@ -948,7 +990,7 @@ mod tests {
         let sender = mailbox.sender();
         drop(mailbox);
         assert_eq!(count(), 1);
-        drop(sender.post(owner(std::sync::Arc::clone(&owned))));
+        drop(sender.post(owner(std::sync::Arc::clone(&owned)), Location::caller()));
         assert_eq!(count(), 1);
     }
 
@@ -980,10 +1022,12 @@ mod tests {
             let closed = said_by(mailbox.close());
             assert!(closed.into_iter().eq(0..=before));
             assert!(mailbox.sender().is_closed());
-            let Err(refused) = mailbox.sender().post(job(4, 5)) else {
+            let Err(refused) = mailbox.sender().post(job(4, 5), Location::caller()) else {
                 panic!("it was accepted");
             };
-            assert_eq!(said_by(vec![refused.into_job()]), [5]);
+            let said = Said::default();
+            refused(&said);
+            assert_eq!(said.take(), [(4, 5)]);
             assert!(mailbox.take_all().is_empty());
             assert!(mailbox.sender().is_closed(), "emptying doesn't open it");
             assert!(mailbox.close().is_empty());
@@ -1002,9 +1046,16 @@ mod tests {
                 while !sender.is_closed() {
                     yield_now();
                 }
-                let (functions, rest) = job(0, 7).into_job().into_parts();
+                // SAFETY: the mailbox waits for the place, which is ours until the state says
+                // otherwise.
+                let place = unsafe { &taken.block.as_ref().places[position(taken.number)] };
+                let write = |rest: *mut MaybeUninit<Rest>| {
+                    // SAFETY: as above.
+                    unsafe { job::write::<Said, _>(rest.cast(), job(0, 7), Location::caller()) }
+                };
+                let functions = place.rest.with_mut(write);
                 let state = ptr::from_ref(functions).cast::<()>().cast_mut();
-                assert!(sender.places.put(&taken, state, rest));
+                place.state.store(state, Ordering::SeqCst);
             });
             while !has_place.load(Ordering::SeqCst) {
                 yield_now();
@@ -1095,7 +1146,7 @@ mod tests {
                 assert_ne!(position(number), CAPACITY, "senders would wait");
                 if reached == Reached::Nothing {
                     // A signal handler has forked on the sender's own thread, which goes on.
-                    let last = Taken {
+                    let last = TakenPlace {
                         block: last,
                         number,
                     };

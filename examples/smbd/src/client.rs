@@ -74,6 +74,8 @@ struct Client<F> {
     /// The bytes of messages whose requests wait.
     held: Cell<usize>,
     replies: RefCell<SendQueue>,
+    /// The socket takes nothing until its event says so.
+    is_full: Cell<bool>,
     /// The client sends nothing more.
     at_end: Cell<bool>,
     /// Everything is being closed.
@@ -123,6 +125,7 @@ pub(crate) fn serve(
         place: RefCell::new(Some(Box::pin(None))),
         held: Cell::new(0),
         replies: RefCell::default(),
+        is_full: Cell::new(false),
         at_end: Cell::new(false),
         is_finishing: Cell::new(false),
         idle: OnceCell::new(),
@@ -177,7 +180,7 @@ pub(crate) fn serve(
         };
         match notices {
             Some(notices) => {
-                // What others do from now on is not to be seen in what was read before.
+                // Others may cut files short from now on.
                 let result = client.load();
                 for notice in notices {
                     if let Some(work) = client.connection.deliver(notice) {
@@ -225,6 +228,9 @@ where
                 Ok(Some(e)) => End::Failed(e.to_string()),
                 _ => End::Closed,
             });
+        }
+        if flags.contains(FdFlags::WRITE) {
+            self.is_full.set(false);
         }
         if flags.contains(FdFlags::READ) {
             if self.connection.is_busy() {
@@ -398,18 +404,22 @@ where
         }
     }
 
-    /// Reads the data of replies that is still in files, as what is done next may change it.
+    /// Reads the data of replies that is still in files, as what is done next may cut them short.
     fn load(&self) -> Result<(), End> {
         let loaded = self.replies.borrow_mut().load();
         loaded.map_err(|e| End::Failed(e.to_string()))
     }
 
     fn send(&self, stream: &TcpStream) -> Result<usize, End> {
-        let sent = self
-            .replies
-            .borrow_mut()
+        if self.is_full.get() {
+            return Ok(0);
+        }
+        let mut replies = self.replies.borrow_mut();
+        let sent = replies
             .send(stream)
             .map_err(|e| End::Failed(e.to_string()))?;
+        self.is_full.set(!replies.is_empty());
+        drop(replies);
         if sent > 0 {
             self.note_progress();
         }
@@ -494,6 +504,7 @@ where
             let last = client.event.get().filter(|event| event.is_registered());
             if let Some(event) = last {
                 // As much as the socket takes at once.
+                client.is_full.set(false);
                 let _ = client.send(event.get_ref());
             }
             if let Some(context) = weak.upgrade() {

@@ -4,8 +4,11 @@
 //! by the kernel, without passing through here; what comes before it is held back for it
 //! (`MSG_MORE`), so that both share packets. A file that the kernel can't send from is read.
 //!
-//! Until such a part has been sent the file may change. Whoever lets that happen by something that a
-//! client asked for later [loads](SendQueue::load) what waits first.
+//! A file that is cut short before such a part has been sent leaves nothing to send. Whoever does what a
+//! client has asked for later, and what may cut a file short, [loads](SendQueue::load) what waits first.
+//! What else is written to the file meanwhile may be among what is sent, even when that has left the
+//! queue: the kernel keeps references to the file's pages, not copies. To the client the two have happened
+//! at the same time.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -49,6 +52,14 @@ impl<T: AsFd> Sink for T {
     }
 }
 
+/// Whether the kernel can't send from that file.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidInput | ErrorKind::Unsupported
+    )
+}
+
 /// Frames to be sent, in order.
 ///
 /// Invariant: `sent` is less than the length of the first frame's bytes, or equal to it if a part in a
@@ -88,7 +99,7 @@ impl SendQueue {
         self.frames.is_empty()
     }
 
-    /// Reads what waits in files into memory, as they may change now.
+    /// Reads what waits in files into memory, as they may be cut short now.
     ///
     /// # Errors
     ///
@@ -101,7 +112,8 @@ impl SendQueue {
         Ok(())
     }
 
-    /// Sends what a non-blocking socket takes, and returns how many bytes that was.
+    /// Sends what a non-blocking socket takes, and returns how many bytes that was. If something is
+    /// left the socket is full.
     ///
     /// # Errors
     ///
@@ -110,12 +122,10 @@ impl SendQueue {
         let before = self.length;
         while let Some(first) = self.frames.front_mut() {
             let part = first.file().filter(|_| self.sent == first.bytes().len());
-            let result = match part {
-                Some(part) => match socket.send_file(part) {
-                    Ok(0) => return Err(io::Error::other(CutShort)),
-                    Err(e)
-                        if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) =>
-                    {
+            let (wanted, result) = match part {
+                Some(part) => match (part.len(), socket.send_file(part)) {
+                    (_, Ok(0)) => return Err(io::Error::other(CutShort)),
+                    (_, Err(e)) if is_refusal(&e) => {
                         first.load()?;
                         self.in_files -= 1;
                         continue;
@@ -126,7 +136,12 @@ impl SendQueue {
             };
             match result {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(taken) => self.advance(taken),
+                Ok(taken) => {
+                    self.advance(taken);
+                    if taken < wanted {
+                        break;
+                    }
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -135,14 +150,16 @@ impl SendQueue {
         Ok(before - self.length)
     }
 
-    /// Sends from memory, up to the first part in a file.
-    fn send_bytes(&self, socket: &impl Sink) -> io::Result<usize> {
+    /// Sends from memory, up to the first part in a file. Returns what there was to send, too.
+    fn send_bytes(&self, socket: &impl Sink) -> (usize, io::Result<usize>) {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let mut skip = self.sent;
         let mut count = 0;
+        let mut wanted = 0;
         let mut more = false;
         for (slice, frame) in slices.iter_mut().zip(&self.frames) {
             *slice = IoSlice::new(&frame.bytes()[skip..]);
+            wanted += slice.len();
             skip = 0;
             count += 1;
             more = frame.file().is_some();
@@ -150,7 +167,7 @@ impl SendQueue {
                 break;
             }
         }
-        socket.send(&slices[..count], more)
+        (wanted, socket.send(&slices[..count], more))
     }
 
     fn advance(&mut self, mut taken: usize) {
@@ -319,7 +336,11 @@ mod tests {
             socket.takes.replace(vec![1000; 5]);
             let result = match loads {
                 true => queue.load(),
-                false => queue.send(&socket).map(drop),
+                // What there is left goes out first.
+                false => queue
+                    .send(&socket)
+                    .and_then(|_| queue.send(&socket))
+                    .map(drop),
             };
             assert!(result.unwrap_err().to_string().contains("cut short"));
         }

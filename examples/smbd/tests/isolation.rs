@@ -8,7 +8,7 @@ use std::path::Path;
 use common::TempDir;
 use common::client::{CREATE, Client, READ_ACCESS, create, request};
 use common::logon::{Credentials, Offer, Protected};
-use common::process::{only_child, status};
+use common::process::{eventually, only_child, status};
 use common::server::{Server, command};
 use common::wire::{Wire, frame};
 use smbd::auth::ntlmv2::NtHash;
@@ -79,10 +79,10 @@ fn a_clients_process_is_confined_to_the_shares_if_the_kernel_can_do_that() {
     let server = Server::with(&[("data", dir.path())], &["-v"]);
     let mut client = Client::at(server.address(), 0x0311, "data");
     client.check();
-    // The two are told at different times by different processes; one has to be there by now.
-    let confined = server.log.count("confined to the shares");
-    let impossible = server.log.count("no Landlock");
-    assert_eq!(confined + impossible, 1, "{}", server.log.text());
+    // The two are told at different times by different processes.
+    let count = || server.log.count("confined to the shares") + server.log.count("no Landlock");
+    eventually("it is told", || count() > 0);
+    assert_eq!(count(), 1, "{}", server.log.text());
 }
 
 #[test]

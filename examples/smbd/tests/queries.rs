@@ -262,6 +262,19 @@ fn every_information_class_is_answered() {
 }
 
 #[test]
+fn normalized_names_come_with_3_1_1() {
+    let dir = TempDir::new();
+    dir.write("file", b"");
+    let config = config(&[("data", dir.path())]);
+    for (dialect, status) in [(0x0302, Status::NOT_SUPPORTED), (0x0311, Status::SUCCESS)] {
+        let mut client = Client::connected(&config, dialect, "data");
+        let file = client.open("FILE");
+        let query = client.expect(request(QUERY_INFO, query_info(file, 1, 48, 100)), status);
+        assert!(status.is_error() || query.body[12..] == utf16("file"));
+    }
+}
+
+#[test]
 fn names_are_cut_and_descriptors_are_not() {
     let (_dir, mut client, _) = setup(1);
     let file = client.open("dir\\name 0000.txt");

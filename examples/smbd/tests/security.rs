@@ -407,6 +407,17 @@ fn another_sessions_requests_cannot_be_smuggled_in() {
     let setup = Setup::new();
     let (mut client, _) = sealed(&setup);
     client.session_id ^= 1;
+    // In a compound they are refused, and what belongs to the session is done.
+    let mut message = client.message(&[
+        request(ECHO, empty()),
+        request(LOGOFF, empty()),
+        request(ECHO, empty()).related(),
+    ]);
+    message[40] ^= 1;
+    let reply = client.connection.process(&message).unwrap().unwrap();
+    let statuses: Vec<Status> = responses(&reply).iter().map(|one| one.status).collect();
+    let (deleted, invalid) = (Status::USER_SESSION_DELETED, Status::INVALID_PARAMETER);
+    assert_eq!(statuses, [Status::SUCCESS, deleted, invalid]);
     let error = client.send(&[request(TREE_CONNECT, tree_connect(r"\\s\data"))]);
     assert_eq!(error.unwrap_err(), ProtocolError::Tampered);
 }

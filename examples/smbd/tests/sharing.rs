@@ -565,6 +565,12 @@ fn who_has_a_directory_open_for_deleting_keeps_only_themselves_from_renaming_in_
     let dir = first.open_if("dir", DIRECTORY_FILE);
     let mine = first.open_if("dir\\a", 0);
     first.expect(rename(mine, "dir\\b"), Status::SHARING_VIOLATION);
+    first.close(dir);
+    let alone = open_with("dir", READ_DATA, 0, 0, OPEN, DIRECTORY_FILE);
+    let alone = first.expect(alone, Status::SUCCESS).file_id();
+    first.expect(rename(mine, "dir\\b"), Status::SHARING_VIOLATION);
+    first.close(alone);
+    let dir = first.open_if("dir", DIRECTORY_FILE);
     let theirs = second.open_if("dir\\a", 0);
     second.expect(rename(theirs, "dir\\b"), Status::SUCCESS);
     second.expect(rename(theirs, "moved"), Status::SUCCESS);

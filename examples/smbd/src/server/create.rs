@@ -161,6 +161,7 @@ impl Connection {
                 mode: create.options & options::FILE_MODE,
                 position: 0,
             },
+            share_access: create.share_access,
             enumeration: None,
             watch: None,
             held: Some(held),

@@ -112,8 +112,8 @@ pub struct Connection {
     buffers: Buffers,
 }
 
-/// Whether processing a message changes nothing in files, and answers only itself: replies before
-/// it may be sent after it was processed, from the files as they are then.
+/// Whether processing a message changes no file: data of the replies before it may still be
+/// in its file afterwards.
 pub fn leaves_files_alone(message: &[u8]) -> bool {
     let is_harmless = |header: Header| {
         header.next_command == 0
@@ -343,6 +343,16 @@ impl Connection {
         let seal = exchange.seal();
         let (protection, checked) =
             self.check_protection(header, session_id, tree_id, message, seal);
+        // In an encrypted compound another session's request is refused by itself.
+        let checked = match checked {
+            Err(Refusal::Disconnect(ProtocolError::Tampered))
+                if chain.is_some() || header.next_command != 0 =>
+            {
+                let failed = inherited.and_then(|chain| chain.failed);
+                Err(failed.unwrap_or(Status::USER_SESSION_DELETED).into())
+            }
+            checked => checked,
+        };
         exchange.begin(header, session_id, protection);
         let request = Request {
             message,

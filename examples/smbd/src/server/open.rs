@@ -44,6 +44,8 @@ pub(super) struct DiskOpen {
     /// The name it was opened by, shared with the other opens of that name.
     pub(super) link: Rc<Link>,
     pub(super) state: OpenState,
+    /// What others may do meanwhile.
+    pub(super) share_access: u32,
     /// For directories, from the first QUERY_DIRECTORY on.
     pub(super) enumeration: Option<Enumeration>,
     /// What the parent knows of it; missing when it has been closed.

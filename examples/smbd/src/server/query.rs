@@ -11,6 +11,7 @@ use crate::share::metadata::Kind;
 use crate::share::wildcard::Pattern;
 use crate::share::{info, security, volume};
 use crate::wire::create::access;
+use crate::wire::negotiate::Dialect;
 use crate::wire::query::{self, QueryDirectory, QueryInfo};
 use crate::wire::status::Status;
 use crate::wire::{Malformed, Put, text};
@@ -77,6 +78,13 @@ impl Connection {
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
         let open = session.open(request.tree_id, id)?;
+
+        // FileNormalizedNameInformation (3.3.5.20.1)
+        if (query.info_type, query.class) == (query::INFO_FILE, 48)
+            && request.dialect != Some(Dialect::Smb311)
+        {
+            return Err(Status::NOT_SUPPORTED.into());
+        }
 
         let mark = query::start_output(reply.out);
         match &open.object {

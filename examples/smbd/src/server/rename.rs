@@ -8,7 +8,7 @@ use super::request::Request;
 use super::tree::maximal_disk_access;
 use crate::share::metadata::Kind;
 use crate::share::{Found, Node, Share, join, names, split};
-use crate::sharing::{FileKey, Held, Oplock, SHARE_READ, SHARE_WRITE, Wanted};
+use crate::sharing::{FileKey, Held, Oplock, SHARE_READ, SHARE_WRITE, Wanted, conflicts};
 use crate::wire::create::access;
 use crate::wire::query::{NewName, SetInfo};
 use crate::wire::status::Status;
@@ -58,9 +58,9 @@ impl Connection {
             .hold(request, &share, &parent, adding, SHARE_READ | SHARE_WRITE)
             .await;
         let _parent = match held {
-            // Who has the directory open for deleting is in their own way only: others' programs
-            // open so what they don't mean to delete.
-            Err(Status::SHARING_VIOLATION) if !self.may_delete(&parent) => None,
+            // Who has the directory open for deleting, or alone, is in their own way only: programs
+            // open so what they don't mean to delete, and would keep all others from renaming.
+            Err(Status::SHARING_VIOLATION) if !self.keeps_from(&parent, adding) => None,
             held => Some(held?),
         };
         let _replaced = match share.look_up(&components)? {
@@ -124,14 +124,17 @@ impl Connection {
         request.answer(None, asked).await?
     }
 
-    /// Whether this client has a directory open for deleting.
-    fn may_delete(&self, node: &Node) -> bool {
+    /// Whether an open of this client keeps others from `access` to `node`.
+    fn keeps_from(&self, node: &Node, access: u32) -> bool {
         let sessions = self.sessions.borrow();
         sessions.values().any(|session| {
             session.opens.borrow().values().any(|open| {
                 open.disk().is_ok_and(|disk| {
                     disk.node.metadata.same_file(&node.metadata)
-                        && disk.check_access(access::DELETE).is_ok()
+                        && conflicts(
+                            (access, SHARE_READ | SHARE_WRITE),
+                            (disk.state.granted_access, disk.share_access),
+                        )
                 })
             })
         })

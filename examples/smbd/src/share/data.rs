@@ -4,6 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
+use rustix::process::{Resource, getrlimit};
+
+/// What `st_blocks` counts in.
+const BLOCK: u64 = 512;
 
 /// How much is copied or cleared in one step where the kernel can't do it alone.
 const STEP: usize = 64 * 1024;
@@ -52,10 +56,25 @@ pub fn size(fd: impl AsFd) -> Result<u64, Errno> {
 ///
 /// # Errors
 ///
-/// `ENOSPC`, and what else the file system refuses. One that can't reserve is content.
+/// `ENOSPC` if there isn't as much, and then nothing is reserved; a file system that runs out of room
+/// on the way keeps what it has reserved until then. `EFBIG` beyond the process's limit. What else the
+/// file system refuses; one that can't reserve is content.
 pub fn reserve(fd: impl AsFd, size: u64) -> Result<(), Errno> {
     if size == 0 {
         return Ok(());
+    }
+    // The kernel doesn't look at it for what is beyond the end.
+    if getrlimit(Resource::Fsize)
+        .current
+        .is_some_and(|limit| size > limit)
+    {
+        return Err(Errno::FBIG);
+    }
+    let blocks = u64::try_from(rustix::fs::fstat(&fd)?.st_blocks).unwrap_or(0);
+    let volume = rustix::fs::fstatvfs(&fd)?;
+    let room = volume.f_bavail.saturating_mul(volume.f_frsize);
+    if size.saturating_sub(blocks * BLOCK) > room {
+        return Err(Errno::NOSPC);
     }
     match rustix::fs::fallocate(&fd, FallocateFlags::KEEP_SIZE, 0, size) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
@@ -196,4 +215,29 @@ fn copy_through_memory(
         done += count;
     }
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_reserves_nothing() {
+        let file = std::env::temp_dir().join(format!("smbd-reserve-{}", std::process::id()));
+        let fd = std::fs::File::create_new(&file).expect("a file");
+        std::fs::remove_file(&file).expect("it is there");
+        let volume = rustix::fs::fstatvfs(&fd).expect("a file system");
+        // More than all there is, and as much as there can be.
+        let all = volume.f_blocks * volume.f_frsize;
+        for size in [all + 1, 1 << 62] {
+            let refused = reserve(&fd, size);
+            assert!(
+                matches!(refused, Err(Errno::NOSPC | Errno::FBIG)),
+                "{size}: {refused:?}"
+            );
+            assert_eq!(rustix::fs::fstat(&fd).expect("a file").st_blocks, 0);
+        }
+        assert_eq!(reserve(&fd, 100_000), Ok(()));
+        assert_eq!(size(&fd), Ok(0));
+    }
 }

@@ -166,8 +166,8 @@ pub enum Ask {
         /// Write, not read.
         writes: bool,
     },
-    /// May this directory get another name? Not while something below it is open. Answered by `Done`
-    /// or `Refused`.
+    /// May this directory get another name? Not while something below it is open, as far as
+    /// [`MAX_NAME`] lets that be seen. Answered by `Done` or `Refused`.
     Move {
         /// To be answered under.
         ticket: Ticket,
