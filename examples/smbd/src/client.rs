@@ -30,7 +30,7 @@ use smbd::sharing::Link;
 use smbd::transport::{FrameReader, Message};
 use tevent::{Context, Fd, FdFlags, SignalFlags, Signum, Timer, WeakContext};
 
-use crate::isolation;
+use crate::isolation::{self, SystemUsers};
 use crate::send_queue::SendQueue;
 use crate::uplink::Uplink;
 
@@ -104,11 +104,17 @@ pub(crate) fn serve(
     peer: String,
     config: Arc<Config>,
     idle_timeout: Option<Duration>,
-    run_as: Option<String>,
+    users: Rc<SystemUsers>,
 ) -> std::io::Result<()> {
-    let process = isolation::enter(context.downgrade(), &peer, Arc::clone(&config), run_as)?;
     let uplink = Uplink::new(link)?;
     let port = Rc::clone(&uplink) as Rc<dyn Link>;
+    let process = isolation::enter(
+        context.downgrade(),
+        &peer,
+        Arc::clone(&config),
+        users,
+        Rc::clone(&port),
+    )?;
     let client = Rc::new(Client {
         context: context.downgrade(),
         event: OnceCell::new(),
@@ -154,7 +160,6 @@ pub(crate) fn serve(
         },
     )?;
     event.set_name("client");
-    event.on_close(move |_stream| log::info!("{peer}: disconnected"));
     // It was empty.
     let _ = client.event.set(event);
     let stranger = Rc::downgrade(&client);

@@ -7,10 +7,10 @@
 //! handler, lets go of the one listening socket that the handler still holds.) The parent closes
 //! its copy of the connection, counts the child, and has its end reported by an event.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -25,8 +25,11 @@ use smbd::sharing::{BREAK_TIMEOUT, ClientId, OpenSummary, Summary};
 use tevent::{Child, Context, Fork, Listener, SignalFlags, Signum, Timer};
 
 use crate::client;
+use crate::gate::{Gate, Verdict, network};
 use crate::hub::Hub;
+use crate::isolation::SystemUsers;
 use crate::sockets;
+use crate::waiting::Waiting;
 
 /// How long accepting rests when the process or the system is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -43,41 +46,74 @@ pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Box<dyn std::error::Erro
 pub(crate) struct Daemon {
     options: Options,
     config: RefCell<Arc<Config>>,
+    users: RefCell<Rc<SystemUsers>>,
     reload: Reload,
     listeners: RefCell<Vec<Listener<TcpListener>>>,
     /// What the clients share.
     hub: Rc<Hub>,
     /// By process id.
     children: RefCell<BTreeMap<u32, Served>>,
+    gate: RefCell<Gate>,
+    waiting: Rc<Waiting>,
+    /// Those who wait are going to be called.
+    is_calling: Cell<bool>,
+    /// This is a client's process.
+    is_child: Cell<bool>,
+    /// The client that this process serves.
+    served: OnceCell<Rc<str>>,
     stopping: Cell<bool>,
     stop_timer: RefCell<Option<Timer>>,
 }
 
 /// A client with a process of its own.
 struct Served {
-    peer: String,
+    peer: Rc<str>,
+    address: IpAddr,
     id: ClientId,
     /// Reports the end of the process, for as long as it is in the table.
-    _event: Child,
+    event: Cell<Option<Child>>,
 }
 
 impl Daemon {
+    /// # Errors
+    ///
+    /// The system refuses a process.
     pub(crate) fn new(
         context: &Context,
         options: Options,
         config: Config,
         reload: Reload,
-    ) -> Rc<Daemon> {
-        Rc::new(Daemon {
+    ) -> io::Result<Rc<Daemon>> {
+        let users = SystemUsers::new(context, options.run_as.as_deref(), &config)?;
+        let daemon = Rc::new(Daemon {
             hub: Hub::new(context, BREAK_TIMEOUT),
+            users: RefCell::new(users),
             options,
             config: RefCell::new(Arc::new(config)),
             reload,
             listeners: RefCell::default(),
             children: RefCell::default(),
+            gate: RefCell::default(),
+            waiting: Waiting::new(),
+            is_calling: Cell::new(false),
+            is_child: Cell::new(false),
+            served: OnceCell::new(),
             stopping: Cell::new(false),
             stop_timer: RefCell::default(),
-        })
+        });
+        let weak = Rc::downgrade(&daemon);
+        daemon.hub.on_logon(move |context, id, is_good| {
+            if let Some(daemon) = weak.upgrade() {
+                daemon.heard_of_logon(context, id, is_good);
+            }
+        });
+        let weak = Rc::downgrade(&daemon);
+        daemon.waiting.on_change(move |context| {
+            if let Some(daemon) = weak.upgrade() {
+                daemon.call_waiting(context);
+            }
+        });
+        Ok(daemon)
     }
 
     /// Opens the listening sockets, and returns the addresses they got. One that can't be opened
@@ -113,8 +149,8 @@ impl Daemon {
         let address = listener.local_addr()?;
         let daemon = Rc::clone(self);
         let listener = context.add_listener(listener, move |context, _, connection| {
-            let peer = connection.peer().to_string();
-            daemon.connected(context, connection.into_stream(), peer);
+            let peer = connection.peer().to_string().into();
+            daemon.connected(context, connection.into_stream(), &peer);
         })?;
         // What is short is the system's, not this socket's: a longer pause than one gets by default.
         listener.set_back_off(ACCEPT_PAUSE, ACCEPT_PAUSE);
@@ -125,18 +161,112 @@ impl Daemon {
         Ok(address)
     }
 
-    fn connected(self: &Rc<Self>, context: &Context, stream: TcpStream, peer: String) {
-        let clients = self.children.borrow().len();
-        if clients >= self.options.max_clients {
-            log::warn!("{peer}: refused, there are {clients} clients");
-            return;
-        }
+    /// The client that this process has served.
+    pub(crate) fn served(&self) -> Option<&str> {
+        self.served.get().map(|peer| &**peer)
+    }
+
+    /// Whether this is a client's process by now.
+    pub(crate) fn is_child(&self) -> bool {
+        self.is_child.get()
+    }
+
+    /// Somebody has connected: they get a process, or wait for one, or are refused.
+    fn connected(self: &Rc<Self>, context: &Context, stream: TcpStream, peer: &Rc<str>) {
         if let Err(e) = sockets::prepare(&stream, &self.options.socket_options) {
             log::warn!("{peer}: {e}");
             return;
         }
+        let address = peer.parse().map(|peer: SocketAddr| peer.ip());
+        let address = network(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        if self.options.interactive {
+            self.start(context, stream, peer, address);
+            return;
+        }
+        let now = context.now();
+        let clients = self.children.borrow().len();
+        let has_room = clients < self.options.max_clients;
+        let verdict = match has_room {
+            true => self.gate.borrow_mut().ask(address, now),
+            false => match self.gate.borrow().dispensable(None, now) {
+                Some(id) => Verdict::Replace(id),
+                None => {
+                    log::warn!("{peer}: refused, there are {clients} clients");
+                    return;
+                }
+            },
+        };
+        if let Verdict::Replace(id) = verdict {
+            self.dismiss(context, id);
+        }
+        if has_room && verdict != Verdict::Wait {
+            self.start(context, stream, peer, address);
+        } else {
+            self.waiting.add(context, stream, peer, address);
+        }
+    }
+
+    /// Sends a stranger away who takes a place that somebody else needs.
+    fn dismiss(&self, context: &Context, id: ClientId) {
+        log::debug!("a client that hasn't logged on makes room for another");
+        self.gate.borrow_mut().left(id, context.now());
+        self.hub.dismiss(id);
+    }
+
+    /// Those who wait are called soon, if there is room.
+    fn call_waiting(self: &Rc<Self>, context: &Context) {
+        if self.waiting.is_empty() || self.is_calling.replace(true) {
+            return;
+        }
+        let daemon = Rc::clone(self);
+        context.defer(move |context| {
+            daemon.is_calling.set(false);
+            while daemon.children.borrow().len() < daemon.options.max_clients
+                && !daemon.is_child.get()
+            {
+                let called = daemon.waiting.call(|address| {
+                    let verdict = daemon.gate.borrow_mut().ask(address, context.now());
+                    if let Verdict::Replace(id) = verdict {
+                        daemon.dismiss(context, id);
+                    }
+                    verdict != Verdict::Wait
+                });
+                let Some(called) = called else { break };
+                daemon.start(context, called.stream, &called.peer, called.address);
+            }
+        });
+    }
+
+    /// A client has logged on, or has tried to.
+    fn heard_of_logon(self: &Rc<Self>, context: &Context, id: ClientId, is_good: bool) {
+        let now = context.now();
+        if is_good {
+            self.gate.borrow_mut().left(id, now);
+            self.call_waiting(context);
+            return;
+        }
+        let children = self.children.borrow();
+        let Some(served) = children.values().find(|served| served.id == id) else {
+            return;
+        };
+        let consequence = self.gate.borrow_mut().failed(id, served.address, now);
+        if let Some((count, penalty)) = consequence {
+            let address = served.address;
+            let seconds = penalty.as_secs();
+            log::warn!("{address}: {count} failed logons; the latest counts for {seconds} s");
+        }
+    }
+
+    /// Serves a client in a process of its own.
+    fn start(
+        self: &Rc<Self>,
+        context: &Context,
+        stream: TcpStream,
+        peer: &Rc<str>,
+        address: IpAddr,
+    ) {
         let link = UnixStream::pair().and_then(|(ours, theirs)| {
-            let id = self.hub.add(context, ours, &peer)?;
+            let id = self.hub.add(context, ours, peer)?;
             Ok((id, theirs))
         });
         let (id, link) = match link {
@@ -157,13 +287,18 @@ impl Daemon {
             // Our copies of the connection and of the child's end close with this.
             Ok(Fork::Parent(child)) => {
                 self.hub.set_process(id, child);
-                self.note(context, child, id, peer);
+                self.note(context, child, id, peer, address);
             }
             Ok(Fork::Child) => {
+                self.is_child.set(true);
                 self.close_listeners();
-                self.hub.clear();
-                let children = self.children.take();
-                drop(children);
+                self.waiting.clear();
+                self.hub.close();
+                for served in self.children.borrow().values() {
+                    drop(served.event.take());
+                }
+                // Never freed: that would write to memory that is shared with the parent until then.
+                std::mem::forget(Rc::clone(self));
                 match context.reinitialise() {
                     Ok(()) => self.serve(context, stream, link, peer),
                     Err(e) => log::error!("{peer}: re-initialising: {e}"),
@@ -177,18 +312,28 @@ impl Daemon {
     }
 
     /// Counts a child until it has ended.
-    fn note(self: &Rc<Self>, context: &Context, child: u32, id: ClientId, peer: String) {
+    fn note(
+        self: &Rc<Self>,
+        context: &Context,
+        child: u32,
+        id: ClientId,
+        peer: &Rc<str>,
+        address: IpAddr,
+    ) {
         let daemon = Rc::clone(self);
         let added = context.add_child(child, move |context, child, result| {
             daemon.ended(context, child.pid(), result);
         });
         match added {
             Ok(event) => {
-                event.set_name(&peer);
+                event.set_name(peer);
+                let now = context.now();
+                self.gate.borrow_mut().entered(id, address, now);
                 let served = Served {
-                    peer,
+                    peer: Rc::clone(peer),
+                    address,
                     id,
-                    _event: event,
+                    event: Cell::new(Some(event)),
                 };
                 self.children.borrow_mut().insert(child, served);
             }
@@ -196,11 +341,21 @@ impl Daemon {
         }
     }
 
-    fn serve(&self, context: &Context, stream: TcpStream, link: UnixStream, peer: String) {
+    fn serve(&self, context: &Context, stream: TcpStream, link: UnixStream, peer: &Rc<str>) {
+        // It was empty.
+        let _ = self.served.set(Rc::clone(peer));
         let config = Arc::clone(&self.config.borrow());
         let idle_timeout = self.options.idle_timeout;
-        let run_as = self.options.run_as.clone();
-        if let Err(e) = client::serve(context, stream, link, peer, config, idle_timeout, run_as) {
+        let users = Rc::clone(&self.users.borrow());
+        if let Err(e) = client::serve(
+            context,
+            stream,
+            link,
+            peer.to_string(),
+            config,
+            idle_timeout,
+            users,
+        ) {
             log::error!("can't serve: {e}");
             context.stop();
         }
@@ -230,9 +385,13 @@ impl Daemon {
         }
         let daemon = Rc::clone(self);
         context
-            .add_signal(Signum::SIGHUP, SignalFlags::RESTART, move |_, _, _| {
-                daemon.reopen_configuration();
-            })?
+            .add_signal(
+                Signum::SIGHUP,
+                SignalFlags::RESTART,
+                move |context, _, _| {
+                    daemon.reopen_configuration(context);
+                },
+            )?
             .detach();
         let daemon = Rc::clone(self);
         context
@@ -275,11 +434,13 @@ impl Daemon {
     }
 
     /// A child has ended, and was reaped.
-    fn ended(&self, context: &Context, child: u32, result: io::Result<ExitStatus>) {
-        let Some(Served { peer, id, _event }) = self.children.borrow_mut().remove(&child) else {
+    fn ended(self: &Rc<Self>, context: &Context, child: u32, result: io::Result<ExitStatus>) {
+        let Some(Served { peer, id, .. }) = self.children.borrow_mut().remove(&child) else {
             return;
         };
         self.hub.remove(context, id);
+        self.gate.borrow_mut().left(id, context.now());
+        self.call_waiting(context);
         match result.map(|status| (status.code(), status.signal())) {
             Ok((Some(0), _)) => log::debug!("{peer}: process {child} has ended"),
             // Told to end before it could say that it heard.
@@ -298,6 +459,7 @@ impl Daemon {
     /// Closes the listening sockets, tells the children, and ends the loop when they are gone.
     fn stop(self: &Rc<Self>, context: &Context) {
         self.close_listeners();
+        self.waiting.clear();
         let already = self.stopping.replace(true);
         self.kill_children(if already { Signal::KILL } else { Signal::TERM });
         if self.children.borrow().is_empty() {
@@ -329,10 +491,16 @@ impl Daemon {
     }
 
     /// Clients that come from now on find the shares as they are now.
-    fn reopen_configuration(&self) {
-        match (self.reload)() {
-            Ok(config) => {
+    fn reopen_configuration(&self, context: &Context) {
+        let run_as = self.options.run_as.as_deref();
+        let reopened = (self.reload)().and_then(|config| {
+            let users = SystemUsers::new(context, run_as, &config)?;
+            Ok((config, users))
+        });
+        match reopened {
+            Ok((config, users)) => {
                 *self.config.borrow_mut() = Arc::new(config);
+                *self.users.borrow_mut() = users;
                 log::info!("configuration reopened");
             }
             Err(e) => log::error!("configuration kept as it was: {e}"),

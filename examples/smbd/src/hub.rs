@@ -13,15 +13,16 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use smbd::sharing::message::Stream;
-use smbd::sharing::{Action, Ask, ClientId, Misbehaviour, Summary, Table};
+use smbd::sharing::{Action, Ask, ClientId, Misbehaviour, SessionAsk, Summary, Table};
 use tevent::{Context, Fd, FdFlags, Timer};
 
 use crate::send_queue::SendQueue;
 
 /// What may wait for a child to read it.
 const MAX_QUEUED: usize = 4 * 1024 * 1024;
-/// How much is read from a child at a time; the others get their turns in between.
-const READ_LEN: usize = 64 * 1024;
+/// How much is read from a child at a time; the others get their turns in between. Not more than
+/// needed: what the parent writes to after a fork, the child has a copy of.
+const READ_LEN: usize = 1024;
 
 /// All children that share.
 pub(crate) struct Hub {
@@ -30,13 +31,17 @@ pub(crate) struct Hub {
     /// Those with something to be sent.
     unsent: RefCell<BTreeSet<ClientId>>,
     timer: OnceCell<Timer>,
+    on_logon: OnceCell<OnLogon>,
 }
 
+/// Hears of each logon of a client, and whether that was a good one.
+type OnLogon = Box<dyn Fn(&Context, ClientId, bool)>;
+
 struct Child {
-    peer: String,
+    peer: Rc<str>,
     /// Missing before the fork.
     pid: Cell<Option<Pid>>,
-    event: OnceCell<Fd<UnixStream>>,
+    event: RefCell<Option<Fd<UnixStream>>>,
     queue: RefCell<SendQueue>,
 }
 
@@ -48,7 +53,14 @@ impl Hub {
             children: RefCell::default(),
             unsent: RefCell::default(),
             timer: OnceCell::new(),
+            on_logon: OnceCell::new(),
         })
+    }
+
+    /// Has all logons told, those that failed too. To be called once.
+    pub(crate) fn on_logon(&self, hear: impl Fn(&Context, ClientId, bool) + 'static) {
+        // It was empty.
+        let _ = self.on_logon.set(Box::new(hear));
     }
 
     /// Takes over the parent's end of a client's socket pair.
@@ -60,14 +72,14 @@ impl Hub {
         self: &Rc<Self>,
         context: &Context,
         socket: UnixStream,
-        peer: &str,
+        peer: &Rc<str>,
     ) -> io::Result<ClientId> {
         socket.set_nonblocking(true)?;
         let id = self.table.borrow_mut().add_client();
         let child = Rc::new(Child {
-            peer: peer.to_owned(),
+            peer: Rc::clone(peer),
             pid: Cell::new(None),
-            event: OnceCell::new(),
+            event: RefCell::default(),
             queue: RefCell::default(),
         });
         let hub = Rc::downgrade(self);
@@ -79,9 +91,8 @@ impl Hub {
         });
         match added {
             Ok(event) => {
-                event.set_name(&format!("{peer} (shared state)"));
-                // It was empty.
-                let _ = child.event.set(event);
+                event.set_name("child");
+                child.event.replace(Some(event));
                 self.children.borrow_mut().insert(id, child);
                 Ok(id)
             }
@@ -110,10 +121,12 @@ impl Hub {
         }
     }
 
-    /// In a child: forgets the other children.
-    pub(crate) fn clear(&self) {
-        let children = self.children.take();
-        drop(children);
+    /// In a child: closes the lines to the other children. What else is known of them is left as it
+    /// is: to free memory is to write to it, and then there are two copies.
+    pub(crate) fn close(&self) {
+        for child in self.children.borrow().values() {
+            drop(child.event.take());
+        }
     }
 
     /// What a client has open.
@@ -168,9 +181,17 @@ impl Hub {
         }
         while let Some(message) = stream.next_message().map_err(|_| NO_MESSAGE)? {
             let ask = Ask::parse(message).map_err(|_| NO_MESSAGE)?;
-            let mut table = self.table.borrow_mut();
-            table.handle(id, ask, context.now())?;
+            let is_good = match ask {
+                Ask::Session(SessionAsk::Begun { .. }) => Some(true),
+                Ask::Session(SessionAsk::Refused) => Some(false),
+                _ => None,
+            };
+            self.table.borrow_mut().handle(id, ask, context.now())?;
+            if let (Some(is_good), Some(hear)) = (is_good, self.on_logon.get()) {
+                hear(context, id, is_good);
+            }
         }
+        stream.release();
         Ok(true)
     }
 
@@ -202,9 +223,8 @@ impl Hub {
     fn flush(self: &Rc<Self>, context: &Context, id: ClientId) {
         let child = self.children.borrow().get(&id).cloned();
         let Some(child) = child else { return };
-        let Some(event) = child.event.get() else {
-            return;
-        };
+        let event = child.event.borrow();
+        let Some(event) = &*event else { return };
         let (sent, waiting) = {
             let mut queue = child.queue.borrow_mut();
             (queue.send(event.get_ref()), queue.len())
@@ -213,6 +233,15 @@ impl Hub {
             Ok(_) if waiting > MAX_QUEUED => self.evict(context, id, "it reads nothing"),
             Ok(_) => event.set_writable(waiting > 0),
             Err(_) => self.remove(context, id),
+        }
+    }
+
+    /// Tells a child to end.
+    pub(crate) fn dismiss(&self, id: ClientId) {
+        let child = self.children.borrow().get(&id).cloned();
+        if let Some(pid) = child.and_then(|child| child.pid.get()) {
+            // That it has ended by itself is as good.
+            let _ = kill_process(pid, Signal::TERM);
         }
     }
 

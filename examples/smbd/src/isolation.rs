@@ -8,12 +8,15 @@
 //! None of this can be undone, so a process serves one system user. Another session of the same
 //! connection that needs another one is refused; a client that wants both connects twice.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::future::Future;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,22 +25,139 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::unistd::{Gid, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
-use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, geteuid, getrlimit, setrlimit, waitpid};
 use smbd::auth::Identity;
 use smbd::config::Config;
 use smbd::demo::DemoShare;
 use smbd::server::Host;
-use tevent::WeakContext;
+use smbd::sharing::{Ask, Link, SessionAsk};
+use tevent::{Context, Fork, WeakContext};
 
-/// How long somebody waits to be told that the password was wrong.
+/// How long somebody waits to be told that the password was wrong. The next time it is twice as long.
 const FAILURE_DELAY: Duration = Duration::from_secs(1);
+/// But not longer than this.
+const MAX_FAILURE_DELAY: Duration = Duration::from_secs(30);
 /// The most memory of one client's process: replies and requests that wait, twice, and a lot of
 /// opens.
 const MAX_MEMORY: u64 = 512 << 20;
 /// Guests' system user, where `--run-as` names none.
 const NOBODY: &str = "nobody";
+/// The most system users that are looked up beforehand.
+const MAX_KNOWN: usize = 1000;
 /// The kernel's Landlock up to which its restrictions are known here.
 const LANDLOCK: ABI = ABI::V6;
+
+/// The system users that processes become. They are looked up beforehand, as that loads libraries,
+/// reads files, and may ask other machines.
+#[derive(Debug)]
+pub(crate) struct SystemUsers {
+    run_as: Option<String>,
+    known: BTreeMap<String, Account>,
+}
+
+/// A system user.
+#[derive(Debug, Clone)]
+struct Account {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<Gid>,
+}
+
+impl SystemUsers {
+    /// Those that clients of this configuration need, if this is root. Who isn't found now is looked
+    /// up when needed.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a process.
+    pub(crate) fn new(
+        context: &Context,
+        run_as: Option<&str>,
+        config: &Config,
+    ) -> io::Result<Rc<SystemUsers>> {
+        let names: Vec<&str> = match run_as {
+            _ if !geteuid().is_root() => Vec::new(),
+            Some(name) => vec![name],
+            None => {
+                let users = config.security().users.names();
+                users.take(MAX_KNOWN).chain([NOBODY]).collect()
+            }
+        };
+        Ok(Rc::new(SystemUsers {
+            run_as: run_as.map(str::to_owned),
+            known: look_up(context, &names)?,
+        }))
+    }
+}
+
+/// Looks system users up in a process of its own, which ends then: the libraries that are loaded for
+/// it would be there in each client's process, too.
+fn look_up(context: &Context, names: &[&str]) -> io::Result<BTreeMap<String, Account>> {
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let (mut ours, mut theirs) = UnixStream::pair()?;
+    match context.fork()? {
+        Fork::Child => {
+            let found = names
+                .iter()
+                .filter_map(|name| Account::find(name).ok().zip(Some(name)));
+            let lines: String = found
+                .map(|(account, name)| format!("{name}:{}\n", account.to_line()))
+                .collect();
+            let status = i32::from(theirs.write_all(lines.as_bytes()).is_err());
+            std::process::exit(status);
+        }
+        Fork::Parent(child) => {
+            drop(theirs);
+            let mut text = String::new();
+            let read = ours.read_to_string(&mut text);
+            let child = i32::try_from(child).ok().and_then(Pid::from_raw);
+            waitpid(child, WaitOptions::empty())?;
+            read?;
+            let known = text.lines().filter_map(|line| {
+                let (name, account) = line.split_once(':')?;
+                Some((name.to_owned(), Account::parse(account)?))
+            });
+            Ok(known.collect())
+        }
+    }
+}
+
+impl Account {
+    /// # Errors
+    ///
+    /// What is wrong, for people.
+    fn find(name: &str) -> Result<Account, String> {
+        let user = system_user(name)?;
+        let c_name = CString::new(name).map_err(|e| e.to_string())?;
+        let groups =
+            getgrouplist(&c_name, user.gid).map_err(|e| format!("groups of {name:?}: {e}"))?;
+        Ok(Account {
+            uid: user.uid,
+            gid: user.gid,
+            groups,
+        })
+    }
+
+    /// User, group, and all groups.
+    fn to_line(&self) -> String {
+        let groups: String = self.groups.iter().map(|id| format!(" {id}")).collect();
+        format!("{} {}{groups}", self.uid, self.gid)
+    }
+
+    fn parse(line: &str) -> Option<Account> {
+        let mut ids = line.split(' ').map(|id| id.parse::<u32>().ok());
+        let uid = Uid::from_raw(ids.next()??);
+        let gid = Gid::from_raw(ids.next()??);
+        let groups: Option<_> = ids.map(|id| id.map(Gid::from_raw)).collect();
+        Some(Account {
+            uid,
+            gid,
+            groups: groups?,
+        })
+    }
+}
 
 /// A client's process, as the connection sees it.
 #[derive(Debug)]
@@ -45,7 +165,9 @@ pub(crate) struct ClientProcess {
     context: WeakContext,
     peer: String,
     config: Arc<Config>,
-    run_as: Option<String>,
+    users: Rc<SystemUsers>,
+    parent: Rc<dyn Link>,
+    failures: Cell<u32>,
     /// Whom it serves, once that is settled. Who started the server, if that wasn't root.
     settled: RefCell<Option<String>>,
 }
@@ -59,7 +181,8 @@ pub(crate) fn enter(
     context: WeakContext,
     peer: &str,
     config: Arc<Config>,
-    run_as: Option<String>,
+    users: Rc<SystemUsers>,
+    parent: Rc<dyn Link>,
 ) -> io::Result<ClientProcess> {
     rustix::thread::set_no_new_privs(true)?;
     limit(Resource::Core, 0)?;
@@ -69,7 +192,9 @@ pub(crate) fn enter(
         context,
         peer: peer.to_owned(),
         config,
-        run_as,
+        users,
+        parent,
+        failures: Cell::new(0),
         settled: RefCell::new(None),
     })
 }
@@ -157,7 +282,7 @@ fn system_user(name: &str) -> Result<User, String> {
 impl ClientProcess {
     /// The name of the system user that somebody is served as, started as root.
     fn system_name(&self, identity: &Identity) -> String {
-        match (&self.run_as, identity) {
+        match (&self.users.run_as, identity) {
             (Some(name), _) => name.clone(),
             (None, Identity::User(name)) => name.clone(),
             (None, _) => NOBODY.to_owned(),
@@ -166,17 +291,18 @@ impl ClientProcess {
 
     /// Becomes a system user, for good.
     fn become_user(&self, name: &str) -> Result<(), String> {
-        let user = system_user(name)?;
-        if user.uid.is_root() {
-            return match self.run_as {
+        let account = match self.users.known.get(name) {
+            Some(account) => account.clone(),
+            None => Account::find(name)?,
+        };
+        if account.uid.is_root() {
+            return match self.users.run_as {
                 Some(_) => Ok(()),
                 None => Err(format!("{name:?} is root; --run-as would have to say so")),
             };
         }
         let fail = |e: nix::Error| format!("becoming {name:?}: {e}");
-        let c_name = CString::new(name).map_err(|e| e.to_string())?;
-        let groups = getgrouplist(&c_name, user.gid).map_err(fail)?;
-        change_ids(user.uid, user.gid, &groups).map_err(fail)?;
+        change_ids(&account).map_err(fail)?;
         // Nothing of root may be left to go back to.
         if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
             return Err(format!("becoming {name:?}: root came back"));
@@ -217,7 +343,12 @@ impl ClientProcess {
     }
 }
 
-fn change_ids(uid: Uid, gid: Gid, groups: &[Gid]) -> nix::Result<()> {
+fn change_ids(account: &Account) -> nix::Result<()> {
+    let Account {
+        uid,
+        gid,
+        ref groups,
+    } = *account;
     setgroups(groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)
@@ -251,6 +382,11 @@ impl Host for ClientProcess {
     }
 
     fn delay_failure(&self) -> Pin<Box<dyn Future<Output = ()>>> {
-        Box::pin(self.context.sleep(FAILURE_DELAY))
+        self.parent.send(&Ask::Session(SessionAsk::Refused));
+        let failures = self.failures.get();
+        self.failures.set(failures.saturating_add(1));
+        let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
+        let delay = FAILURE_DELAY.saturating_mul(factor).min(MAX_FAILURE_DELAY);
+        Box::pin(self.context.sleep(delay))
     }
 }

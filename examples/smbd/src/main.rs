@@ -9,12 +9,14 @@
 
 mod client;
 mod daemon;
+mod gate;
 mod hub;
 mod isolation;
 mod passwd;
 mod send_queue;
 mod sockets;
 mod uplink;
+mod waiting;
 
 use std::error::Error;
 use std::io::Write;
@@ -67,6 +69,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         isolation::give_to_guests(demo, options.run_as.as_deref())?;
     }
     sockets::raise_descriptor_limit();
+    smbd::crypto::prepare();
     let context = Context::new()?;
     let config = configure(&options, demo.as_deref())?;
     let guid = config.server_guid();
@@ -80,13 +83,20 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         Ok(configure(&options, demo.as_deref())?.with_guid(guid))
     };
     isolation::report();
-    let daemon = Daemon::new(&context, options, config, Box::new(reload));
+    let daemon = Daemon::new(&context, options, config, Box::new(reload))?;
     daemon.handle_signals(&context)?;
     let addresses = daemon
         .listen(&context)
         .map_err(|e| format!("there is nothing to listen on: {e}"))?;
     announce(&addresses, is_demo)?;
     context.run()?;
+    if let Some(peer) = daemon.served() {
+        log::info!("{peer}: disconnected");
+    }
+    if daemon.is_child() {
+        // The kernel takes everything back at once; to do that one by one takes time and memory.
+        std::process::exit(0);
+    }
     Ok(())
 }
 

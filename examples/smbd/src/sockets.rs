@@ -8,8 +8,8 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt
 use rustix::process::{Resource, getrlimit, setrlimit};
 use smbd::args::socket_options::SocketOption;
 
-/// How many connections may wait for the accept handler.
-const BACKLOG: i32 = 128;
+/// How many connections may wait for the accept handler; no more than `net.core.somaxconn` says.
+const BACKLOG: i32 = 1024;
 
 /// Takes all descriptors that the system grants. Each client costs the parent two, so that a
 /// thousand of them are more than what processes begin with.

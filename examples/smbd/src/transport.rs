@@ -44,6 +44,9 @@ pub const MAX_REPLY_LEN: usize = 0xFF_FFFF;
 const MIN_SMB1_LEN: usize = 35;
 
 /// What the buffer begins with; a typical request is a few hundred bytes.
+const FIRST_LEN: usize = 4 * 1024;
+
+/// What the buffer has once more than that has come at a time.
 const INITIAL_LEN: usize = 16 * 1024;
 
 /// Less spare room than this makes for wastefully short reads.
@@ -94,6 +97,8 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     pool: Pool,
+    /// A read has filled the first buffer.
+    is_busy: bool,
     /// Messages may have no more than [`MAX_STRANGER_LEN`] bytes.
     is_stranger: bool,
 }
@@ -205,14 +210,15 @@ impl FrameReader {
         if !self.is_mid_message() {
             self.pool.exchange(&mut self.buffer);
         }
-        if self.buffer.len() - self.end < self.wanted() {
+        let has_outgrown = self.is_busy && self.buffer.len() < INITIAL_LEN;
+        if has_outgrown || self.buffer.len() - self.end < self.wanted() {
             if self.start > 0 {
                 self.buffer.copy_within(self.start..self.end, 0);
                 self.end -= self.start;
                 self.start = 0;
             }
-            if self.buffer.len() - self.end < self.wanted() {
-                let doubled = (self.buffer.len() * 2).max(INITIAL_LEN);
+            if has_outgrown || self.buffer.len() - self.end < self.wanted() {
+                let doubled = (self.buffer.len() * 2).max(self.least());
                 let useful = self.end + self.wanted();
                 self.buffer.resize(doubled.min(self.limit()).max(useful), 0);
             }
@@ -231,6 +237,12 @@ impl FrameReader {
             "filled beyond the spare room"
         );
         self.end += n;
+        self.is_busy |= self.end >= FIRST_LEN;
+    }
+
+    /// The least that is allocated.
+    fn least(&self) -> usize {
+        if self.is_busy { INITIAL_LEN } else { FIRST_LEN }
     }
 
     /// Takes the next complete message, or `None` when more bytes are needed.
@@ -263,7 +275,7 @@ impl FrameReader {
         if tail.len() < length && is_worth_it {
             let mut other = self.pool.take(|len| len >= tail.len()).unwrap_or_default();
             if other.len() < tail.len() {
-                other.resize(tail.len().max(INITIAL_LEN), 0);
+                other.resize(tail.len().max(self.least()), 0);
             }
             other[..tail.len()].copy_from_slice(&self.buffer[tail.clone()]);
             self.start = 0;
@@ -277,7 +289,7 @@ impl FrameReader {
         }
         let useful = length..=MAX_WASTE * length.max(INITIAL_LEN);
         let pooled = self.pool.take(|len| useful.contains(&len));
-        let mut other = pooled.unwrap_or_else(|| vec![0; length.max(INITIAL_LEN)]);
+        let mut other = pooled.unwrap_or_else(|| vec![0; length.max(self.least())]);
         other[..length].copy_from_slice(&self.buffer[from..to]);
         self.start = to;
         Ok(Some(Message {

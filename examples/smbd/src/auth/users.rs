@@ -111,6 +111,11 @@ impl Users {
         self.0.len()
     }
 
+    /// What they are called.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|user| user.name.as_str())
+    }
+
     /// The user of this name, in any case.
     pub fn find(&self, name: &str) -> Option<&User> {
         self.0.iter().find(|user| text::same_name(&user.name, name))

@@ -685,6 +685,13 @@ impl Stream {
         self.start = from + length;
         Ok(Some(&self.bytes[from..from + length]))
     }
+
+    /// Gives the buffer back if there is nothing in it.
+    pub fn release(&mut self) {
+        if self.start == self.bytes.len() {
+            *self = Stream::default();
+        }
+    }
 }
 
 #[cfg(test)]

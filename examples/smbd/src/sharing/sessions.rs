@@ -5,7 +5,7 @@
 //! signed with that session's key, that this doesn't go.
 //!
 //! A key is handed out only to a process that shows a message signed with it, so a process that was
-//! taken over learns none that it doesn't know.
+//! taken over learns none this way that it doesn't know.
 
 use std::collections::HashMap;
 
@@ -47,6 +47,8 @@ pub enum SessionAsk {
         /// Who it is.
         identity: String,
     },
+    /// A logon has failed that may have been a guess.
+    Refused,
     /// A session has ended.
     Ended {
         /// The session.
@@ -140,6 +142,7 @@ impl SessionAsk {
                 out.put_u8(2);
                 out.put_u64(*session);
             }
+            SessionAsk::Refused => out.put_u8(5),
             SessionAsk::Replace {
                 ticket,
                 session,
@@ -181,6 +184,7 @@ impl SessionAsk {
                 identity: identity(r)?,
             },
             2 => SessionAsk::Ended { session: r.u64()? },
+            5 => SessionAsk::Refused,
             3 => SessionAsk::Replace {
                 ticket: r.u64()?,
                 session: r.u64()?,
@@ -290,6 +294,8 @@ impl Sessions {
                 }
                 Ok(())
             }
+            // The program's matter.
+            SessionAsk::Refused => Ok(()),
             SessionAsk::Ended { session } => {
                 let known = self.0.get(&session);
                 if known.is_some_and(|known| known.client == client) {
@@ -389,6 +395,7 @@ mod tests {
                 }
             ),
             any::<u64>().prop_map(|session| SessionAsk::Ended { session }),
+            Just(SessionAsk::Refused),
             (any::<(u64, u64)>(), ".{0,50}").prop_map(|((ticket, session), identity)| {
                 SessionAsk::Replace {
                     ticket,

@@ -1,10 +1,10 @@
 //! The client's end of a TCP connection.
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use rustix::net::sockopt;
+use rustix::net::{self, AddressFamily, SocketType, sockopt};
 use smbd::transport::{FRAME_HEADER_LEN, finish_frame, start_frame};
 
 use super::client::Transport;
@@ -27,7 +27,19 @@ pub fn frame(message: &[u8]) -> Vec<u8> {
 impl Wire {
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Wire {
-        let stream = TcpStream::connect(address).expect("can't connect");
+        Wire::over(TcpStream::connect(address).expect("can't connect"))
+    }
+
+    /// The same from another address of this machine.
+    #[track_caller]
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Wire {
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        net::bind(&socket, &SocketAddr::new(source, 0)).expect("no such address");
+        net::connect(&socket, &address).expect("can't connect");
+        Wire::over(TcpStream::from(socket))
+    }
+
+    fn over(stream: TcpStream) -> Wire {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
