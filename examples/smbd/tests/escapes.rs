@@ -59,7 +59,7 @@ fn names_with_dots_or_roots_are_invalid() {
         "..\\secret",
         "..\\share2\\file",
         "inside\\..\\..\\secret",
-        "inside\\..\\file",
+        "inside\\..\\..\\file",
         "inside\\.\\file",
         ".\\inside\\file",
         "../secret",

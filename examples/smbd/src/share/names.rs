@@ -121,7 +121,7 @@ pub fn may_be_made(name: &[u8]) -> bool {
 const SEPARATORS: [char; 2] = ['\\', '/'];
 
 /// The components on disk of a path in a request: relative to the share, with
-/// backslashes. The share itself is the empty path.
+/// backslashes. The share itself is the empty path. `..` takes away the component before it.
 ///
 /// # Errors
 ///
@@ -136,7 +136,16 @@ pub fn parse_path(path: &str) -> Result<Vec<Vec<u8>>, Status> {
     if path.is_empty() {
         return Ok(Vec::new());
     }
-    path.split(SEPARATORS).map(to_disk).collect()
+    let mut components = Vec::new();
+    for name in path.split(SEPARATORS) {
+        if name == ".." {
+            // As Windows' servers do. It is resolved here, where nothing leads out of the share.
+            components.pop().ok_or(Status::OBJECT_PATH_SYNTAX_BAD)?;
+        } else {
+            components.push(to_disk(name)?);
+        }
+    }
+    Ok(components)
 }
 
 #[cfg(test)]
@@ -155,7 +164,7 @@ mod tests {
                 "{path:?}"
             );
         }
-        for path in ["a\\..\\b", "..", "\u{F029}\u{F029}", "\u{F029}."] {
+        for path in ["a\\..\\..\\b", "..", "\u{F029}\u{F029}", "\u{F029}."] {
             assert_eq!(
                 parse_path(path),
                 Err(Status::OBJECT_PATH_SYNTAX_BAD),
@@ -164,6 +173,9 @@ mod tests {
         }
         assert_eq!(parse_path("\\a"), Err(Status::INVALID_PARAMETER));
         assert_eq!(parse_path(""), Ok(vec![]));
+        assert_eq!(parse_path("a\\b\\.."), parse_path("a"));
+        assert_eq!(parse_path("a\\..\\b"), parse_path("b"));
+        assert_eq!(parse_path("a\\.."), Ok(vec![]));
         assert_eq!(
             parse_path("a\\b.c\\"),
             Ok(vec![b"a".to_vec(), b"b.c".to_vec()])
