@@ -8,8 +8,6 @@ use super::{check, doorbell, signal};
 use crate::error::OsError;
 use std::fs;
 use std::io;
-#[cfg(target_os = "linux")]
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 
 /// Makes forks noticed from now on. One that fails, for want of memory, is tried again.
@@ -80,11 +78,6 @@ fn has_other_threads() -> io::Result<bool> {
     // A thread that was joined is listed until the kernel has finished with it, which is a matter
     // of microseconds.
     for _ in 0..LOOKS_AT_THREADS {
-        // The kernel counts the threads among the links of the directory: one look instead of a
-        // listing and the memory for it.
-        if fs::metadata("/proc/self/task").is_ok_and(|task| task.nlink() == LINKS_ALONE) {
-            return Ok(false);
-        }
         let Ok(tasks) = fs::read_dir("/proc/self/task") else {
             return has_other_threads_by_unshare();
         };
@@ -98,10 +91,6 @@ fn has_other_threads() -> io::Result<bool> {
 
 #[cfg(target_os = "linux")]
 const LOOKS_AT_THREADS: u32 = 100;
-
-/// The links of a directory without subdirectories, and one thread.
-#[cfg(target_os = "linux")]
-const LINKS_ALONE: u64 = 3;
 
 #[cfg(target_os = "linux")]
 fn has_other_threads_by_unshare() -> io::Result<bool> {
