@@ -393,15 +393,12 @@ impl Context {
     #[inline(always)]
     fn turn_of_immediate(&self, is_run: bool) -> bool {
         let inner = &*self.inner;
-        if inner.others_are_overdue() || inner.watch.is_watched() {
-            return false;
-        }
-        // What other threads post meanwhile is looked at after what they have posted before: as long
-        // as the doorbell rings for it, they needn't ring.
-        inner.doorbell.is_quiet_but_for(REMOTE) && self.run_next_once()
-            || inner.doorbell.is_quiet()
-                && inner.has_immediates()
-                && self.run_immediate(!is_run, || inner.counters.full_turns.count())
+        inner.doorbell.is_quiet()
+            && !inner.others_are_overdue()
+            && !inner.watch.is_watched()
+            && (self.run_next_once()
+                || inner.has_immediates()
+                    && self.run_immediate(!is_run, || inner.counters.full_turns.count()))
     }
 
     /// One turn, whatever there is to do.

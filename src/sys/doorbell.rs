@@ -206,12 +206,6 @@ impl Doorbell {
         self.attention.load(Relaxed) == 0
     }
 
-    /// The same, leaving out `bits`.
-    #[inline(always)]
-    pub(crate) fn is_quiet_but_for(&self, bits: u32) -> bool {
-        self.attention.load(Relaxed) & !bits == 0
-    }
-
     /// Whether `bits` were rung and not attended to yet. For those who have something to announce:
     /// if so, whoever attends finds it.
     #[inline]
@@ -236,6 +230,11 @@ impl Doorbell {
     /// Rings for another thread, if the context is there still, which `is_there` knows. Whoever
     /// makes that false and then [releases](Doorbell::release) the doorbell waits for those inside.
     pub(crate) fn ring_if(&self, bits: u32, is_there: impl FnOnce() -> bool) {
+        // Should the context be gone, another one looks for nothing, and goes on.
+        self.attention.fetch_or(bits, SeqCst);
+        if !self.asleep.load(SeqCst) {
+            return;
+        }
         self.users.fetch_add(1, SeqCst);
         if is_there() {
             self.ring(bits);

@@ -15,6 +15,7 @@ pub const TESTS: &[process::Test] = tests![
     none_of_many_is_lost_and_each_sender_keeps_its_order,
     they_run_after_earlier_immediates_and_before_timers_and_descriptors,
     scheduling_inside_a_handler_runs_in_a_later_turn,
+    they_keep_their_order_with_immediates_of_later_turns,
     a_remote_closure_may_schedule_others,
     a_nested_loop_runs_them,
     a_panic_leaves_the_others,
@@ -30,6 +31,18 @@ thread_local! {
 
 fn note(entry: &'static str) {
     LOG.with_borrow_mut(|log| log.push(entry));
+}
+
+/// Also while there are others that came at the same time.
+fn they_keep_their_order_with_immediates_of_later_turns(kind: BackendKind) {
+    let context = context(kind);
+    let remote = context.remote();
+    let inner = remote.clone();
+    remote.schedule(move |_| assert!(inner.schedule(|_| note("posted"))));
+    remote.schedule(|context| context.defer(|_| note("deferred")));
+    remote.schedule(|_| note("third"));
+    context.run().unwrap();
+    LOG.with_borrow(|log| assert_eq!(*log, ["third", "posted", "deferred"]));
 }
 
 fn none_of_many_is_lost_and_each_sender_keeps_its_order(kind: BackendKind) {
