@@ -225,7 +225,9 @@ impl<S: 'static> Fd<S> {
     /// # Errors
     ///
     /// The event has ended, but the handler is running right now and may be looking at the source:
-    /// the handle comes back, to be tried again after the handler has returned.
+    /// the handle comes back, to be tried again after the handler has returned. Likewise while the
+    /// handler is being dropped (when a destructor in its closure calls this), and while the context
+    /// is re-initialised or dropped.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -243,7 +245,13 @@ impl<S: 'static> Fd<S> {
         let shared = Rc::clone(&self.shared);
         // What is left of this handle removes an event that is gone already.
         drop(self);
-        take_source(shared).map_err(|shared| Fd { shared, owns: true })
+        take_source(shared)
+            .or_else(|shared| {
+                // The handler may have removed the event and returned since.
+                shared.inner.drop_ended();
+                take_source(shared)
+            })
+            .map_err(|shared| Fd { shared, owns: true })
     }
 
     /// What the event waits for.

@@ -7,7 +7,7 @@ use common::*;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use tevent::{BackendKind, Context, Fd};
+use tevent::{BackendKind, Context, Fd, TracedEvent, Tracer};
 
 on_every_backend!(
     without_a_close_callback_the_source_is_dropped_with_the_handle,
@@ -26,6 +26,8 @@ on_every_backend!(
     an_event_freed_in_a_nested_loop_of_its_handler_is_closed_when_that_returns,
     into_source_gives_the_source_back_without_the_close_callback,
     into_source_in_the_events_own_handler_gives_the_handle_back,
+    into_source_works_as_soon_as_the_handler_has_returned,
+    into_source_in_what_the_handler_owns_gives_the_handle_back,
     into_source_works_when_the_context_is_gone,
     a_close_callback_may_drop_the_source_and_use_the_context,
     a_close_callback_that_is_set_in_the_handler_is_called,
@@ -309,6 +311,62 @@ fn into_source_in_the_events_own_handler_gives_the_handle_back(kind: BackendKind
         .expect("the handler has returned");
     assert!(!drain(&source), "it is open");
     assert_eq!(log.take(), "", "it was given back, not closed");
+}
+
+fn into_source_works_as_soon_as_the_handler_has_returned(kind: BackendKind) {
+    struct TakeSource(Place<Event>, Log);
+    impl Tracer for TakeSource {
+        fn handler_end(&mut self, _: &TracedEvent) {
+            let fd = self.0.take().expect("it is called once");
+            let source = fd.into_source().expect("the handler has returned");
+            assert!(!drain(&source), "it is open");
+            self.1.add("taken");
+        }
+    }
+    let context = context(kind);
+    let log = Log::new();
+    let (ours, _peer) = readable();
+    let place = Place::empty();
+    let owned = log.on_drop("closure");
+    let fd = context.add_fd(ours, READ, move |_, fd: &Event, _| {
+        owned.keep();
+        fd.remove();
+    });
+    let fd = fd.unwrap();
+    log_close(&fd, &log);
+    place.put(fd);
+    context.set_tracer(TakeSource(place, log.clone()));
+    context.run().unwrap();
+    assert_eq!(log.take(), "closure taken");
+}
+
+fn into_source_in_what_the_handler_owns_gives_the_handle_back(kind: BackendKind) {
+    struct TakeSource(Place<Event>);
+    impl Drop for TakeSource {
+        fn drop(&mut self) {
+            let fd = self.0.take().expect("it is dropped once");
+            let fd = fd
+                .into_source()
+                .expect_err("the closure goes before the source");
+            self.0.put(fd);
+        }
+    }
+    let context = context(kind);
+    let log = Log::new();
+    let (ours, _peer) = readable();
+    let place: Place<Event> = Place::empty();
+    let owned = TakeSource(place.clone());
+    let fd = context.add_fd(ours, READ, move |_, fd: &Event, _| {
+        let _owned = &owned;
+        fd.remove();
+    });
+    let fd = fd.unwrap();
+    log_close(&fd, &log);
+    place.put(fd);
+    context.run().unwrap();
+    assert_eq!(log.take(), "", "the handle keeps it");
+    let source = place.take().unwrap().into_source();
+    assert!(!drain(&source.expect("nothing uses it")), "it is open");
 }
 
 fn into_source_works_when_the_context_is_gone(kind: BackendKind) {

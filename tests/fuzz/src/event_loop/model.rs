@@ -66,6 +66,8 @@ pub(super) struct FdModel {
     pub(super) object: std::rc::Weak<Object>,
     pub(super) alive: bool,
     pub(super) running: bool,
+    /// Its handler is.
+    pub(super) being_dropped: bool,
     pub(super) flags: FdFlags,
     /// Which close callback was set last, and how often one was called.
     pub(super) on_close: Option<u32>,

@@ -28,12 +28,23 @@ pub(super) fn guarded<R>(run: impl FnOnce() -> R) -> Option<R> {
 }
 
 /// What a closure owns: its destructor performs an operation.
-struct Guard;
+struct Guard {
+    /// The descriptor event whose handler the closure is.
+    fd: Option<usize>,
+}
 
 impl Guard {
     fn new(world: &World) -> Guard {
+        Guard::of(world, None)
+    }
+
+    fn of_fd(world: &World, id: usize) -> Guard {
+        Guard::of(world, Some(id))
+    }
+
+    fn of(world: &World, fd: Option<usize>) -> Guard {
         world.guards.set(world.guards.get() + 1);
-        Guard
+        Guard { fd }
     }
 
     /// To be called in a closure that is to own this.
@@ -46,7 +57,13 @@ impl Drop for Guard {
             return;
         };
         world.guards.set(world.guards.get() - 1);
+        if let Some(id) = self.fd {
+            world.fds.borrow_mut()[id].being_dropped = true;
+        }
         inside(&world, 1);
+        if let Some(id) = self.fd {
+            world.fds.borrow_mut()[id].being_dropped = false;
+        }
     }
 }
 
@@ -198,6 +215,7 @@ fn add_fd(world: &World, context: Option<&Context>) {
         object: Rc::downgrade(&object),
         alive: true,
         running: false,
+        being_dropped: false,
         flags,
         on_close: None,
         closed: 0,
@@ -205,7 +223,7 @@ fn add_fd(world: &World, context: Option<&Context>) {
         dropped: 0,
     });
     let source = Source { object, event: id };
-    let guard = Guard::new(world);
+    let guard = Guard::of_fd(world, id);
     let added = context.add_fd(source, flags, move |context, handle, flags| {
         guard.keep();
         let Some(world) = world_of_handler() else {
@@ -294,7 +312,10 @@ fn take_fd(world: &World, use_it: impl FnOnce(&World, usize, Fd<Source>)) {
 fn into_source(world: &World, id: usize, handle: Fd<Source>) {
     world.fds.borrow_mut()[id].alive = false;
     // Destructors that run meanwhile don't get at the handle, so nobody sets a close callback.
-    let has_handler = world.fds.borrow()[id].running || world.wiping.get() > 0;
+    let has_handler = {
+        let fd = &world.fds.borrow()[id];
+        fd.running || fd.being_dropped || world.wiping.get() > 0
+    };
     match handle.into_source() {
         Ok(source) => {
             ensure(source.event == id, "a source comes back to its owner");
