@@ -154,8 +154,7 @@ impl Context {
             (popped, immediates.is_empty())
         };
         begins();
-        inner.lengthen_streak();
-        inner.counters.immediates.count();
+        inner.count_immediate();
         match popped {
             _ if inner.watch.is_watched() => self.call_watched(popped),
             Popped::Entry(key, handler) => {
@@ -175,8 +174,7 @@ impl Context {
         };
         let begins = || {
             inner.counters.full_turns.count();
-            inner.lengthen_streak();
-            inner.counters.immediates.count();
+            inner.count_immediate();
         };
         match one {
             One::Deferred(job) => {
@@ -236,9 +234,8 @@ impl Context {
             handler(self, &call.immediate);
             while inner.next_turn_is_the_sole_immediates() {
                 inner.state.sole_is_scheduled.set(false);
-                inner.lengthen_streak();
                 inner.counters.full_turns.count();
-                inner.counters.immediates.count();
+                inner.count_immediate();
                 handler(self, &call.immediate);
             }
         }
@@ -247,6 +244,12 @@ impl Context {
 }
 
 impl Inner {
+    #[inline(always)]
+    fn count_immediate(&self) {
+        self.lengthen_streak();
+        self.counters.immediates.count();
+    }
+
     /// Puts at the end of the queue what has come to the inbox.
     pub(crate) fn push_posted(&self, count: usize) {
         self.state.set_busy();

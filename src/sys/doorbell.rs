@@ -222,7 +222,13 @@ impl Doorbell {
     pub(crate) fn ring(&self, bits: u32) {
         self.attention.fetch_or(bits, SeqCst);
         // Loading is much cheaper than swapping, and mostly the loop is awake.
-        if self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst) {
+        if self.asleep.load(SeqCst) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if self.asleep.swap(false, SeqCst) {
             wakeup::signal(self.wakeup.load(SeqCst));
         }
     }
@@ -237,7 +243,7 @@ impl Doorbell {
         }
         self.users.fetch_add(1, SeqCst);
         if is_there() {
-            self.ring(bits);
+            self.wake();
         }
         // A signal handler may have forked meanwhile, and in its child nobody counts as a user.
         let leave = |users: u32| users.checked_sub(1);

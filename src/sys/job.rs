@@ -46,7 +46,7 @@ impl<A: 'static, F: FnOnce(&A)> Kind<A, F> {
     const FITS: bool = size_of::<F>() <= size_of::<Room>() && align_of::<F>() <= align_of::<Room>();
     const IN_PLACE: Functions<A> = Functions {
         run: |room, argument| {
-            // SAFETY: see `Functions`; `Job::new` has written a closure of this type there.
+            // SAFETY: see `Functions`; `write` has put a closure of this type there.
             let closure = unsafe { room.cast::<F>().read() };
             closure(argument);
         },
@@ -57,7 +57,7 @@ impl<A: 'static, F: FnOnce(&A)> Kind<A, F> {
     };
     const IN_A_BOX: Functions<A> = Functions {
         run: |room, argument| {
-            // SAFETY: see `Functions`; `Job::new` has written a box of such a closure there.
+            // SAFETY: see `Functions`; `write` has put a box of such a closure there.
             let closure = unsafe { room.cast::<Box<F>>().read() };
             closure(argument);
         },
@@ -142,20 +142,16 @@ impl<A> Job<A> {
         let functions = unsafe { write(rest.as_mut_ptr(), closure, location) };
         // SAFETY: it was written, and whether a closure's bytes are is of no interest to a room.
         let rest = unsafe { rest.assume_init() };
-        Job {
-            functions,
-            rest,
-            owned: PhantomData,
-        }
+        // SAFETY: they are of one job, and were made here.
+        unsafe { Job::from_parts(functions, rest) }
     }
 
     /// Calls the closure.
     #[inline]
     pub(crate) fn run(self, argument: &A) {
         let mut job = ManuallyDrop::new(self);
-        let run = job.functions.run;
-        // SAFETY: the room belongs to the functions, was ours alone, and isn't looked at any more.
-        unsafe { run(&mut job.rest.room, argument) }
+        // SAFETY: the parts are ours, and not looked at any more.
+        unsafe { run_in_place(job.functions, &mut job.rest, argument) }
     }
 
     /// Where it was made.

@@ -435,6 +435,15 @@ mod tests {
         }
     }
 
+    /// Takes from the stream as much as the reader has room for.
+    fn receive(reader: &mut FrameReader, stream: &mut Vec<u8>) {
+        let spare = reader.spare();
+        let count = spare.len().min(stream.len());
+        spare[..count].copy_from_slice(&stream[..count]);
+        stream.drain(..count);
+        reader.filled(count);
+    }
+
     #[test]
     fn a_large_buffer_is_kept_for_large_messages() {
         let mut reader = FrameReader::new();
@@ -444,11 +453,7 @@ mod tests {
             let mut stream = (length as u32).to_be_bytes().to_vec();
             stream.resize(4 + length, 0);
             while !stream.is_empty() {
-                let spare = reader.spare();
-                let count = spare.len().min(stream.len());
-                spare[..count].copy_from_slice(&stream[..count]);
-                stream.drain(..count);
-                reader.filled(count);
+                receive(&mut reader, &mut stream);
             }
             let message = reader.next_message().unwrap().unwrap();
             if length == large {
@@ -487,11 +492,7 @@ mod tests {
         stream.resize(stream.len() + 64, 0);
         let mut messages = Vec::new();
         while !stream.is_empty() {
-            let spare = reader.spare();
-            let count = spare.len().min(stream.len());
-            spare[..count].copy_from_slice(&stream[..count]);
-            stream.drain(..count);
-            reader.filled(count);
+            receive(&mut reader, &mut stream);
             while let Some(message) = reader.next_message().unwrap() {
                 messages.push(message);
             }
