@@ -215,7 +215,8 @@ impl World {
         self.posted.borrow_mut().clear();
     }
 
-    /// A turn has come to its second step: what was posted is behind the immediates now.
+    /// A turn has come to its second step, or has failed after that: what was posted is behind the
+    /// immediates now.
     pub(super) fn accept_posted(&self) {
         self.queue
             .borrow_mut()

@@ -778,10 +778,13 @@ fn run(world: &World, context: Option<&Context>) {
         Some(Err(error)) if error.kind() == std::io::ErrorKind::Deadlock => {
             ensure(!is_allowed, "a nested loop is refused only if not allowed");
         }
-        Some(Err(_)) => ensure(
-            world.faults.any.get() || context.backend_name() == "epoll",
-            "the loop fails only if the backend does",
-        ),
+        Some(Err(_)) => {
+            world.accept_posted();
+            ensure(
+                world.faults.any.get() || context.backend_name() == "epoll",
+                "the loop fails only if the backend does",
+            );
+        }
         // Destructors may be run by a loop that is being left, and counts no more.
         Some(Ok(())) => ensure(
             is_allowed || world.inside.get() > 0,
