@@ -107,7 +107,7 @@ fn rest(world: &World, context: &Context) {
             Some(Ok(true)) => idle = 0,
             Some(Ok(false)) => idle += 1,
             Some(Err(_)) => {
-                world.accept_posted();
+                world.turn_has_failed();
                 failures += 1;
             }
             None => violated("a handler without bytes doesn't panic"),
