@@ -461,6 +461,10 @@ impl Inner {
             // Now, as what comes next may fail.
             fds.mux.forget_registrations();
         }
+        self.reopen_wakeup()
+    }
+
+    fn reopen_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
             wakeup.reopen()?;
         }
@@ -500,7 +504,9 @@ impl Inner {
     /// Starts anew; `empty` empties the tables. What it returns may be dropped when this has returned.
     fn start_over<T>(&self, empty: impl FnOnce(&Inner) -> T) -> (io::Result<()>, T) {
         let is_ours = self.is_in_its_process();
-        let reopened = self.reopen();
+        // That nothing is registered with the new backend need not be noted, as nothing stays.
+        let reopened = self.fds.borrow_mut().backend.reopen();
+        let reopened = reopened.and_then(|()| self.reopen_wakeup());
         match reopened {
             Ok(()) => self.doorbell.attend(FORK),
             Err(_) => {

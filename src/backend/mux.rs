@@ -507,10 +507,10 @@ impl<H: Clone> Mux<H> {
     /// Empties the tables like [`take_all`](Mux::take_all), but leaks the handlers, without writing
     /// to the memory that anything has here. Returns the descriptors that there were events on.
     pub(crate) fn leak_all(&mut self) -> Vec<RawFd> {
-        let watches = self.watches().into_iter();
-        let fds =
-            watches.filter_map(|watch| Some(self.entries.get(self.entries.key_at(watch)?)?.fd));
-        let fds = fds.collect();
+        let mut fds = Vec::with_capacity(self.entries.len());
+        let entries = self.entries.keys().filter_map(|key| self.entries.get(key));
+        let watches = entries.filter(|entry| !entry.is_member());
+        fds.extend(watches.map(|watch| watch.fd));
         mem::forget(mem::take(&mut self.groups));
         mem::forget(mem::take(&mut self.numbers));
         mem::forget(mem::take(&mut self.dirty));
