@@ -143,3 +143,25 @@ impl Context {
         self.inner.reinitialise_leaking()
     }
 }
+
+/// Ends the process at once, as `_exit(2)` does: no destructor is run, nothing that was registered with
+/// `atexit`, and no buffer is flushed.
+///
+/// For a forked child: what [`std::process::exit`] would do besides is mostly its parent's, and writes
+/// to memory that is shared with it.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use tevent::{Context, Fork};
+///
+/// let context = Context::new()?;
+/// if let Fork::Child = context.fork()? {
+///     tevent::exit_at_once(0);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "_exit")]
+pub fn exit_at_once(code: i32) -> ! {
+    sys::fork::exit(code)
+}

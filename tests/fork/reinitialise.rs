@@ -22,6 +22,7 @@ pub const TESTS: &[process::Test] = tests![
     remote_handles_of_before_go_on_working,
     what_is_leaked_is_neither_dropped_nor_closed,
     who_leaks_in_a_handler_goes_on_in_the_loop,
+    a_child_that_exits_at_once_runs_nothing_of_its_parent,
 ];
 
 struct Guard(Flag);
@@ -325,5 +326,23 @@ fn who_leaks_in_a_handler_goes_on_in_the_loop(kind: BackendKind) {
         }
         sys::assert_succeeds(child.get().expect("the parent knows its child"));
         assert_eq!(dropped.count(), 1, "the parent has removed it");
+    }
+}
+
+fn a_child_that_exits_at_once_runs_nothing_of_its_parent(kind: BackendKind) {
+    extern "C" fn exit_otherwise() {
+        tevent::exit_at_once(9);
+    }
+    let context = context(kind);
+    sys::at_exit(exit_otherwise);
+    for by in BY {
+        let Some(pid) = fork(&context, by) else {
+            tevent::exit_at_once(3);
+        };
+        assert_eq!(sys::reap(pid), sys::Status::Exited(3), "{by:?}");
+        let Some(pid) = fork(&context, by) else {
+            std::process::exit(3);
+        };
+        assert_eq!(sys::reap(pid), sys::Status::Exited(9), "it is registered");
     }
 }

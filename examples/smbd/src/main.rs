@@ -97,7 +97,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         // The kernel takes everything back at once; to do that one by one takes time and memory.
         // Nor are there destructors to be run: nothing waits to be written, and all else is the
         // parent's.
-        rustix::runtime::exit_group(0);
+        tevent::exit_at_once(0);
     }
     Ok(())
 }
