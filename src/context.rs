@@ -489,20 +489,6 @@ impl Inner {
 
     /// Removes every event, and starts anew with kernel objects of its own.
     pub(crate) fn reinitialise(&self) -> io::Result<()> {
-        let (reopened, contents) = self.start_over(Inner::take_contents);
-        drop(contents);
-        reopened
-    }
-
-    /// Like [`reinitialise`](Inner::reinitialise), but leaks what was there. Returns the descriptors
-    /// that there were events on.
-    pub(crate) fn reinitialise_leaking(&self) -> io::Result<Vec<RawFd>> {
-        let (reopened, fds) = self.start_over(Inner::leak_contents);
-        reopened.map(|()| fds)
-    }
-
-    /// Starts anew; `empty` empties the tables. What it returns may be dropped when this has returned.
-    fn start_over<T>(&self, empty: impl FnOnce(&Inner) -> T) -> (io::Result<()>, T) {
         let is_ours = self.is_in_its_process();
         // That nothing is registered with the new backend need not be noted, as nothing stays.
         let reopened = self.fds.borrow_mut().backend.reopen();
@@ -520,7 +506,7 @@ impl Inner {
         // First, so that whatever comes after the tables are wiped rings again.
         self.doorbell.attend(SIGNAL | REMOTE);
         let traced = self.traced_events();
-        let contents = empty(self);
+        let contents = self.take_contents();
         self.state.level.set(0);
         self.state
             .starts
@@ -531,7 +517,27 @@ impl Inner {
         self.state.streak.set(Streak::default());
         self.leave_if_idle();
         self.trace_removed(traced);
-        (reopened, contents)
+        drop(contents);
+        reopened
+    }
+
+    /// Takes every event out of the tables and leaks it. Returns the descriptors that there were
+    /// events on.
+    pub(crate) fn leak_events(&self) -> Vec<RawFd> {
+        if self.is_in_its_process() {
+            self.unwatch_all();
+        }
+        let traced = self.traced_events();
+        let fds = {
+            let mut fds = self.fds.borrow_mut();
+            fds.discard_ready();
+            fds.mux.leak_all()
+        };
+        self.timers.borrow_mut().leak_all();
+        // Of all else there is little.
+        mem::forget(self.take_contents());
+        self.trace_removed(traced);
+        fds
     }
 
     /// The last context is going.
@@ -628,20 +634,6 @@ impl Inner {
         let scheduled = self.inbox.take_all();
         let hook = self.state.nesting_hook.replace(None);
         (fds, timers, immediates, signals, scheduled, hook)
-    }
-
-    /// Takes everything out of the tables and leaks it. Returns the descriptors that there were events
-    /// on.
-    fn leak_contents(&self) -> Vec<RawFd> {
-        let fds = {
-            let mut fds = self.fds.borrow_mut();
-            fds.discard_ready();
-            fds.mux.leak_all()
-        };
-        self.timers.borrow_mut().leak_all();
-        // All but these are few, or nothing is known to be gained.
-        mem::forget(self.take_contents());
-        fds
     }
 }
 

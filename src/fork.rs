@@ -107,22 +107,19 @@ impl Context {
         self.inner.reinitialise()
     }
 
-    /// Like [`reinitialise`](Context::reinitialise), but leaks what the events own: nothing is dropped,
-    /// no close callback is called, no descriptor closed. For the child of a process with many events.
+    /// Removes every event, but leaks what it owns: nothing is dropped, no close callback is called, no
+    /// descriptor closed. For the child of a process with many events, before it
+    /// [re-initialises](Context::reinitialise).
     ///
     /// A forked child shares its parent's memory until one of the two writes to it, and to drop an
     /// event is to write to its memory. So a child that drops a thousand events gets a copy of
-    /// all that the parent knows of them. This doesn't so much as touch it.
+    /// all that the parent knows of them. This doesn't so much as look at it.
     ///
-    /// Returns the numbers of the descriptors that there were events on, each once. They are open still.
-    /// A child that nobody is to reach through them closes those that its parent's events
-    /// owned, by number; nothing else must use these any more, such as handles of the
-    /// events, which are to be leaked as well (dropped, they would close the descriptors). The
+    /// Signal dispositions are restored. Returns the numbers of the descriptors that there were
+    /// events on, each once. They are open still. A child that is not to have them closes those that its
+    /// parent's events owned, by number; nothing else must use these any more, such as handles of the
+    /// events, which are to be leaked as well (dropped, they would close the descriptors again). The
     /// descriptor of the event whose handler is running is among them.
-    ///
-    /// # Errors
-    ///
-    /// Like [`reinitialise`](Context::reinitialise). Which descriptors there were is lost then.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -135,12 +132,13 @@ impl Context {
     /// let number = one.as_raw_fd();
     /// context.add_fd(one, FdFlags::READ, |_, _, _| unreachable!())?.detach();
     /// // Usually in the child of a fork.
-    /// assert_eq!(context.reinitialise_leaking()?, [number]);
+    /// assert_eq!(context.leak_events(), [number]);
+    /// context.reinitialise()?;
     /// context.run() // returns, as nothing is left
     /// # }
     /// ```
-    pub fn reinitialise_leaking(&self) -> io::Result<Vec<RawFd>> {
-        self.inner.reinitialise_leaking()
+    pub fn leak_events(&self) -> Vec<RawFd> {
+        self.inner.leak_events()
     }
 }
 

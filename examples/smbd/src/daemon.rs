@@ -290,7 +290,8 @@ impl Daemon {
             }
             Ok(Fork::Child) => {
                 self.is_child.set(true);
-                match leave_parent(context) {
+                leave_parent(context);
+                match context.reinitialise() {
                     Ok(()) => self.serve(context, stream, link, peer),
                     Err(e) => log::error!("{peer}: re-initialising: {e}"),
                 }
@@ -499,18 +500,16 @@ impl Daemon {
     }
 }
 
-/// In a child: re-initialises the context, and closes what its parent's events have watched: the
-/// listening sockets, the lines to the other children, what tells of their ends, and the
-/// connections that wait.
+/// In a child: closes what its parent's events have watched, which is the listening sockets, the
+/// lines to the children, what tells of their ends, and the connections that wait.
 ///
 /// What is known of all that is left as it is, and never used again. To drop it would be to write to
 /// memory that is shared with the parent until then, for each client that there is.
-fn leave_parent(context: &Context) -> io::Result<()> {
-    for fd in context.reinitialise_leaking()? {
+fn leave_parent(context: &Context) {
+    for fd in context.leak_events() {
         // There is nothing to be done about one that can't be closed.
         let _ = nix::unistd::close(fd);
     }
-    Ok(())
 }
 
 fn pid(child: u32) -> Option<Pid> {
