@@ -573,7 +573,8 @@ impl Inner {
     /// that has settled it.
     #[inline(never)]
     fn settle_anew(&self) -> io::Result<bool> {
-        if !self.has_wakeup() || !self.fds.borrow().mux.is_dirty() {
+        // In a forked child the backend is the parent's until a turn in full has attended to that.
+        if !self.doorbell.is_quiet() || !self.has_wakeup() || !self.fds.borrow().mux.is_dirty() {
             return Ok(false);
         }
         self.flush()?;
