@@ -9,6 +9,7 @@
 
 use slab::Slab;
 use std::fmt;
+use std::mem;
 use std::num::{NonZeroU32, NonZeroU64};
 
 /// The name of one insertion into a [`Slots`]: the generation in the upper half, the place in the
@@ -167,6 +168,11 @@ impl<T> Slots<T> {
     /// borrowed.
     pub(crate) fn take_all(&mut self) -> Vec<T> {
         self.slab.drain().map(|slot| slot.value).collect()
+    }
+
+    /// Empties the table; what was in it is leaked, as is its memory, which isn't written to.
+    pub(crate) fn leak_all(&mut self) {
+        mem::forget(mem::take(&mut self.slab));
     }
 }
 

@@ -499,6 +499,22 @@ impl<H: Clone> Mux<H> {
             .collect()
     }
 
+    /// Empties the tables like [`take_all`](Mux::take_all), but leaks the handlers, without writing
+    /// to the memory that anything has here. Returns the descriptors that there were events on.
+    pub(crate) fn leak_all(&mut self) -> Vec<RawFd> {
+        let mut fds = Vec::with_capacity(self.entries.len());
+        let entries = self.entries.keys().filter_map(|key| self.entries.get(key));
+        let watches = entries.filter(|entry| !entry.is_member());
+        fds.extend(watches.map(|watch| watch.fd));
+        mem::forget(mem::take(&mut self.groups));
+        mem::forget(mem::take(&mut self.numbers));
+        mem::forget(mem::take(&mut self.dirty));
+        self.enabled = 0;
+        self.settled = None;
+        self.entries.leak_all();
+        fds
+    }
+
     /// The places of all watches.
     fn watches(&self) -> Vec<u32> {
         let is_watch = |key: &Key| {

@@ -63,7 +63,7 @@ impl Hub {
         let _ = self.on_logon.set(Box::new(hear));
     }
 
-    /// Takes over the parent's end of a client's socket pair.
+    /// Takes over the parent's end of a client's socket pair, which doesn't block.
     ///
     /// # Errors
     ///
@@ -74,7 +74,6 @@ impl Hub {
         socket: UnixStream,
         peer: &Rc<str>,
     ) -> io::Result<ClientId> {
-        socket.set_nonblocking(true)?;
         let id = self.table.borrow_mut().add_client();
         let child = Rc::new(Child {
             peer: Rc::clone(peer),
@@ -118,14 +117,6 @@ impl Hub {
         if child.is_some() {
             self.table.borrow_mut().remove_client(id, context.now());
             self.act(context);
-        }
-    }
-
-    /// In a child: closes the lines to the other children. What else is known of them is left as it
-    /// is: to free memory is to write to it, and then there are two copies.
-    pub(crate) fn close(&self) {
-        for child in self.children.borrow().values() {
-            drop(child.event.take());
         }
     }
 
