@@ -1,6 +1,6 @@
 //! CREATE ([MS-SMB2] 3.3.5.9, [MS-FSA] 2.1.5.1).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -89,6 +89,7 @@ impl Connection {
         session.last_file_id.set(id);
         let open = Open {
             tree_id: request.tree_id,
+            channel_sequence: Cell::new(request.channel_sequence.unwrap_or(0)),
             object: opened.object,
         };
         session.opens.borrow_mut().insert(id, Rc::new(open));

@@ -64,7 +64,7 @@ impl Connection {
         let id = request.file(ioctl.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
+        let open = session.open(request, id)?;
         let max_output = ioctl.max_output as usize;
         let mut output = Vec::new();
         match (&open.object, ioctl.code) {

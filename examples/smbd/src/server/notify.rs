@@ -33,7 +33,7 @@ impl Connection {
         request.check_payload(room)?;
         let id = request.file(notify.file_id);
         let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
+        let open = session.open(request, id)?;
         if notify.filter & !filter::ALL != 0 {
             return Err(Status::INVALID_PARAMETER.into());
         }

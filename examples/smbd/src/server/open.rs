@@ -22,6 +22,8 @@ use crate::wire::time;
 pub(super) struct Open {
     /// The tree connect it was made through.
     pub(super) tree_id: u32,
+    /// The newest that a request for it has had.
+    pub(super) channel_sequence: Cell<u16>,
     pub(super) object: Object,
 }
 
