@@ -323,9 +323,7 @@ impl<'a> Wish<'a> {
 
 fn open_pipe(create: &Create<'_>, name: &str) -> Result<Opened, Status> {
     create.contexts()?;
-    if !text::same_name(name.trim_start_matches('\\'), "srvsvc") {
-        return Err(Status::OBJECT_NAME_NOT_FOUND);
-    }
+    let service = rpc::Service::of_pipe(name).ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
     let desired = access::expand_generic(create.desired_access);
     if desired & !(MAXIMAL_PIPE_ACCESS | access::FILE_EXECUTE | access::MAXIMUM_ALLOWED) != 0 {
         return Err(Status::ACCESS_DENIED);
@@ -337,7 +335,7 @@ fn open_pipe(create: &Create<'_>, name: &str) -> Result<Opened, Status> {
     };
     Ok(Opened {
         oplock: Oplock::None,
-        object: Object::Pipe(RefCell::new(rpc::Pipe::new())),
+        object: Object::Pipe(RefCell::new(rpc::Pipe::new(service))),
         action: Action::Opened,
         attributes,
         contexts: Vec::new(),

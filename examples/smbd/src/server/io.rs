@@ -185,7 +185,7 @@ impl Connection {
             }
             Object::Pipe(pipe) => {
                 pipe.borrow_mut()
-                    .write(write.data, &self.config.rpc_server())
+                    .write(write.data, &self.config.rpc_server(&session.identity()))
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
             }
         }

@@ -70,7 +70,7 @@ impl Connection {
         match (&open.object, ioctl.code) {
             (Object::Pipe(pipe), fsctl::PIPE_TRANSCEIVE) => {
                 let mut pipe = pipe.borrow_mut();
-                pipe.write(ioctl.input, &self.config.rpc_server())
+                pipe.write(ioctl.input, &self.config.rpc_server(&session.identity()))
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
                 let more = pipe
                     .read(max_output, &mut output)
