@@ -613,7 +613,9 @@ fn the_policy_names_the_machine_and_the_user() {
         assert!(answer.windows(name.len() * 2).any(|w| w == utf16(name)));
         assert_eq!(last_word(&answer), 0);
     }
-    assert_eq!(last_word(&query(99)), 0xC000_000D);
+    assert_eq!(query(2)[4..], words(&[2, 0, 0, 0, 0]), "nothing is audited");
+    assert_eq!(query(6)[4..], words(&[6, 3, 0]));
+    assert_eq!(query(99), words(&[0, 0xC000_000D]));
     let who = stub(&exchange(
         &mut pipe,
         &call(3, 45, &words(&[0, 0, 1, 0])),

@@ -141,22 +141,40 @@ fn put_name_argument(name: &str, out: &mut Encoder) {
     out.unicode_text(name);
 }
 
-/// [MS-LSAD] 3.1.4.4.4: the domain that the machine is in, and that of its own accounts.
+/// [MS-LSAD] 3.1.4.4.4: the domain that the machine is in, that of its own accounts, and that nothing
+/// is audited.
 fn query_policy(class: u16, server: &Server<'_>, out: &mut Encoder) -> Status {
+    const AUDIT_EVENTS: u16 = 2;
     const PRIMARY_DOMAIN: u16 = 3;
     const ACCOUNT_DOMAIN: u16 = 5;
+    const SERVER_ROLE: u16 = 6;
+    if !matches!(
+        class,
+        AUDIT_EVENTS | PRIMARY_DOMAIN | ACCOUNT_DOMAIN | SERVER_ROLE
+    ) {
+        out.null();
+        return Status::INVALID_PARAMETER;
+    }
+    out.pointer();
+    out.u16(class);
+    out.align();
     let (name, sid) = match class {
         // A workgroup is no domain, and has no SID.
         PRIMARY_DOMAIN => (super::WORKGROUP, None),
         ACCOUNT_DOMAIN => (server.name, Some(machine_sid(server.name))),
+        SERVER_ROLE => {
+            const PRIMARY: u16 = 3;
+            out.u16(PRIMARY); // of its own accounts
+            out.align();
+            return Status::SUCCESS;
+        }
         _ => {
+            out.u32(0); // nothing is audited
             out.null();
-            return Status::INVALID_PARAMETER;
+            out.u32(0);
+            return Status::SUCCESS;
         }
     };
-    out.pointer();
-    out.u16(class);
-    out.align();
     out.unicode_head(name);
     match sid {
         Some(_) => out.pointer(),

@@ -175,7 +175,8 @@ impl Enumeration {
         }
         if arguments.pointer()? {
             let entries = arguments.u32()?;
-            if arguments.pointer()? || entries != 0 {
+            let has_array = arguments.pointer()?;
+            if entries != 0 || has_array && arguments.u32()? != 0 {
                 return Err(Fault::BadStub); // the container is for results
             }
         }

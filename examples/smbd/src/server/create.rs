@@ -13,6 +13,7 @@ use super::reply::Reply;
 use super::request::Request;
 use super::session::Tree;
 use super::tree::{MAXIMAL_PIPE_ACCESS, maximal_disk_access};
+use crate::auth::Identity;
 use crate::rpc;
 use crate::share::change::may;
 use crate::share::info::OpenState;
@@ -81,7 +82,7 @@ impl Connection {
                 if opens.values().filter(|open| open.is_pipe()).count() >= MAX_PIPES {
                     return Err(Status::TOO_MANY_OPENED_FILES.into());
                 }
-                open_pipe(&create, &name)?
+                open_pipe(&create, &name, session.identity())?
             }
             Tree::Disk(share) => self.open_disk(request, &create, &name, &share).await?,
         };
@@ -321,7 +322,7 @@ impl<'a> Wish<'a> {
     }
 }
 
-fn open_pipe(create: &Create<'_>, name: &str) -> Result<Opened, Status> {
+fn open_pipe(create: &Create<'_>, name: &str, opener: Identity) -> Result<Opened, Status> {
     create.contexts()?;
     let service = rpc::Service::of_pipe(name).ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
     let desired = access::expand_generic(create.desired_access);
@@ -335,7 +336,7 @@ fn open_pipe(create: &Create<'_>, name: &str) -> Result<Opened, Status> {
     };
     Ok(Opened {
         oplock: Oplock::None,
-        object: Object::Pipe(RefCell::new(rpc::Pipe::new(service))),
+        object: Object::Pipe(RefCell::new(rpc::Pipe::new(service)), opener),
         action: Action::Opened,
         attributes,
         contexts: Vec::new(),

@@ -154,7 +154,7 @@ impl Connection {
                     disk.node.set_times(access_time, None)?;
                 }
             }
-            Object::Pipe(pipe) => {
+            Object::Pipe(pipe, _) => {
                 // A pipe here never has an answer still to come: what was
                 // asked has been answered at once.
                 let more = pipe
@@ -183,9 +183,9 @@ impl Connection {
                 check_locks(disk, write.offset, write.data.len() as u64, true).await?;
                 write_file(&mut disk.borrow_mut(), &write)?;
             }
-            Object::Pipe(pipe) => {
+            Object::Pipe(pipe, opener) => {
                 pipe.borrow_mut()
-                    .write(write.data, &self.config.rpc_server(&session.identity()))
+                    .write(write.data, &self.config.rpc_server(opener))
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
             }
         }

@@ -68,9 +68,9 @@ impl Connection {
         let max_output = ioctl.max_output as usize;
         let mut output = Vec::new();
         match (&open.object, ioctl.code) {
-            (Object::Pipe(pipe), fsctl::PIPE_TRANSCEIVE) => {
+            (Object::Pipe(pipe, opener), fsctl::PIPE_TRANSCEIVE) => {
                 let mut pipe = pipe.borrow_mut();
-                pipe.write(ioctl.input, &self.config.rpc_server(&session.identity()))
+                pipe.write(ioctl.input, &self.config.rpc_server(opener))
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
                 let more = pipe
                     .read(max_output, &mut output)
@@ -82,7 +82,7 @@ impl Connection {
                 };
                 Ok((status, output))
             }
-            (Object::Pipe(pipe), fsctl::PIPE_PEEK) => {
+            (Object::Pipe(pipe, _), fsctl::PIPE_PEEK) => {
                 // FSCTL_PIPE_PEEK reply ([MS-FSCC] 2.3.46), without data
                 const FILE_PIPE_CONNECTED_STATE: u32 = 3;
                 if max_output < 16 {

@@ -74,7 +74,7 @@ impl Connection {
             let is_deleted = is_deleted
                 || open.upgrade().is_some_and(|open| match &open.object {
                     Object::Disk(disk) => disk.borrow().is_delete_pending(),
-                    Object::Pipe(_) => false,
+                    Object::Pipe(..) => false,
                 });
             if is_deleted {
                 return Poll::Ready(Taken::Gone);

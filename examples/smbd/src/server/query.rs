@@ -88,10 +88,10 @@ impl Connection {
 
         let mark = query::start_output(reply.out);
         match &open.object {
-            Object::Pipe(_) if query.info_type == query::INFO_FILE => {
+            Object::Pipe(..) if query.info_type == query::INFO_FILE => {
                 put_pipe_info(query.class, room, reply.out)?;
             }
-            Object::Pipe(_) => return Err(Status::NOT_SUPPORTED.into()),
+            Object::Pipe(..) => return Err(Status::NOT_SUPPORTED.into()),
             Object::Disk(disk) => put_disk_info(&mut disk.borrow_mut(), &query, room, reply.out)?,
         }
         // What is longer than its fixed part may be cut ([MS-FSA] 2.1.5.12).

@@ -30,7 +30,7 @@ impl Connection {
         let session = self.session(request.session_id)?;
         let open = session.open(request, id)?;
         match &open.object {
-            Object::Pipe(_) => set_pipe_info(&set)?,
+            Object::Pipe(..) => set_pipe_info(&set)?,
             Object::Disk(disk) => {
                 if let Some(disposition) = Disposition::parse(&set)? {
                     disposition.set(request, id, disk).await?;
