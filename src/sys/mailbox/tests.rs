@@ -281,6 +281,32 @@ fn a_child_passes_places_of_threads_it_does_not_have() {
     assert!(mailbox.close().is_empty());
 }
 
+#[test]
+fn a_child_passes_them_also_if_the_receiver_was_between_two_blocks() {
+    let mailbox = Mailbox::new();
+    for number in 0..CAPACITY + 3 {
+        post(&mailbox, job(0, number as u32));
+    }
+    mailbox.look();
+    for _ in 0..CAPACITY {
+        mailbox.take().expect("it was seen");
+    }
+    mailbox.places.take_place().expect("it is open");
+    // The receiver goes on, and somebody forks before it has said all of that.
+    let places = &*mailbox.places;
+    let first = NonNull::new(places.oldest.load(Ordering::SeqCst)).expect("a block");
+    // SAFETY: it is in the list.
+    let second = unsafe { first.as_ref() }.next.load(Ordering::SeqCst);
+    places.oldest.store(second, Ordering::SeqCst);
+    places.enter_child();
+    places.oldest.store(first.as_ptr(), Ordering::SeqCst);
+    post(&mailbox, job(0, 1000));
+    let last = CAPACITY as u32;
+    let expected = [last, last + 1, last + 2, 1000];
+    assert_eq!(said_by(mailbox.take_all()), expected);
+    assert!(mailbox.close().is_empty());
+}
+
 /// As far as a sender gets with the last place of a block before somebody else forks.
 #[derive(Clone, Copy, PartialEq)]
 enum Reached {
@@ -306,6 +332,9 @@ fn a_child_brings_the_end_of_a_block_in_order() {
             places.numbers.fetch_add(STEP, Ordering::SeqCst);
             let new = Block::new();
             if reached != Reached::Nothing {
+                // SAFETY: nobody else has seen it.
+                let first = &unsafe { new.as_ref() }.first;
+                first.store(STEP * NUMBERS, Ordering::SeqCst);
                 // SAFETY: it is in the list.
                 let next = &unsafe { last.as_ref() }.next;
                 next.store(new.as_ptr(), Ordering::SeqCst);
