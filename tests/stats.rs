@@ -128,6 +128,7 @@ fn a_closure_of_another_thread_is_counted_when_it_begins(kind: BackendKind) {
     for number in 1..=5 {
         let accepted = context.remote().schedule(move |context| {
             let stats = context.stats();
+            assert_eq!(stats.scheduled_immediates as u64, 5 - number);
             assert_eq!((stats.turns, calls(&stats)), (number, [0, 0, 0, number]));
         });
         assert!(accepted);
