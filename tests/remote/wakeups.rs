@@ -2,7 +2,7 @@
 
 use crate::process::{self, context, sys, tests};
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -13,7 +13,6 @@ pub const TESTS: &[process::Test] = tests![
     a_batch_costs_one_wakeup,
     a_busy_loop_is_not_woken,
     nothing_is_lost_between_the_check_and_the_wait,
-    nothing_is_lost_while_the_loop_looks_what_has_come,
     remote_work_makes_the_descriptor_readable,
     what_is_left_after_a_turn_is_announced,
 ];
@@ -97,32 +96,6 @@ fn nothing_is_lost_between_the_check_and_the_wait(kind: BackendKind) {
         context.run_until(|| false).unwrap();
     }
     drop(ours);
-    sender.join().unwrap();
-}
-
-/// Of two closures the second comes at any moment while the loop answers for the first.
-fn nothing_is_lost_while_the_loop_looks_what_has_come(kind: BackendKind) {
-    const ROUNDS: u32 = 10_000;
-    let context = context(kind);
-    let remote = context.remote();
-    let begun = Arc::new(AtomicU32::new(0));
-    let round = Arc::clone(&begun);
-    let sender = thread::spawn(move || {
-        for number in 1..=ROUNDS {
-            while round.load(Ordering::SeqCst) != number {
-                thread::yield_now();
-            }
-            remote.schedule(|_| ());
-            for _ in 0..number % 64 {
-                std::hint::spin_loop();
-            }
-            remote.schedule(|context| context.stop());
-        }
-    });
-    for number in 1..=ROUNDS {
-        begun.store(number, Ordering::SeqCst);
-        context.run_until(|| false).unwrap();
-    }
     sender.join().unwrap();
 }
 
