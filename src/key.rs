@@ -114,12 +114,6 @@ impl<T> Slots<T> {
         self.slab.reserve_exact((self.slab.len() / 8).max(4));
     }
 
-    /// Makes the next insertion get the key of the latest one, which was removed at once and left
-    /// no trace.
-    pub(crate) fn give_back(&mut self, key: Key) {
-        self.next_generation = key.generation();
-    }
-
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
         match self.slab.get(key.index() as usize) {

@@ -167,11 +167,6 @@ impl<H: Clone> Mux<H> {
         !self.dirty.is_empty()
     }
 
-    /// The key of the event that is added next.
-    pub(crate) fn next_key(&self) -> Key {
-        self.entries.next_key()
-    }
-
     /// What an event wants; `None` if there is none.
     #[inline]
     pub(crate) fn flags(&self, key: Key) -> Option<FdFlags> {
@@ -190,6 +185,8 @@ impl<H: Clone> Mux<H> {
         handler: H,
     ) -> Result<Key, (H, io::Error)> {
         self.settled = None;
+        // Bits without a meaning would be wanted for ever, and never found.
+        let flags = flags & FdFlags::all();
         let watch = self.numbers.get(fd);
         let key = self.entries.insert(Entry {
             handler: Some(handler),
@@ -218,9 +215,6 @@ impl<H: Clone> Mux<H> {
             Err(error) => {
                 // The backend is as it was, and this takes the event out of our own tables again.
                 let handler = self.take_event(key).unwrap_or_else(|| unreachable!());
-                // So that the caller's second try, with another mechanism, gets the key that the
-                // handle has.
-                self.entries.give_back(key);
                 Err((handler, error))
             }
         }
@@ -232,6 +226,7 @@ impl<H: Clone> Mux<H> {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
+        let flags = flags & FdFlags::all();
         if entry.flags == flags || entry.handler.is_none() {
             return;
         }

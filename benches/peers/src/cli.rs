@@ -2,6 +2,7 @@
 
 use crate::contestants::{self, CONTESTANTS, Contestant, FLOOR, OURS};
 use crate::count;
+use crate::record::{self, Timed};
 use crate::report;
 use crate::run::{Absence, How, Run, measure};
 use crate::support;
@@ -21,7 +22,8 @@ What it does, by default the last; or everything, if there is to be a report:
 
 How, and what for:
 
-  --report   writes the tables into FOLDER/performance.md, and draws pictures
+  --report   writes the tables into FOLDER/performance.md, draws pictures, and keeps the times in
+             FOLDER/performance.tsv, those of workloads that are not timed now too
   --quick    a round of few operations: whether everything works, not how fast
   --only     these workloads alone
   --peers    these contestants alone
@@ -76,7 +78,7 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<(), String> {
             }
             if wanted.time {
                 let races = time(&wanted)?;
-                print!("{}", times(&wanted, &races));
+                print!("{}", times(&races));
             }
             Ok(())
         }
@@ -184,7 +186,7 @@ fn perform(work: Work, contestant: &str, operations: u64) -> Result<(), String> 
     Ok(())
 }
 
-fn time(wanted: &Wanted) -> Result<Vec<(&'static Workload, Race)>, String> {
+fn time(wanted: &Wanted) -> Result<Vec<Timed>, String> {
     let mut races = Vec::new();
     for &workload in wanted
         .workloads
@@ -209,11 +211,11 @@ fn time(wanted: &Wanted) -> Result<Vec<(&'static Workload, Race)>, String> {
 }
 
 /// The table of each workload.
-fn times(wanted: &Wanted, races: &[(&Workload, Race)]) -> String {
+fn times(races: &[Timed]) -> String {
     let mut text = String::new();
     for (workload, race) in races {
         let (title, name, unit) = (workload.title, workload.name, workload.unit);
-        let rounds = wanted.rounds;
+        let rounds = race.most_rounds();
         text += &format!("### {title} (`{name}`)\n\nTime for {unit}; rounds: {rounds}.\n\n");
         text += &race.table().render();
         text.push('\n');
@@ -222,7 +224,7 @@ fn times(wanted: &Wanted, races: &[(&Workload, Race)]) -> String {
 }
 
 /// This crate against the floor and the best other, a row for each workload.
-fn summary(races: &[(&Workload, Race)]) -> String {
+fn summary(races: &[Timed]) -> String {
     let head = [
         "",
         "floor",
@@ -337,10 +339,10 @@ fn memory(wanted: &Wanted) -> Result<Table, String> {
 fn report(wanted: &Wanted, folder: &Path) -> Result<(), String> {
     let mut sections = vec![("machine", report::machine())];
     if wanted.time {
-        let races = time(wanted)?;
+        let races = record::complete(&folder.join("performance.tsv"), time(wanted)?)?;
         report::draw(folder, &races)?;
         sections.push(("summary", summary(&races)));
-        sections.push(("times", times(wanted, &races)));
+        sections.push(("times", times(&races)));
     }
     if wanted.count {
         let counts = count(wanted)?;

@@ -10,6 +10,7 @@ mod contestants;
 mod count;
 mod echo;
 mod library;
+mod record;
 mod report;
 mod run;
 mod support;

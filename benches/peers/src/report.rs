@@ -1,8 +1,8 @@
 //! The page `docs/performance.md`: tables between its markers, and pictures beside it.
 
 use crate::contestants::CONTESTANTS;
-use crate::wall::Race;
-use crate::workload::{Work, Workload};
+use crate::record::Timed;
+use crate::workload::Work;
 use plotters::prelude::*;
 use std::fs;
 use std::path::Path;
@@ -74,7 +74,7 @@ pub fn machine() -> String {
 type Line = Vec<(f64, f64)>;
 
 /// The two pictures.
-pub fn draw(folder: &Path, races: &[(&Workload, Race)]) -> Result<(), String> {
+pub fn draw(folder: &Path, races: &[Timed]) -> Result<(), String> {
     draw_one(
         &folder.join("descriptors.svg"),
         "One ready descriptor among many: time for its event",
@@ -104,13 +104,13 @@ fn draw_one(
     file: &Path,
     title: &str,
     of_what: &str,
-    races: &[(&Workload, Race)],
+    races: &[Timed],
     size: impl Fn(Work) -> Option<usize>,
 ) -> Result<(), String> {
     let lines: Vec<(&str, Line)> = CONTESTANTS
         .iter()
         .map(|contestant| {
-            let point = |(workload, race): &(&Workload, Race)| {
+            let point = |(workload, race): &Timed| {
                 Some((size(workload.work)? as f64, race.median(contestant.name)?))
             };
             (contestant.name, races.iter().filter_map(point).collect())

@@ -73,6 +73,15 @@ impl Race {
         times.rounds.as_deref().ok()
     }
 
+    /// How many rounds there were.
+    pub fn most_rounds(&self) -> usize {
+        let rounds = self
+            .times
+            .iter()
+            .filter_map(|times| times.rounds.as_ref().ok());
+        rounds.map(Vec::len).max().unwrap_or(0)
+    }
+
     pub fn median(&self, name: &str) -> Option<f64> {
         Some(median(self.rounds(name)?.to_vec()))
     }

@@ -1,10 +1,12 @@
 //! Signals.
 
-use super::objects::check;
 use super::state::{Kind, Signal};
 use super::{MAX_EVENTS, MAX_FLOODS, MAX_RAISED, World};
 use crate::differential::program::Action;
 use crate::differential::statistics::Happening;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// More than a queue of siginfo holds, by a few.
 const FLOOD: u8 = 3;
@@ -226,9 +228,9 @@ impl World {
         }
         self.say(format!("raise {signum} {value:?}"));
         match value {
-            None => check(unsafe { libc::raise(signum) }),
+            None => send(|| unsafe { libc::raise(signum) }),
             Some(value) => queue(signum, usize::from(value)),
-        };
+        }
     }
 
     fn flood(&self, signal: u8) {
@@ -246,11 +248,23 @@ impl World {
     }
 }
 
-fn queue(signum: i32, value: usize) -> i32 {
+fn queue(signum: i32, value: usize) {
     let value = libc::sigval {
         sival_ptr: value as *mut _,
     };
-    check(unsafe { libc::sigqueue(libc::getpid(), signum, value) })
+    send(|| unsafe { libc::sigqueue(libc::getpid(), signum, value) });
+}
+
+/// Sends a signal, trying again while the kernel has no room: other programs of the same user fill
+/// the same queue.
+fn send(mut send: impl FnMut() -> i32) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while send() == -1 {
+        let error = io::Error::last_os_error();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+        assert!(Instant::now() < end, "the kernel's queue stays full");
+        thread::yield_now();
+    }
 }
 
 fn signum(signal: u8) -> i32 {

@@ -106,7 +106,10 @@ fn rest(world: &World, context: &Context) {
         match operations::guarded(|| context.run_once()) {
             Some(Ok(true)) => idle = 0,
             Some(Ok(false)) => idle += 1,
-            Some(Err(_)) => failures += 1,
+            Some(Err(_)) => {
+                world.turn_has_failed();
+                failures += 1;
+            }
             None => violated("a handler without bytes doesn't panic"),
         }
         turns += 1;

@@ -53,12 +53,19 @@ pub(super) struct World {
     pub(super) immediates: RefCell<Vec<ImmediateModel>>,
     pub(super) signals: RefCell<Vec<SignalModel>>,
     /// Scheduled immediates, in order.
-    pub(super) queue: RefCell<VecDeque<usize>>,
+    queue: RefCell<VecDeque<Queued>>,
     /// Those scheduled by the remote handle since the loop last looked.
     pub(super) posted: RefCell<Vec<usize>>,
     pub(super) raised: Cell<u64>,
     pub(super) sequence: Cell<u64>,
     pub(super) guards: Cell<i64>,
+}
+
+/// An immediate's place in the queue.
+struct Queued {
+    id: usize,
+    /// It may have another place, further behind.
+    is_certain: bool,
 }
 
 pub(super) struct FdModel {
@@ -215,11 +222,38 @@ impl World {
         self.posted.borrow_mut().clear();
     }
 
+    pub(super) fn enqueue(&self, id: usize) {
+        self.dequeue(id);
+        let is_certain = true;
+        self.queue.borrow_mut().push_back(Queued { id, is_certain });
+    }
+
+    pub(super) fn dequeue(&self, id: usize) {
+        self.queue.borrow_mut().retain(|queued| queued.id != id);
+    }
+
+    pub(super) fn is_queued(&self, id: usize) -> bool {
+        self.queue.borrow().iter().any(|queued| queued.id == id)
+    }
+
     /// A turn has come to its second step: what was posted is behind the immediates now.
     pub(super) fn accept_posted(&self) {
-        self.queue
-            .borrow_mut()
-            .extend(self.posted.borrow_mut().drain(..));
+        let certain = |id| Queued {
+            id,
+            is_certain: true,
+        };
+        let mut posted = self.posted.borrow_mut();
+        self.queue.borrow_mut().extend(posted.drain(..).map(certain));
+    }
+
+    /// A turn has failed, before it has come to its second step or after.
+    pub(super) fn turn_has_failed(&self) {
+        let uncertain = |&id: &usize| Queued {
+            id,
+            is_certain: false,
+        };
+        let posted = self.posted.borrow();
+        self.queue.borrow_mut().extend(posted.iter().map(uncertain));
     }
 
     /// What has to be called before anything but a signal handler is.
@@ -239,7 +273,9 @@ impl World {
     fn first_runnable_immediate(&self) -> Option<usize> {
         let immediates = self.immediates.borrow();
         let queue = self.queue.borrow();
-        queue.iter().copied().find(|&id| !immediates[id].running)
+        let mut certain = queue.iter().filter(|queued| queued.is_certain);
+        let first = certain.find(|queued| !immediates[queued.id].running);
+        first.map(|queued| queued.id)
     }
 
     fn a_timer_is_overdue(&self) -> bool {
@@ -315,11 +351,17 @@ impl World {
     pub(super) fn immediate_is_called(&self, id: usize) {
         self.accept_posted();
         self.ensure_signals_were_told();
+        let is_first = {
+            let (queue, immediates) = (self.queue.borrow(), self.immediates.borrow());
+            let runnable = queue.iter().filter(|queued| !immediates[queued.id].running);
+            let mut before = runnable.take_while(|queued| queued.id != id);
+            self.is_queued(id) && before.all(|queued| !queued.is_certain)
+        };
         ensure(
-            self.first_runnable_immediate() == Some(id),
+            is_first,
             "immediates go in the order in which they were scheduled",
         );
-        self.queue.borrow_mut().retain(|&other| other != id);
+        self.dequeue(id);
         let mut immediates = self.immediates.borrow_mut();
         ensure(immediates[id].alive, "a removed immediate isn't called");
         immediates[id].running = true;
@@ -355,7 +397,7 @@ impl World {
     }
 
     pub(super) fn immediate_has_returned(&self, id: usize) {
-        let is_queued = self.queue.borrow().contains(&id);
+        let is_queued = self.is_queued(id);
         let immediate = &mut self.immediates.borrow_mut()[id];
         immediate.running = false;
         immediate.alive &= !immediate.detached || is_queued;

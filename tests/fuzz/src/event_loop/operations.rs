@@ -158,7 +158,7 @@ pub(super) fn perform(world: &World, context: Option<&Context>) {
         23 => add_immediate(world, context),
         24 | 25 => with_immediate(world, |id, handle| schedule(world, id, handle)),
         26 => with_immediate(world, |id, handle| {
-            world.queue.borrow_mut().retain(|&other| other != id);
+            world.dequeue(id);
             handle.cancel();
             ensure(!handle.is_scheduled(), "what is cancelled isn't scheduled");
         }),
@@ -541,7 +541,7 @@ fn defer(world: &World, context: Option<&Context>) {
     };
     if let Some(id) = new_immediate(world, true) {
         let guard = Guard::new(world);
-        world.queue.borrow_mut().push_back(id);
+        world.enqueue(id);
         context.defer(move |context| {
             guard.keep();
             immediate_handler(context, id, None);
@@ -572,9 +572,7 @@ fn post(world: &World) {
 fn schedule(world: &World, id: usize, immediate: &Immediate) {
     let is_there = world.immediates.borrow()[id].alive;
     if is_there {
-        let mut queue = world.queue.borrow_mut();
-        queue.retain(|&other| other != id);
-        queue.push_back(id);
+        world.enqueue(id);
     }
     ensure(
         immediate.schedule() == is_there,
@@ -597,7 +595,7 @@ fn with_immediate(world: &World, use_it: impl FnOnce(usize, &Immediate)) {
 }
 
 fn forget_immediate(world: &World, id: usize) {
-    world.queue.borrow_mut().retain(|&other| other != id);
+    world.dequeue(id);
     world.immediates.borrow_mut()[id].alive = false;
 }
 
@@ -619,7 +617,7 @@ fn end_immediate(world: &World) {
             drop(handle);
         }
         (Some(Ok(handle)), _) => {
-            let is_queued = world.queue.borrow().contains(&id);
+            let is_queued = world.is_queued(id);
             {
                 let immediate = &mut world.immediates.borrow_mut()[id];
                 immediate.detached = true;
@@ -756,7 +754,7 @@ fn run(world: &World, context: Option<&Context>) {
             // Stopped by what is scheduled last, if not by something else.
             if let Some(id) = new_immediate(world, true).filter(|_| is_allowed) {
                 world.in_run.set(true);
-                world.queue.borrow_mut().push_back(id);
+                world.enqueue(id);
                 context.defer(move |context| {
                     context.stop();
                     immediate_handler(context, id, None);
@@ -778,10 +776,13 @@ fn run(world: &World, context: Option<&Context>) {
         Some(Err(error)) if error.kind() == std::io::ErrorKind::Deadlock => {
             ensure(!is_allowed, "a nested loop is refused only if not allowed");
         }
-        Some(Err(_)) => ensure(
-            world.faults.any.get() || context.backend_name() == "epoll",
-            "the loop fails only if the backend does",
-        ),
+        Some(Err(_)) => {
+            world.turn_has_failed();
+            ensure(
+                world.faults.any.get() || context.backend_name() == "epoll",
+                "the loop fails only if the backend does",
+            );
+        }
         // Destructors may be run by a loop that is being left, and counts no more.
         Some(Ok(())) => ensure(
             is_allowed || world.inside.get() > 0,
