@@ -19,6 +19,7 @@ on_every_backend!(
     a_turn_and_its_wait_are_told_in_order,
     a_handler_of_each_kind_is_told_with_its_name_and_tag,
     a_closure_that_runs_once_is_told_with_its_place,
+    each_closure_of_another_thread_is_told_in_a_turn_of_its_own,
     an_event_comes_and_goes_once,
     a_detached_timer_goes_when_it_has_fired,
     a_detached_immediate_goes_when_it_has_run,
@@ -214,6 +215,23 @@ fn a_closure_that_runs_once_is_told_with_its_place(kind: BackendKind) {
     context.remote().schedule(|_| ());
     context.run_until(|| log.borrow().len() == 2).unwrap();
     assert_eq!(log.take(), [(None, line), (None, line + 1)]);
+}
+
+fn each_closure_of_another_thread_is_told_in_a_turn_of_its_own(kind: BackendKind) {
+    let context = context(kind);
+    let trace = Trace::of(&context);
+    for _ in 0..3 {
+        assert!(context.remote().schedule(|_| ()));
+    }
+    context.run().unwrap();
+    let told = trace.take();
+    let mut turns = told.split(|line| line == "turn").skip(1);
+    for _ in 0..3 {
+        let expected = ["begin immediate -", "end immediate -", "turn end"];
+        assert_eq!(turns.next(), Some(&expected.map(String::from)[..]));
+    }
+    assert_eq!(turns.next(), Some(&["turn end".to_owned()][..]));
+    assert_eq!(turns.next(), None);
 }
 
 fn an_event_comes_and_goes_once(kind: BackendKind) {
