@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::mem::MaybeUninit;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use common::client::*;
 use common::hub::Hub;
 use common::{TempDir, config, noise};
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use smbd::config::Config;
 use smbd::sharing::BREAK_TIMEOUT;
 use smbd::wire::status::Status;
@@ -481,6 +483,73 @@ fn too_many_changes_are_told_as_that() {
     }
     watcher.connection.connection.read_changes();
     watcher.expect_final(Status::NOTIFY_ENUM_DIR);
+}
+
+/// A CHANGE_NOTIFY for names in a whole tree.
+fn watch_tree(directory: [u8; 16]) -> Request {
+    const WATCH_TREE: u8 = 1;
+    const NAMES: u32 = 3;
+    let mut body = change_notify(directory);
+    body[2] = WATCH_TREE;
+    body[24..28].copy_from_slice(&NAMES.to_le_bytes());
+    request(CHANGE_NOTIFY, body)
+}
+
+/// The names in the answer to a CHANGE_NOTIFY.
+fn changed_names(response: &Response) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut at = 8;
+    loop {
+        let length = response.u32(at + 8) as usize;
+        let name = response.body[at + 12..at + 12 + length].chunks(2);
+        let units: Vec<u16> = name
+            .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
+            .collect();
+        names.push(String::from_utf16(&units).unwrap());
+        match response.u32(at) {
+            0 => return names,
+            next => at += next as usize,
+        }
+    }
+}
+
+#[test]
+fn a_new_directory_of_a_watched_tree_is_watched_without_a_look_at_the_others() {
+    const COUNT: usize = 50;
+    let setup = Setup::new();
+    let path = setup.dir.path().join("dir");
+    let mut watcher = setup.client();
+    let directory = watcher.expect(open("dir", READ_DATA, SHARE_ALL, 0, OPEN), Status::SUCCESS);
+    let directory = directory.file_id();
+    watcher.start_waiting(watch_tree(directory));
+    // Counts how often directories are opened from here on.
+    let opened = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&opened, &path, WatchFlags::OPEN).unwrap();
+    for number in 0..COUNT {
+        std::fs::create_dir(path.join(number.to_string())).unwrap();
+    }
+    watcher.connection.connection.read_changes();
+    let told = watcher.expect_final(Status::SUCCESS);
+    assert_eq!(changed_names(&told).len(), COUNT);
+    let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
+    let mut events = Reader::new(&opened, &mut buffer);
+    let count = std::iter::from_fn(|| events.next().ok().map(drop)).count();
+    assert!(
+        (COUNT..=2 * COUNT).contains(&count),
+        "{count} directories were opened for {COUNT} new ones"
+    );
+    // It is watched under the name that it gets, with what is in it.
+    setup.dir.write("dir/7/below/one", b"");
+    std::fs::rename(path.join("7"), path.join("seven")).unwrap();
+    watcher.connection.connection.read_changes();
+    let told = watcher.start(watch_tree(directory)).remove(0);
+    let names = changed_names(&told);
+    assert_eq!(names[..1], ["7\\below"]);
+    assert_eq!(names[names.len() - 2..], ["7", "seven"]);
+    setup.dir.write("dir/seven/below/two", b"");
+    watcher.connection.connection.read_changes();
+    let told = watcher.start(watch_tree(directory)).remove(0);
+    assert_eq!(changed_names(&told), ["seven\\below\\two"]);
 }
 
 fn responses_of(frames: &[Vec<u8>]) -> Vec<Status> {
