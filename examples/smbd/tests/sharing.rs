@@ -140,12 +140,20 @@ fn oplock_break(file: [u8; 16], level: u8) -> Request {
 }
 
 fn lock_range(file: [u8; 16], offset: u64, length: u64, flags: u32) -> Request {
-    let mut body = vec![48, 0, 1, 0, 0, 0, 0, 0];
-    body.extend(file);
-    body.extend(offset.to_le_bytes());
-    body.extend(length.to_le_bytes());
-    body.extend(flags.to_le_bytes());
+    lock_ranges(file, &[(offset, length, flags)])
+}
+
+fn lock_ranges(file: [u8; 16], ranges: &[(u64, u64, u32)]) -> Request {
+    let mut body = vec![48, 0];
+    body.extend((ranges.len() as u16).to_le_bytes());
     body.extend([0; 4]);
+    body.extend(file);
+    for (offset, length, flags) in ranges {
+        body.extend(offset.to_le_bytes());
+        body.extend(length.to_le_bytes());
+        body.extend(flags.to_le_bytes());
+        body.extend([0; 4]);
+    }
     request(LOCK, body)
 }
 
@@ -323,6 +331,29 @@ fn locks_keep_others_from_reading_and_writing() {
     first.expect(write_to(a, 7), conflict);
     second.expect(write_to(b, 7), conflict);
     first.expect(read_at(a, 0), Status::SUCCESS);
+}
+
+#[test]
+fn all_ranges_of_a_request_are_unlocked_by_one_message() {
+    let setup = Setup::new();
+    let (mut one, mut other) = (setup.client(), setup.client());
+    let file = open("file", READ_DATA | WRITE_DATA, SHARE_ALL, 0, OPEN);
+    let a = one.expect(file.clone(), Status::SUCCESS).file_id();
+    let b = other.expect(file, Status::SUCCESS).file_id();
+    let ranges = |flags| -> Vec<(u64, u64, u32)> { (0..100).map(|i| (i, 1, flags)).collect() };
+    let locked = lock_ranges(a, &ranges(EXCLUSIVE_LOCK | AT_ONCE));
+    one.expect(locked, Status::SUCCESS);
+    let before = setup.hub.messages.get();
+    one.expect(lock_ranges(a, &ranges(UNLOCK)), Status::SUCCESS);
+    assert_eq!(setup.hub.messages.get() - before, 1);
+    let all = lock_range(b, 0, 100, EXCLUSIVE_LOCK | AT_ONCE);
+    other.expect(all, Status::SUCCESS);
+    other.expect(lock_range(b, 0, 100, UNLOCK), Status::SUCCESS);
+    // What comes before one that is not locked is unlocked.
+    one.expect(lock_range(a, 0, 1, EXCLUSIVE_LOCK), Status::SUCCESS);
+    let wrong = [(0, 1, UNLOCK), (1, 1, UNLOCK)];
+    one.expect(lock_ranges(a, &wrong), Status::RANGE_NOT_LOCKED);
+    other.expect(lock_range(b, 0, 1, EXCLUSIVE_LOCK), Status::SUCCESS);
 }
 
 #[test]

@@ -13,10 +13,9 @@ pub const BREAK_TIMEOUT: Duration = Duration::from_secs(35);
 const RESTRICT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most opens of a client.
-const MAX_OPENS: usize = 100_000;
+const MAX_OPENS: usize = 16 * 1024;
 /// The most requests of a client that wait: as many as a connection can have,
-/// and those it is about to end. Each change of a file looks at all that wait
-/// for it.
+/// and those it is about to end.
 const MAX_WAITING: usize = 1024;
 
 /// A client with a process.
@@ -83,9 +82,17 @@ pub(super) struct Effects {
     deadlines: BTreeMap<(ClientId, Timed), Instant>,
     changes: Vec<Change>,
     last_number: u64,
+    /// How often a request has been attempted.
+    #[cfg(test)]
+    attempts: usize,
 }
 
 impl Effects {
+    #[cfg(test)]
+    pub(super) fn count_attempt(&mut self) {
+        self.attempts += 1;
+    }
+
     pub(super) fn tell(&mut self, client: ClientId, notice: Notice) {
         self.actions.push_back((client, Action::Tell(notice)));
     }
@@ -209,6 +216,8 @@ impl Table {
                 deadlines: BTreeMap::new(),
                 changes: Vec::new(),
                 last_number: 0,
+                #[cfg(test)]
+                attempts: 0,
             },
         }
     }
@@ -245,7 +254,7 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// Its program doesn't do that: the process is to be ended. Nothing has changed.
+    /// Its program doesn't do that: the process is to be ended, and the client removed.
     pub fn handle(&mut self, id: ClientId, ask: Ask, now: Instant) -> Result<(), Misbehaviour> {
         self.effects.now = now;
         if !self.clients.contains_key(&id) {
@@ -333,15 +342,11 @@ impl Table {
                 };
                 self.request(id, ticket, key, wanted)
             }
-            Ask::Unlock {
-                open,
-                offset,
-                length,
-            } => {
+            Ask::Unlock { open, ranges } => {
                 let key = self.file_of(id, open)?;
                 let owner = Owner { client: id, open };
                 if let Some(file) = self.files.get_mut(&key)
-                    && !file.locks.unlock(owner, offset, length)
+                    && !file.unlock(owner, &ranges)
                 {
                     return Err(Misbehaviour("no such lock"));
                 }
@@ -388,7 +393,7 @@ impl Table {
                 let old = self.name_of(owner).map(str::to_owned);
                 if let Some(file) = self.files.get_mut(&key) {
                     // Its other hard links keep theirs.
-                    let same = file.opens.iter_mut();
+                    let same = file.opens.values_mut();
                     for open in same.filter(|open| Some(&open.name) == old.as_ref()) {
                         open.name.clone_from(&name);
                     }
@@ -549,9 +554,7 @@ impl Table {
     /// The name by which an open was opened, or that it has got since.
     fn name_of(&self, owner: Owner) -> Option<&str> {
         let key = self.clients.get(&owner.client)?.opens.get(&owner.open)?;
-        let opens = &self.files.get(key)?.opens;
-        let open = opens.iter().find(|open| open.owner == owner)?;
-        Some(&open.name)
+        Some(&self.files.get(key)?.opens.get(&owner)?.name)
     }
 
     /// Whether a client has something open below the directory `name`.
@@ -562,7 +565,7 @@ impl Table {
         };
         self.files
             .values()
-            .any(|file| file.opens.iter().any(is_below))
+            .any(|file| file.opens.values().any(is_below))
     }
 
     /// Takes the next thing to be done, and for whom.
@@ -588,17 +591,13 @@ impl Table {
         let opens = ids.into_iter().filter_map(|(&open, key)| {
             let file = self.files.get(key)?;
             let owner = Owner { client: id, open };
-            let found = file.opens.iter().find(|open| open.owner == owner)?;
+            let found = file.opens.get(&owner)?;
             Some(OpenSummary {
                 name: found.name.clone(),
                 access: found.access,
                 share: found.share,
                 oplock: found.oplock,
-                locks: file
-                    .locks
-                    .iter()
-                    .filter(|(other, _)| *other == owner)
-                    .count(),
+                locks: file.locks.len_of(owner),
                 delete_pending: file.delete_pending,
             })
         });
@@ -606,5 +605,149 @@ impl Table {
             opens: opens.collect(),
             waiting: client.waiting.len(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sharing::Range;
+
+    const FILE: FileKey = FileKey {
+        device: 1,
+        inode: 1,
+    };
+    const READ_AND_WRITE: u32 = 3;
+    const SHARE_ALL: u32 = 7;
+
+    fn table() -> Table {
+        Table::new(BREAK_TIMEOUT, Instant::now())
+    }
+
+    fn ask(table: &mut Table, id: ClientId, ask: Ask) {
+        let now = table.effects.now;
+        table.handle(id, ask, now).expect("the rules were obeyed");
+    }
+
+    /// Opens the file under a number, which is the ticket too.
+    fn open(table: &mut Table, id: ClientId, number: u64) {
+        let open = Ask::Open {
+            ticket: number,
+            open: number,
+            file: FILE,
+            access: READ_AND_WRITE,
+            share: SHARE_ALL,
+            oplock: Oplock::None,
+            overwrites: false,
+            delete_on_close: false,
+            name: String::new(),
+        };
+        ask(table, id, open);
+    }
+
+    fn lock(table: &mut Table, id: ClientId, ticket: Ticket, waits: bool, firsts: Vec<u64>) {
+        let range = |offset| Range {
+            offset,
+            length: 1,
+            exclusive: true,
+        };
+        let lock = Ask::Lock {
+            ticket,
+            open: 1,
+            waits,
+            ranges: firsts.into_iter().map(range).collect(),
+        };
+        ask(table, id, lock);
+    }
+
+    /// What clients have been told, restrictions acknowledged.
+    fn notices(table: &mut Table) -> Vec<(ClientId, Notice)> {
+        let mut notices = Vec::new();
+        while let Some((id, action)) = table.next_action() {
+            match action {
+                Action::Tell(Notice::Restrict { file, number, .. }) => {
+                    ask(table, id, Ask::RestrictDone { file, number });
+                }
+                Action::Tell(notice) => notices.push((id, notice)),
+                Action::Evict => panic!("nobody hangs"),
+            }
+        }
+        notices
+    }
+
+    #[test]
+    fn those_who_wait_are_attempted_when_something_was_freed_and_then_once() {
+        const WAITING: u64 = 200;
+        let mut table = table();
+        let (one, other) = (table.add_client(), table.add_client());
+        open(&mut table, one, 1);
+        open(&mut table, other, 1);
+        lock(&mut table, one, 2, false, (0..1000).collect());
+        notices(&mut table);
+        for ticket in 2..2 + WAITING {
+            lock(&mut table, other, ticket, true, vec![0]);
+        }
+        notices(&mut table);
+        let attempts = |table: &mut Table| std::mem::take(&mut table.effects.attempts) as u64;
+        attempts(&mut table);
+        // What frees nothing.
+        open(&mut table, one, 2);
+        lock(&mut table, one, 3, false, vec![5000]);
+        assert_eq!(attempts(&mut table), 2);
+        // All of a request is unlocked at once.
+        let ranges = (1..1000).map(|offset| (offset, 1)).collect();
+        ask(&mut table, one, Ask::Unlock { open: 1, ranges });
+        assert_eq!(attempts(&mut table), WAITING);
+        let ranges = vec![(0, 1)];
+        ask(&mut table, one, Ask::Unlock { open: 1, ranges });
+        let done = notices(&mut table);
+        assert!(
+            done.contains(&(other, Notice::Done { ticket: 2 })),
+            "{done:?}"
+        );
+    }
+
+    #[test]
+    fn requests_that_wait_for_a_file_are_bounded() {
+        let mut table = table();
+        let one = table.add_client();
+        open(&mut table, one, 1);
+        lock(&mut table, one, 2, false, vec![0]);
+        notices(&mut table);
+        let mut refused = 0;
+        for _ in 0..3 {
+            let other = table.add_client();
+            open(&mut table, other, 1);
+            for ticket in 2..2 + 1000 {
+                lock(&mut table, other, ticket, true, vec![0]);
+            }
+            let why = Refusal::Resources;
+            let is_refused = |notice: &Notice| matches!(notice, Notice::Refused { why: known, .. } if *known == why);
+            let told = notices(&mut table);
+            refused += told.iter().filter(|(_, notice)| is_refused(notice)).count();
+        }
+        assert_eq!(refused, 3000 - 2048);
+    }
+
+    #[test]
+    fn a_client_has_a_bounded_number_of_opens() {
+        let mut table = table();
+        let one = table.add_client();
+        for number in 1..=MAX_OPENS as u64 {
+            open(&mut table, one, number);
+        }
+        let opened = notices(&mut table);
+        let is_opened = |(_, notice): &(ClientId, Notice)| matches!(notice, Notice::Opened { .. });
+        assert!(opened.iter().all(is_opened));
+        assert_eq!(opened.len(), 16_384);
+        open(&mut table, one, 0);
+        let (ticket, why) = (0, Refusal::Resources);
+        assert_eq!(
+            notices(&mut table),
+            [(one, Notice::Refused { ticket, why })]
+        );
+        ask(&mut table, one, Ask::Close { ticket: 0, open: 7 });
+        open(&mut table, one, 7);
+        assert!(notices(&mut table).iter().all(is_opened));
     }
 }
