@@ -41,6 +41,8 @@ struct View {
     in_force: u8,
     /// Numbers of the restrictions under way, and what they said.
     unacknowledged: VecDeque<(u64, u8)>,
+    /// One of them takes long.
+    is_slow: bool,
 }
 
 impl View {
@@ -94,6 +96,16 @@ struct Waiting {
     wanted: Wanted,
     /// Its process knows that it takes long.
     is_told: bool,
+}
+
+impl Waiting {
+    fn tell(&mut self, effects: &mut Effects) {
+        if !self.is_told {
+            self.is_told = true;
+            let ticket = self.ticket;
+            effects.tell(self.client, Notice::Waits { ticket });
+        }
+    }
 }
 
 /// How an attempt went.
@@ -190,11 +202,9 @@ impl File {
                 effects.note(Change::Answered(client, ticket));
                 return;
             }
-            Verdict::Late if !waiting.is_told => {
-                waiting.is_told = true;
-                effects.tell(client, Notice::Waits { ticket });
-            }
-            Verdict::Soon | Verdict::Late => {}
+            Verdict::Late => waiting.tell(effects),
+            Verdict::Soon if self.views.values().any(|view| view.is_slow) => waiting.tell(effects),
+            Verdict::Soon => {}
         }
         self.waiting.push_back(waiting);
     }
@@ -276,6 +286,7 @@ impl File {
                         told: restrictions,
                         in_force: restrictions,
                         unacknowledged: VecDeque::new(),
+                        is_slow: false,
                     }
                 });
                 let restrictions = view.told;
@@ -522,9 +533,19 @@ impl File {
         {
             view.unacknowledged.pop_front();
             view.in_force = said;
+            view.is_slow &= !view.unacknowledged.is_empty();
             self.has_changed = true;
-            let file = self.key;
-            effects.stop_timer(client, Timed::Restrict { file, number });
+            effects.stop_restrict_timer(client, self.key, number);
+        }
+    }
+
+    /// A client's process takes long to acknowledge a restriction: who waits is told.
+    pub(super) fn is_slow(&mut self, client: ClientId, effects: &mut Effects) {
+        if let Some(view) = self.views.get_mut(&client) {
+            view.is_slow = true;
+            for waiting in &mut self.waiting {
+                waiting.tell(effects);
+            }
         }
     }
 
@@ -581,7 +602,7 @@ impl File {
         {
             let file = self.key;
             for (number, _) in view.unacknowledged {
-                effects.stop_timer(client, Timed::Restrict { file, number });
+                effects.stop_restrict_timer(client, file, number);
             }
         }
         if self.opens.is_empty() {

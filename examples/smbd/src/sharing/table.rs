@@ -9,8 +9,11 @@ use super::sessions::Sessions;
 
 /// How long a client has to acknowledge the break of an oplock.
 pub const BREAK_TIMEOUT: Duration = Duration::from_secs(35);
-/// How long its process has to acknowledge a restriction.
-const RESTRICT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long its process has to end a session that its client has lost.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long others wait in silence for a process to acknowledge a restriction. It may be waiting for
+/// the disk. Then their clients are told that it takes long, and can do something else meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The most opens of a client.
 const MAX_OPENS: usize = 16 * 1024;
@@ -55,8 +58,10 @@ pub enum Action {
 pub(super) enum Timed {
     /// The acknowledgment of a break.
     Break { open: OpenId },
-    /// The acknowledgment of a restriction.
+    /// The acknowledgment of a restriction, before others are told that it takes long.
     Restrict { file: FileKey, number: u64 },
+    /// The same, before the process is ended.
+    Obey { file: FileKey, number: u64 },
     /// The end of a session.
     EndSession { session: u64 },
 }
@@ -121,7 +126,9 @@ impl Effects {
     pub(super) fn start_timer(&mut self, client: ClientId, timed: Timed) {
         let timeout = match timed {
             Timed::Break { .. } => self.break_timeout,
-            Timed::Restrict { .. } | Timed::EndSession { .. } => RESTRICT_TIMEOUT,
+            Timed::Restrict { .. } => PATIENCE,
+            Timed::Obey { .. } => self.break_timeout.saturating_sub(PATIENCE),
+            Timed::EndSession { .. } => END_TIMEOUT,
         };
         let deadline = self.now + timeout;
         self.timers.insert((deadline, client, timed));
@@ -132,6 +139,12 @@ impl Effects {
         if let Some(deadline) = self.deadlines.remove(&(client, timed)) {
             self.timers.remove(&(deadline, client, timed));
         }
+    }
+
+    /// A restriction has been acknowledged, or concerns nobody any more.
+    pub(super) fn stop_restrict_timer(&mut self, client: ClientId, file: FileKey, number: u64) {
+        self.stop_timer(client, Timed::Restrict { file, number });
+        self.stop_timer(client, Timed::Obey { file, number });
     }
 
     fn take_expired(&mut self) -> Option<(ClientId, Timed)> {
@@ -539,7 +552,14 @@ impl Table {
                     self.effects.tell(client, Notice::BreakExpired { open });
                     self.changed(key);
                 }
-                Timed::Restrict { .. } | Timed::EndSession { .. } => {
+                Timed::Restrict { file: key, number } => {
+                    let obey = Timed::Obey { file: key, number };
+                    self.effects.start_timer(client, obey);
+                    if let Some(file) = self.files.get_mut(&key) {
+                        file.is_slow(client, &mut self.effects);
+                    }
+                }
+                Timed::Obey { .. } | Timed::EndSession { .. } => {
                     self.effects.actions.push_back((client, Action::Evict));
                 }
             }
@@ -704,6 +724,55 @@ mod tests {
         assert!(
             done.contains(&(other, Notice::Done { ticket: 2 })),
             "{done:?}"
+        );
+    }
+
+    #[test]
+    fn a_process_that_is_slow_is_ended_no_sooner_than_a_break_is_over() {
+        let mut table = table();
+        let start = table.effects.now;
+        let (slow, other) = (table.add_client(), table.add_client());
+        open(&mut table, slow, 1);
+        open(&mut table, other, 1);
+        notices(&mut table);
+        lock(&mut table, other, 2, false, vec![0]);
+        let Some((id, Action::Tell(Notice::Restrict { file, number, .. }))) = table.next_action()
+        else {
+            panic!("the slow one is to obey");
+        };
+        assert_eq!(id, slow);
+        assert_eq!(table.next_action(), None);
+        // Who waits for it is told, whether from before or from now on.
+        table.expire(start + PATIENCE);
+        assert_eq!(notices(&mut table), [(other, Notice::Waits { ticket: 2 })]);
+        lock(&mut table, other, 3, false, vec![1]);
+        assert_eq!(notices(&mut table), [(other, Notice::Waits { ticket: 3 })]);
+        table.expire(start + BREAK_TIMEOUT - Duration::from_millis(1));
+        assert_eq!(table.next_action(), None);
+        // Late is not too late.
+        ask(&mut table, slow, Ask::RestrictDone { file, number });
+        let done = [2, 3].map(|ticket| (other, Notice::Done { ticket }));
+        assert_eq!(notices(&mut table), done);
+        assert_eq!(table.deadline(), None);
+        // One that never does is ended.
+        let hanging = table.add_client();
+        open(&mut table, hanging, 1);
+        open(&mut table, hanging, 2);
+        notices(&mut table);
+        let now = table.effects.now;
+        let delete = Ask::SetDelete {
+            ticket: 4,
+            open: 1,
+            delete: true,
+        };
+        ask(&mut table, other, delete);
+        while table.next_action().is_some() {}
+        table.expire(now + PATIENCE);
+        while table.next_action().is_some() {}
+        table.expire(now + BREAK_TIMEOUT);
+        assert!(
+            std::iter::from_fn(|| table.next_action())
+                .any(|action| action == (hanging, Action::Evict))
         );
     }
 
