@@ -2,6 +2,8 @@
 //! ([MS-SMB2] 3.3.5.15.5, 3.3.5.15.6, [MS-FSCC] 2.3).
 
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::task::Poll;
 
 use super::io::{check_locks, is_range};
 use super::open::{DiskOpen, Object, Open};
@@ -18,6 +20,12 @@ use crate::wire::{Malformed, Put, Reader};
 const MAX_CHUNKS: u32 = 256;
 const MAX_CHUNK_LEN: u32 = 1024 * 1024;
 const MAX_COPY_LEN: u64 = 16 * 1024 * 1024;
+
+/// How much DUPLICATE_EXTENTS_TO_FILE copies before others have their turn: what can't share its
+/// blocks is copied indeed.
+const TURN: u64 = 16 * 1024 * 1024;
+/// The most ranges that FILE_LEVEL_TRIM gives back. It tells how many they were.
+const MAX_TRIMMED: u32 = 256;
 
 /// Output of an IOCTL, with the status if it is not success.
 pub(super) type Output = Result<(Status, Vec<u8>), Status>;
@@ -152,16 +160,40 @@ pub(super) async fn duplicate_extents(
         length,
     )
     .await?;
-    data::copy(
-        &from,
-        request.source_offset,
-        &to,
-        request.target_offset,
-        length,
-    )
-    .map_err(Status::from_errno)?;
-    target.borrow_mut().note_written();
+    // From the end that keeps what has yet to be copied if the ranges overlap.
+    let is_backwards = request.target_offset > request.source_offset;
+    let mut done = 0;
+    while done < length {
+        let count = (length - done).min(TURN);
+        let at = match is_backwards {
+            true => length - done - count,
+            false => done,
+        };
+        let (source_at, target_at) = (request.source_offset + at, request.target_offset + at);
+        if done > 0 {
+            take_turns().await;
+            // Others may have locked it meanwhile.
+            check_both(&source, source_at, target, target_at, count).await?;
+        }
+        let copied = data::copy(&from, source_at, &to, target_at, count);
+        target.borrow_mut().note_written();
+        copied.map_err(Status::from_errno)?;
+        done += count;
+    }
     Ok((Status::SUCCESS, Vec::new()))
+}
+
+/// Lets others have their turn, so that what takes long holds nobody up and can be ended.
+async fn take_turns() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
 }
 
 /// Makes sure that no byte-range lock is in the way.
@@ -223,15 +255,31 @@ pub(super) async fn set_zero_data(disk: &RefCell<DiskOpen>, input: &[u8]) -> Out
     if disk.borrow().is_directory() || !is_range(from, 0) || !is_range(to, 0) || from > to {
         return Err(Status::INVALID_PARAMETER);
     }
-    check_locks(disk, from, to - from, true).await?;
-    let disk = &mut *disk.borrow_mut();
-    disk.refresh()?;
-    let to = to.min(disk.node.metadata.end_of_file());
-    let punch = disk.node.metadata.is_sparse();
-    disk.changing_data(|disk| {
-        data::zero(&disk.node.fd, from, to, punch).map_err(Status::from_errno)
-    })?;
+    disk.borrow_mut().refresh()?;
+    let punch = disk.borrow().node.metadata.is_sparse();
+    zero(disk, from, to, punch).await?;
     Ok((Status::SUCCESS, Vec::new()))
+}
+
+/// Makes a range zeros, as far as there is a file.
+async fn zero(disk: &RefCell<DiskOpen>, from: u64, to: u64, punch: bool) -> Result<(), Status> {
+    let mut at = from;
+    loop {
+        // Others may have locked it, or cut the file, while they had their turn.
+        check_locks(disk, at, to.saturating_sub(at), true).await?;
+        {
+            let disk = &mut *disk.borrow_mut();
+            let size = data::size(&disk.node.fd).map_err(Status::from_errno)?;
+            let to = to.min(size);
+            at = disk.changing_data(|disk| {
+                data::zero(&disk.node.fd, at, to, punch).map_err(Status::from_errno)
+            })?;
+            if at >= to {
+                return Ok(());
+            }
+        }
+        take_turns().await;
+    }
 }
 
 /// FSCTL_QUERY_ALLOCATED_RANGES
@@ -284,14 +332,11 @@ pub(super) async fn trim(disk: &RefCell<DiskOpen>, input: &[u8], max_output: usi
     if r.rest().len() / 16 < count as usize {
         return Err(Status::INVALID_PARAMETER);
     }
+    let count = count.min(MAX_TRIMMED);
     for _ in 0..count {
         let (offset, length) = (r.u64()?, r.u64()?);
         let size = data::size(&disk.borrow().node.fd).map_err(Status::from_errno)?;
-        let end = offset.saturating_add(length).min(size);
-        check_locks(disk, offset, end.saturating_sub(offset), true).await?;
-        disk.borrow_mut().changing_data(|disk| {
-            data::zero(&disk.node.fd, offset, end, true).map_err(Status::from_errno)
-        })?;
+        zero(disk, offset, offset.saturating_add(length).min(size), true).await?;
     }
     let mut output = Vec::new();
     if max_output >= 4 {
