@@ -3,10 +3,12 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 
 use super::io::{check_locks, is_range};
 use super::open::{DiskOpen, Object, Open};
+use super::request::Request;
 use super::session::Session;
 use crate::share::data;
 use crate::share::metadata::Kind;
@@ -55,6 +57,7 @@ fn copied(chunks: u32, partial: u32, total: u32) -> Vec<u8> {
 
 /// SRV_COPYCHUNK and SRV_COPYCHUNK_WRITE: `readable` says that the target has to be.
 pub(super) async fn copy_chunks(
+    request: &Request<'_>,
     session: &Session,
     target: &RefCell<DiskOpen>,
     input: &[u8],
@@ -64,25 +67,23 @@ pub(super) async fn copy_chunks(
     if max_output < 12 {
         return Err(Status::INVALID_PARAMETER);
     }
-    let request = CopyChunks::parse(input)?;
+    let chunks = CopyChunks::parse(input)?;
     let limits = Ok((
         Status::INVALID_PARAMETER,
         copied(MAX_CHUNKS, MAX_CHUNK_LEN, MAX_COPY_LEN as u32),
     ));
-    if request.count > MAX_CHUNKS {
+    if chunks.count > MAX_CHUNKS {
         return limits;
     }
-    let chunks = request.chunks()?;
+    let source = chunks.source;
+    let chunks = chunks.chunks()?;
     let total: u64 = chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
     let is_wrong = |length: u32| length == 0 || length > MAX_CHUNK_LEN;
     if total > MAX_COPY_LEN || chunks.iter().any(|chunk| is_wrong(chunk.length)) {
         return limits;
     }
-    let mut r = Reader::new(&request.source);
-    let source = FileId::parse(&mut r)?;
-    let source = session
-        .open_of_any_tree(source)
-        .ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
+    let source = FileId::parse(&mut Reader::new(&source))?;
+    let source = source_of(request, session, source, Status::OBJECT_NAME_NOT_FOUND)?;
     let (from, to) = descriptors(&source, target, |from, to| {
         to.check_access(access::FILE_WRITE_DATA)?;
         from.check_access(access::FILE_READ_DATA | access::FILE_EXECUTE)?;
@@ -130,38 +131,37 @@ pub(super) async fn copy_chunks(
 
 /// FSCTL_DUPLICATE_EXTENTS_TO_FILE: as copying, which shares the blocks where the file system can.
 pub(super) async fn duplicate_extents(
+    request: &Request<'_>,
     session: &Session,
     target: &RefCell<DiskOpen>,
     input: &[u8],
 ) -> Output {
-    let request = DuplicateExtents::parse(input).map_err(|Malformed| Status::BUFFER_TOO_SMALL)?;
+    let extents = DuplicateExtents::parse(input).map_err(|Malformed| Status::BUFFER_TOO_SMALL)?;
     if !target.borrow().share.shares_blocks() {
         return Err(Status::INVALID_DEVICE_REQUEST);
     }
-    let source = session
-        .open_of_any_tree(request.source)
-        .ok_or(Status::INVALID_HANDLE)?;
+    let source = source_of(request, session, extents.source, Status::INVALID_HANDLE)?;
     let (from, to) = descriptors(&source, target, |from, to| {
         to.check_access(access::FILE_WRITE_DATA)?;
         from.check_access(access::FILE_READ_DATA)
     })?;
-    let length = request.byte_count;
+    let length = extents.byte_count;
     let from_size = data::size(&from).map_err(Status::from_errno)?;
     let to_size = data::size(&to).map_err(Status::from_errno)?;
     let ends = |offset: u64, size| offset.checked_add(length).is_some_and(|end| end <= size);
-    if !ends(request.source_offset, from_size) || !ends(request.target_offset, to_size) {
+    if !ends(extents.source_offset, from_size) || !ends(extents.target_offset, to_size) {
         return Err(Status::NOT_SUPPORTED);
     }
     check_both(
         &source,
-        request.source_offset,
+        extents.source_offset,
         target,
-        request.target_offset,
+        extents.target_offset,
         length,
     )
     .await?;
     // From the end that keeps what has yet to be copied if the ranges overlap.
-    let is_backwards = request.target_offset > request.source_offset;
+    let is_backwards = extents.target_offset > extents.source_offset;
     let mut done = 0;
     while done < length {
         let count = (length - done).min(TURN);
@@ -169,7 +169,7 @@ pub(super) async fn duplicate_extents(
             true => length - done - count,
             false => done,
         };
-        let (source_at, target_at) = (request.source_offset + at, request.target_offset + at);
+        let (source_at, target_at) = (extents.source_offset + at, extents.target_offset + at);
         if done > 0 {
             take_turns().await;
             // Others may have locked it meanwhile.
@@ -194,6 +194,22 @@ async fn take_turns() {
         Poll::Pending
     })
     .await
+}
+
+/// The open to copy from. What has to be encrypted doesn't leave its tree connect otherwise by being
+/// copied to another one.
+fn source_of(
+    request: &Request<'_>,
+    session: &Session,
+    id: FileId,
+    missing: Status,
+) -> Result<Rc<Open>, Status> {
+    let source = session.open_of_any_tree(id).ok_or(missing)?;
+    let is_encrypted = request.exchange.seal().is_some();
+    if !is_encrypted && session.demands_encryption(source.tree_id) {
+        return Err(Status::ACCESS_DENIED);
+    }
+    Ok(source)
 }
 
 /// Makes sure that no byte-range lock is in the way.
