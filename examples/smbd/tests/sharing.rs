@@ -334,6 +334,39 @@ fn locks_keep_others_from_reading_and_writing() {
 }
 
 #[test]
+fn a_copy_that_fails_half_way_ends_what_others_have_cached() {
+    const SRV_COPYCHUNK_WRITE: u32 = 0x0014_80F2;
+    let setup = Setup::new();
+    setup.dir.write("target", b"old");
+    let (mut one, mut other) = (setup.client(), setup.client());
+    let cached = open("target", READ_DATA, SHARE_ALL, LEVEL_II, OPEN);
+    let cached = other.expect(cached, Status::SUCCESS);
+    assert_eq!(oplock_of(&cached), LEVEL_II);
+    let source = one.open("file");
+    let target = one.open_if("target", 0);
+    let mut input = source.to_vec();
+    input.extend([0; 8]);
+    input.extend(2u32.to_le_bytes());
+    input.extend([0; 4]);
+    // The second one is beyond the end.
+    for from in [0u64, 1000] {
+        input.extend(from.to_le_bytes());
+        input.extend(0u64.to_le_bytes());
+        input.extend(100u32.to_le_bytes());
+        input.extend([0; 4]);
+    }
+    one.ioctl(
+        target,
+        SRV_COPYCHUNK_WRITE,
+        &input,
+        Status::INVALID_VIEW_SIZE,
+    );
+    let path = setup.dir.path().join("target");
+    assert_eq!(std::fs::read(path).unwrap(), noise(1000)[..100]);
+    assert_eq!(other.expect_break(), (0, cached.file_id()));
+}
+
+#[test]
 fn all_ranges_of_a_request_are_unlocked_by_one_message() {
     let setup = Setup::new();
     let (mut one, mut other) = (setup.client(), setup.client());

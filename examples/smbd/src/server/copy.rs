@@ -114,8 +114,13 @@ pub(super) async fn copy_chunks(
             )
             .await
             {
-                Ok(()) => data::copy(&from, chunk.source_offset, &to, chunk.target_offset, length)
-                    .map_err(Status::from_errno),
+                Ok(()) => {
+                    let copied =
+                        data::copy(&from, chunk.source_offset, &to, chunk.target_offset, length);
+                    // Also if that has failed: a part may have been copied.
+                    target.borrow_mut().note_written();
+                    copied.map_err(Status::from_errno)
+                }
                 Err(status) => Err(status),
             }
         };
@@ -125,7 +130,6 @@ pub(super) async fn copy_chunks(
             Err(status) => return Ok((status, copied(done as u32, 0, written))),
         }
     }
-    target.borrow_mut().note_written();
     Ok((Status::SUCCESS, copied(chunks.len() as u32, 0, written)))
 }
 

@@ -133,8 +133,10 @@ impl DiskOpen {
         change: impl FnOnce(&mut Self) -> Result<T, Status>,
     ) -> Result<T, Status> {
         if !self.keeps_write_time && !self.keeps_change_time {
-            let result = change(self)?;
+            let result = change(self);
+            // Also if it has failed: a part may have been done.
             self.note_written();
+            let result = result?;
             if self.node.metadata.stored.change_time.is_some() {
                 self.node.set_attributes(None, None)?; // which ends a change time that was set
             }
@@ -143,8 +145,9 @@ impl DiskOpen {
         self.refresh()?;
         let write_time = self.node.metadata.last_write_time();
         let change_time = self.node.metadata.shown_change_time();
-        let result = change(self)?;
+        let result = change(self);
         self.note_written();
+        let result = result?;
         if self.keeps_write_time {
             self.node.set_times(None, Some(write_time))?;
         }
