@@ -13,6 +13,7 @@ const BASIC: u8 = 4;
 const RENAME: u8 = 10;
 const LINK: u8 = 11;
 const DISPOSITION: u8 = 13;
+const END_OF_FILE: u8 = 20;
 
 const READONLY: u32 = 0x1;
 const HIDDEN: u32 = 0x2;
@@ -277,6 +278,24 @@ fn attributes_are_kept() {
     assert_eq!(attributes(&mut client, file), ARCHIVE | HIDDEN);
     client.set(file, BASIC, &basic([0; 4], NORMAL), Status::SUCCESS);
     assert_eq!(attributes(&mut client, file), NORMAL);
+}
+
+#[test]
+fn writing_keeps_the_attributes_that_another_open_has_set() {
+    let (_dir, mut client) = setup();
+    let file = client.open_if("new", 0);
+    client.set(file, BASIC, &basic([0; 4], NORMAL), Status::SUCCESS);
+    client.close(file);
+    let (one, other) = (client.open_if("new", 0), client.open_if("new", 0));
+    client.set(
+        other,
+        BASIC,
+        &basic([THEN, 0, 0, 0], HIDDEN | SYSTEM),
+        Status::SUCCESS,
+    );
+    client.set(one, END_OF_FILE, &50u64.to_le_bytes(), Status::SUCCESS);
+    assert_eq!(attributes(&mut client, other), HIDDEN | SYSTEM | ARCHIVE);
+    assert_eq!(times(&mut client, other)[0], THEN);
 }
 
 #[test]

@@ -138,6 +138,8 @@ impl DiskOpen {
             self.note_written();
             let result = result?;
             if self.node.metadata.stored.change_time.is_some() {
+                // Others may have set attributes since.
+                self.node.refresh()?;
                 self.node.set_attributes(None, None)?; // which ends a change time that was set
             }
             return Ok(result);
@@ -212,6 +214,11 @@ impl DiskOpen {
         }
         if !self.has_written {
             self.has_written = true;
+            // What is stored is all attributes, and other opens may have set some.
+            if let Err(status) = self.node.refresh() {
+                log::debug!("ARCHIVE can't be set: {status}");
+                return;
+            }
             let attributes = self.node.metadata.file_attributes();
             if attributes & attribute::ARCHIVE == 0 && !self.is_directory() {
                 let archived = self
