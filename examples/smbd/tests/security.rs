@@ -499,6 +499,18 @@ fn a_share_can_demand_encryption() {
 }
 
 #[test]
+fn a_tree_connect_that_has_ended_demands_nothing() {
+    let setup = Setup::new();
+    let mut client = setup.logged_on(&Offer::of(Dialect::Smb311), &alice());
+    client.connect_tree("secret", Status::SUCCESS);
+    client.connection.mode = Mode::Encrypt;
+    client.expect(request(TREE_DISCONNECT, empty()), Status::SUCCESS);
+    client.connection.mode = Mode::Sign;
+    let create = create("file", READ_ACCESS, 1, 0);
+    client.expect(request(CREATE, create), Status::NETWORK_NAME_DELETED);
+}
+
+#[test]
 fn what_has_to_be_encrypted_is_not_copied_out_of_its_share() {
     const SRV_COPYCHUNK_WRITE: u32 = 0x0014_80F2;
     let setup = Setup::new();
