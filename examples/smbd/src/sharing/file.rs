@@ -43,6 +43,8 @@ struct View {
     unacknowledged: VecDeque<(u64, u8)>,
     /// One of them takes long.
     is_slow: bool,
+    /// What its opens do and allow.
+    counts: Counts,
 }
 
 impl View {
@@ -287,8 +289,10 @@ impl File {
                         in_force: restrictions,
                         unacknowledged: VecDeque::new(),
                         is_slow: false,
+                        counts: Counts::default(),
                     }
                 });
+                view.counts.add(access, share);
                 let restrictions = view.told;
                 let owner = Owner { client, open };
                 effects.note(Change::Opened(owner));
@@ -322,10 +326,7 @@ impl File {
                 if self.locks.len() + ranges.len() > MAX_LOCKS {
                     return refused(Refusal::Resources);
                 }
-                if ranges
-                    .iter()
-                    .any(|&range| self.locks.prevent_lock(owner, range))
-                {
+                if self.prevents_locks(owner, ranges) {
                     return match waits {
                         true => Verdict::Late,
                         false => refused(Refusal::LockConflict),
@@ -392,11 +393,38 @@ impl File {
         }
     }
 
+    /// The clients whose opens don't allow one more, or have it wait.
+    pub(super) fn in_the_way_of_open(&self, access: u32, share: u32) -> BTreeSet<ClientId> {
+        let conflict = match self.counts.conflict(access, share) {
+            true => Some(&self.views),
+            false => None,
+        };
+        let clients = conflict.into_iter().flatten();
+        let clients = clients.filter(|(_, view)| view.counts.conflict(access, share));
+        let clients = clients.map(|(&client, _)| client);
+        clients
+            .chain(self.oplock_alone().map(|owner| owner.client))
+            .collect()
+    }
+
+    /// Whether locks are in the way of others.
+    pub(super) fn prevents_locks(&self, owner: Owner, ranges: &[Range]) -> bool {
+        let mut ranges = ranges.iter();
+        ranges.any(|&range| self.locks.prevent_lock(owner, range))
+    }
+
+    /// The clients that have locks.
+    pub(super) fn locking_clients(&self) -> BTreeSet<ClientId> {
+        self.locks.owners().map(|owner| owner.client).collect()
+    }
+
     /// Whether a client other than this one has locks.
     fn others_have_locks(&self, client: ClientId) -> bool {
         // They are in the order of the clients.
-        let owners = self.locks.outermost_owners();
-        owners.is_some_and(|(first, last)| first.client != client || last.client != client)
+        let mut owners = self.locks.owners();
+        let (first, last) = (owners.next(), owners.next_back());
+        let mut ends = first.into_iter().chain(last);
+        ends.any(|owner| owner.client != client)
     }
 
     /// Whether a client other than this one has level II oplocks.
@@ -588,6 +616,9 @@ impl File {
         self.settle_open(owner, effects);
         if let Some(open) = self.opens.remove(&owner) {
             self.counts.remove(open.access, open.share);
+            if let Some(view) = self.views.get_mut(&owner.client) {
+                view.counts.remove(open.access, open.share);
+            }
             effects.note(Change::Ended(owner));
             // Where its process is gone nobody could be asked to remove the
             // name; but others may still do it.

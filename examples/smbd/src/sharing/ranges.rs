@@ -67,6 +67,14 @@ impl Bounds {
     }
 }
 
+/// What one owner has.
+#[derive(Debug, Clone, Default)]
+struct Own {
+    exclusive: Bounds,
+    /// With the shared ones.
+    len: usize,
+}
+
 /// The locks on a file. `O` is an open, whose locks they are.
 #[derive(Debug, Clone)]
 pub struct Locks<O> {
@@ -75,8 +83,7 @@ pub struct Locks<O> {
     len: usize,
     shared: Bounds,
     exclusive: Bounds,
-    /// The exclusive ones of each owner who has locks.
-    own: BTreeMap<O, Bounds>,
+    own: BTreeMap<O, Own>,
 }
 
 impl<O> Default for Locks<O> {
@@ -104,16 +111,12 @@ impl<O: Copy + Ord> Locks<O> {
 
     /// How many `owner` has.
     pub fn len_of(&self, owner: O) -> usize {
-        let first = (owner, 0, 0, false);
-        let last = (owner, u64::MAX, u64::MAX, true);
-        self.locks.range(first..=last).map(|(_, count)| count).sum()
+        self.own.get(&owner).map_or(0, |own| own.len)
     }
 
-    /// The first and the last of those who have locks.
-    pub fn outermost_owners(&self) -> Option<(O, O)> {
-        let first = self.locks.first_key_value()?.0.0;
-        let last = self.locks.last_key_value()?.0.0;
-        Some((first, last))
+    /// Those who have locks, in order.
+    pub fn owners(&self) -> impl DoubleEndedIterator<Item = O> + '_ {
+        self.own.keys().copied()
     }
 
     /// Whether others have locked a range exclusively.
@@ -121,7 +124,7 @@ impl<O: Copy + Ord> Locks<O> {
         let all = self.exclusive.count(offset, length);
         all > 0 && {
             let own = self.own.get(&owner);
-            all > own.map_or(0, |own| own.count(offset, length))
+            all > own.map_or(0, |own| own.exclusive.count(offset, length))
         }
     }
 
@@ -165,9 +168,11 @@ impl<O: Copy + Ord> Locks<O> {
                 .entry((owner, offset, length, !exclusive))
                 .or_default() += 1;
             self.len += 1;
+            let own = self.own.entry(owner).or_default();
+            own.len += 1;
             if exclusive {
                 self.exclusive.insert(offset, length);
-                self.own.entry(owner).or_default().insert(offset, length);
+                own.exclusive.insert(offset, length);
             } else {
                 self.shared.insert(offset, length);
             }
@@ -191,13 +196,18 @@ impl<O: Copy + Ord> Locks<O> {
             self.locks.remove(&key);
         }
         self.len -= 1;
-        if exclusive {
-            self.exclusive.remove(offset, length);
-            if let Some(own) = self.own.get_mut(&owner) {
-                own.remove(offset, length);
+        match exclusive {
+            true => self.exclusive.remove(offset, length),
+            false => self.shared.remove(offset, length),
+        }
+        if let Some(own) = self.own.get_mut(&owner) {
+            own.len -= 1;
+            if exclusive {
+                own.exclusive.remove(offset, length);
             }
-        } else {
-            self.shared.remove(offset, length);
+            if own.len == 0 {
+                self.own.remove(&owner);
+            }
         }
         true
     }
@@ -227,7 +237,6 @@ impl<O: Copy + Ord> Locks<O> {
             };
             self.remove_one(owner, range);
         }
-        self.own.remove(&owner);
     }
 }
 
@@ -365,6 +374,10 @@ mod tests {
                     let count = model.iter().filter(|(owner, _)| *owner == other).count();
                     prop_assert_eq!(locks.len_of(other), count);
                 }
+                let mut owners: Vec<u8> = model.iter().map(|(owner, _)| *owner).collect();
+                owners.sort_unstable();
+                owners.dedup();
+                prop_assert_eq!(locks.owners().collect::<Vec<_>>(), owners);
                 prop_assert_eq!(locks.len(), model.len());
             }
         }

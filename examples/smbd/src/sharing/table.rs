@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::file::{File, Wanted};
+use super::file::{File, Open, Wanted};
 use super::message::{Ask, FileKey, Notice, OpenId, Oplock, Refusal, Ticket};
 use super::sessions::Sessions;
 
@@ -390,7 +390,7 @@ impl Table {
             Ask::Move { ticket, open } => {
                 self.file_of(id, open)?;
                 let name = self.name_of(Owner { client: id, open }).unwrap_or_default();
-                let answer = match self.has_open_below(name) {
+                let answer = match self.opens_below(name).next().is_some() {
                     true => Notice::Refused {
                         ticket,
                         why: Refusal::SharingViolation,
@@ -454,6 +454,60 @@ impl Table {
                 Ok(())
             }
         }
+    }
+
+    /// The other clients whose opens and locks stand against what `ask` asks for. Closing and
+    /// unlocking is told and not asked for, so their word may be on its way: it is to be heard before
+    /// this is [handled](Table::handle).
+    pub fn in_the_way(&self, id: ClientId, ask: &Ask) -> BTreeSet<ClientId> {
+        let known = self.clients.get(&id);
+        let file = |open: &OpenId| {
+            let key = known.and_then(|client| client.opens.get(open))?;
+            self.files.get(key)
+        };
+        let owner = |open| Owner { client: id, open };
+        let mut clients = match *ask {
+            Ask::Open {
+                ref file,
+                access,
+                share,
+                ..
+            } => match self.files.get(file) {
+                Some(file) => file.in_the_way_of_open(access, share),
+                None => BTreeSet::new(),
+            },
+            Ask::Lock {
+                open, ref ranges, ..
+            } => match file(&open) {
+                Some(file) if file.prevents_locks(owner(open), ranges) => file.locking_clients(),
+                _ => BTreeSet::new(),
+            },
+            Ask::Check {
+                open,
+                offset,
+                length,
+                writes,
+                ..
+            } => match file(&open) {
+                Some(file)
+                    if file
+                        .locks
+                        .prevent_access(owner(open), offset, length, writes) =>
+                {
+                    file.locking_clients()
+                }
+                _ => BTreeSet::new(),
+            },
+            Ask::Move { open, .. } => {
+                let name = self.name_of(owner(open));
+                self.opens_below(name.unwrap_or_default())
+                    .map(|(owner, _)| owner.client)
+                    .collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        clients.remove(&id);
+        clients
     }
 
     fn end_open(&mut self, owner: Owner, key: FileKey) {
@@ -577,15 +631,13 @@ impl Table {
         Some(&self.files.get(key)?.opens.get(&owner)?.name)
     }
 
-    /// Whether a client has something open below the directory `name`.
-    fn has_open_below(&self, name: &str) -> bool {
-        let is_below = |open: &super::file::Open| {
+    /// What clients have open below the directory `name`.
+    fn opens_below(&self, name: &str) -> impl Iterator<Item = (&Owner, &Open)> {
+        let opens = self.files.values().flat_map(|file| &file.opens);
+        opens.filter(move |(_, open)| {
             let rest = open.name.strip_prefix(name);
             rest.is_some_and(|rest| rest.starts_with('\\'))
-        };
-        self.files
-            .values()
-            .any(|file| file.opens.values().any(is_below))
+        })
     }
 
     /// Takes the next thing to be done, and for whom.
@@ -774,6 +826,78 @@ mod tests {
             std::iter::from_fn(|| table.next_action())
                 .any(|action| action == (hanging, Action::Evict))
         );
+    }
+
+    #[test]
+    fn in_the_way_is_who_has_to_let_something_go() {
+        let mut table = table();
+        let clients = [0; 3].map(|_| table.add_client());
+        for client in clients {
+            open(&mut table, client, 1);
+        }
+        lock(&mut table, clients[1], 2, false, vec![0]);
+        notices(&mut table);
+        let opens = |access, share| Ask::Open {
+            ticket: 9,
+            open: 9,
+            file: FILE,
+            access,
+            share,
+            oplock: Oplock::None,
+            overwrites: false,
+            delete_on_close: false,
+            name: String::new(),
+        };
+        let ranges = |offset| {
+            vec![Range {
+                offset,
+                length: 1,
+                exclusive: true,
+            }]
+        };
+        let locks = |offset| Ask::Lock {
+            ticket: 9,
+            open: 1,
+            waits: true,
+            ranges: ranges(offset),
+        };
+        let reads = |offset| Ask::Check {
+            ticket: 9,
+            open: 1,
+            offset,
+            length: 1,
+            writes: false,
+        };
+        let [one, locking, other] = clients;
+        for (ask, expected) in [
+            (opens(READ_AND_WRITE, SHARE_ALL), vec![]),
+            (opens(READ_AND_WRITE, 0), vec![locking, other]),
+            (opens(0x80, 0), vec![]),
+            (locks(0), vec![locking]),
+            (locks(1), vec![]),
+            (reads(0), vec![locking]),
+            (reads(1), vec![]),
+        ] {
+            let in_the_way: Vec<ClientId> = table.in_the_way(one, &ask).into_iter().collect();
+            assert_eq!(in_the_way, expected, "{ask:?}");
+        }
+        // Oplocks are in everybody's way.
+        let batch = Ask::Open {
+            ticket: 3,
+            open: 3,
+            file: FileKey {
+                device: 1,
+                inode: 2,
+            },
+            access: READ_AND_WRITE,
+            share: SHARE_ALL,
+            oplock: Oplock::Batch,
+            overwrites: false,
+            delete_on_close: false,
+            name: String::new(),
+        };
+        ask(&mut table, other, batch.clone());
+        assert_eq!(table.in_the_way(one, &batch), BTreeSet::from([other]));
     }
 
     #[test]
