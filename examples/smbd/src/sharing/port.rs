@@ -543,9 +543,7 @@ impl Held {
         let open = self.open;
         let unlocked = self.port.with_file(open, |file| {
             let mut ranges = ranges.iter();
-            let first_left =
-                ranges.position(|&(offset, length)| !file.locks.unlock(open, offset, length));
-            first_left
+            ranges.position(|&(offset, length)| !file.locks.unlock(open, offset, length))
         });
         let count = match unlocked {
             Some(first_left) => first_left.unwrap_or(ranges.len()),
