@@ -205,7 +205,7 @@ impl File {
                 return;
             }
             Verdict::Late => waiting.tell(effects),
-            Verdict::Soon if self.views.values().any(|view| view.is_slow) => waiting.tell(effects),
+            Verdict::Soon if self.is_slow() => waiting.tell(effects),
             Verdict::Soon => {}
         }
         self.waiting.push_back(waiting);
@@ -272,9 +272,12 @@ impl File {
                 if breaks && self.break_oplocks(Oplock::Exclusive, to, effects) {
                     return Verdict::Late;
                 }
-                let oplock = self.grantable(oplock);
+                let mut oplock = self.grantable(oplock);
                 if oplock == Oplock::LevelII && !self.restrict_others(client, CACHED, effects) {
-                    return Verdict::Soon;
+                    if !self.is_slow() {
+                        return Verdict::Soon;
+                    }
+                    oplock = Oplock::None;
                 }
                 if overwrites {
                     self.break_level_ii(effects);
@@ -333,7 +336,10 @@ impl File {
                     };
                 }
                 if !self.restrict_others(client, LOCKS, effects) {
-                    return Verdict::Soon;
+                    return match !waits && self.is_slow() {
+                        true => refused(Refusal::LockConflict),
+                        false => Verdict::Soon,
+                    };
                 }
                 // They may be in each other's way.
                 if !self.locks.lock(owner, ranges) {
@@ -567,14 +573,17 @@ impl File {
         }
     }
 
-    /// A client's process takes long to acknowledge a restriction: who waits is told.
-    pub(super) fn is_slow(&mut self, client: ClientId, effects: &mut Effects) {
+    /// A client's process takes long to acknowledge a restriction.
+    pub(super) fn set_slow(&mut self, client: ClientId) {
         if let Some(view) = self.views.get_mut(&client) {
             view.is_slow = true;
-            for waiting in &mut self.waiting {
-                waiting.tell(effects);
-            }
+            self.has_changed = true;
         }
+    }
+
+    /// Whether a process takes long to acknowledge a restriction.
+    fn is_slow(&self) -> bool {
+        self.views.values().any(|view| view.is_slow)
     }
 
     /// Whether locks keep an open from reading or writing.

@@ -12,7 +12,8 @@ pub const BREAK_TIMEOUT: Duration = Duration::from_secs(35);
 /// How long its process has to end a session that its client has lost.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long others wait in silence for a process to acknowledge a restriction. It may be waiting for
-/// the disk. Then their clients are told that it takes long, and can do something else meanwhile.
+/// the disk. Then their clients do without what they can do without, or are told that it takes long,
+/// and can do something else meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The most opens of a client.
@@ -610,8 +611,9 @@ impl Table {
                     let obey = Timed::Obey { file: key, number };
                     self.effects.start_timer(client, obey);
                     if let Some(file) = self.files.get_mut(&key) {
-                        file.is_slow(client, &mut self.effects);
+                        file.set_slow(client);
                     }
+                    self.changed(key);
                 }
                 Timed::Obey { .. } | Timed::EndSession { .. } => {
                     self.effects.actions.push_back((client, Action::Evict));
@@ -787,23 +789,30 @@ mod tests {
         open(&mut table, slow, 1);
         open(&mut table, other, 1);
         notices(&mut table);
-        lock(&mut table, other, 2, false, vec![0]);
+        lock(&mut table, other, 2, true, vec![0]);
+        lock(&mut table, other, 3, false, vec![1]);
         let Some((id, Action::Tell(Notice::Restrict { file, number, .. }))) = table.next_action()
         else {
             panic!("the slow one is to obey");
         };
         assert_eq!(id, slow);
         assert_eq!(table.next_action(), None);
-        // Who waits for it is told, whether from before or from now on.
+        // Who waits for it is told, whether from before or from now on; who won't is refused.
         table.expire(start + PATIENCE);
-        assert_eq!(notices(&mut table), [(other, Notice::Waits { ticket: 2 })]);
-        lock(&mut table, other, 3, false, vec![1]);
-        assert_eq!(notices(&mut table), [(other, Notice::Waits { ticket: 3 })]);
+        let refused = |ticket| {
+            let why = Refusal::LockConflict;
+            (other, Notice::Refused { ticket, why })
+        };
+        let waits = |ticket| (other, Notice::Waits { ticket });
+        assert_eq!(notices(&mut table), [waits(2), refused(3)]);
+        lock(&mut table, other, 4, true, vec![2]);
+        lock(&mut table, other, 5, false, vec![3]);
+        assert_eq!(notices(&mut table), [waits(4), refused(5)]);
         table.expire(start + BREAK_TIMEOUT - Duration::from_millis(1));
         assert_eq!(table.next_action(), None);
         // Late is not too late.
         ask(&mut table, slow, Ask::RestrictDone { file, number });
-        let done = [2, 3].map(|ticket| (other, Notice::Done { ticket }));
+        let done = [2, 4].map(|ticket| (other, Notice::Done { ticket }));
         assert_eq!(notices(&mut table), done);
         assert_eq!(table.deadline(), None);
         // One that never does is ended.
