@@ -199,7 +199,9 @@ impl SignalTable {
             let mut keys = self.numbers.get(signum).into_iter().flatten();
             keys.all(|&key| {
                 let entry = self.entries.get(key);
-                entry.is_none_or(|entry| entry.handler.is_some())
+                entry.is_none_or(|entry| {
+                    entry.handler.is_some() || !entry.flags.contains(SignalFlags::SIGINFO)
+                })
             })
         };
         self.entries.keys().any(callable) || self.deferred.iter().any(deferred_no_more)

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = tests![
     siginfo_asked_for_after_the_signal_came,
     a_loop_in_a_signal_handler,
     a_detached_signal_event_ends_itself,
+    a_loop_in_a_signal_handler_after_another_with_siginfo,
 ];
 
 fn signal(
@@ -261,4 +262,35 @@ fn a_detached_signal_event_ends_itself(kind: BackendKind) {
     ];
     compare(kind, &actions, &[&[FreeSelf]]);
     compare(kind, &actions, &[&[]]);
+}
+
+/// What was kept while the handler with siginfo ran goes before descriptors, though one without
+/// siginfo is running still.
+fn a_loop_in_a_signal_handler_after_another_with_siginfo(kind: BackendKind) {
+    let added = |siginfo| AddSignal {
+        signal: 0,
+        siginfo,
+        once: false,
+        script: 0,
+    };
+    let queue = Queue {
+        signal: 0,
+        value: 0,
+    };
+    let program = Program {
+        nesting: true,
+        ..program(
+            &[
+                added(true),
+                added(false),
+                SocketPair,
+                add(0, WRITE, 1),
+                Turn,
+                add(0, WRITE, NOTHING),
+                Turn,
+            ],
+            &[&[Turn, Turn], &[queue]],
+        )
+    };
+    assert_same(&program, kind);
 }
