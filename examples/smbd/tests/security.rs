@@ -672,6 +672,40 @@ fn a_session_can_be_renewed() {
     }
 }
 
+/// Else whoever has its keys could use what another user says to them: signing would not help.
+#[test]
+fn a_session_is_not_renewed_as_another_user() {
+    let setup = Setup::with(|security| {
+        security.require_signing = true;
+        security.guest = Some(Access::ReadOnly);
+    });
+    for dialect in DIALECTS {
+        let mut client = setup.logged_on(&Offer::of(dialect), &alice());
+        client.connect_tree("data", Status::SUCCESS);
+        client.authenticate(&bob(), 1, Status::ACCESS_DENIED);
+        client.connection.mode = Mode::Plain;
+        client.connect_tree("bobs", Status::USER_SESSION_DELETED);
+
+        // Nor by way of those who have no keys.
+        for detour in ["", "eve"] {
+            let mut client = setup.logged_on(&Offer::of(dialect), &alice());
+            let renew = |client: &mut Alice| {
+                let setup = |token: &[u8]| request(SESSION_SETUP, session_setup(token));
+                client.expect(setup(&ntlm_negotiate()), Status::MORE_PROCESSING_REQUIRED);
+                client.expect(setup(&ntlm_authenticate(detour)), Status::SUCCESS);
+            };
+            renew(&mut client);
+            client.connect_tree("bobs", Status::ACCESS_DENIED);
+            client.authenticate(&alice(), 1, Status::SUCCESS);
+            client.connect_tree("data", Status::SUCCESS);
+            renew(&mut client);
+            client.authenticate(&bob(), 1, Status::ACCESS_DENIED);
+            client.connection.mode = Mode::Plain;
+            client.connect_tree("bobs", Status::USER_SESSION_DELETED);
+        }
+    }
+}
+
 #[test]
 fn sessions_stand_beside_each_other() {
     let setup = Setup::new();

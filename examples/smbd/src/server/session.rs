@@ -44,8 +44,10 @@ pub(super) struct Session {
     acceptor: RefCell<Option<Acceptor>>,
     /// In 3.1.1, until the first logon: the hash of what has been said.
     preauth: Rc<RefCell<PreauthHash>>,
-    /// Made by the first logon, unless it was a guest's. A renewal doesn't change them.
+    /// Made by the first logon with a password. A renewal doesn't change them.
     pub(super) keys: OnceCell<Keys>,
+    /// Whose they are.
+    key_owner: OnceCell<Identity>,
     /// Requests have to be signed.
     pub(super) signing_required: Cell<bool>,
     /// Requests have to be encrypted.
@@ -217,7 +219,14 @@ impl Connection {
             log::warn!("{}: {} refused: {why}", self.peer, logon.identity);
             Err(Status::ACCESS_DENIED.into())
         };
+        // Whoever has the keys could else renew the session with what another user says to them, who
+        // believes to log on to a server of theirs.
+        let owner = session.key_owner.get();
+        if logon.session_key.is_some() && owner.is_some_and(|owner| *owner != logon.identity) {
+            return refuse("the session's keys are another user's");
+        }
         if let Some(session_key) = &logon.session_key {
+            session.key_owner.get_or_init(|| logon.identity.clone());
             session.keys.get_or_init(|| {
                 Keys::new(
                     session_key,
