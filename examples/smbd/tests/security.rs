@@ -880,6 +880,39 @@ fn a_session_of_another_connection_is_refused_with_its_signature() {
     }
 }
 
+/// GMAC's nonce is the message id, which is to sign one message only.
+#[test]
+fn a_session_signs_no_two_messages_with_one_nonce_elsewhere() {
+    let setup = Setup::new();
+    let offer = Offer {
+        signing: &[Algorithm::AesGmac],
+        ..Offer::of(Dialect::Smb311)
+    };
+    let hub = Hub::new();
+    let client = || Client::over(Protected::new(Direct::beside(&setup.config, &hub)));
+    let mut owner = client();
+    owner.log_on_as(&offer, &alice());
+    // What is sent to bind a connection is answered once, and a renewal not at all.
+    for (flags, signed) in [(0, 0), (1, 1)] {
+        let mut body = session_setup(&ntlm_negotiate());
+        body[2] = flags;
+        owner.message_id = 1;
+        let message = owner.message(&[request(SESSION_SETUP, body)]);
+        let captured = owner.connection.protect(&message);
+        let responses: Vec<_> = (0..3)
+            .map(|_| {
+                let mut other = client();
+                other.negotiate(&offer);
+                let reply = other.connection.inner.process(&captured).unwrap().unwrap();
+                responses(&reply).remove(0)
+            })
+            .collect();
+        let count = responses.iter().filter(|one| one.flags & 8 != 0).count();
+        assert_eq!(count, signed);
+        assert_eq!(responses[2].status, Status::USER_SESSION_DELETED);
+    }
+}
+
 #[test]
 fn a_session_ends_for_others_with_its_process() {
     let setup = Setup::new();
