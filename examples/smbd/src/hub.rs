@@ -12,6 +12,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use smbd::auth::ANONYMOUS;
 use smbd::sharing::message::Stream;
 use smbd::sharing::{Action, Ask, ClientId, Misbehaviour, SessionAsk, Summary, Table};
 use tevent::{Context, Fd, FdFlags, Timer};
@@ -57,7 +58,7 @@ impl Hub {
         })
     }
 
-    /// Has all logons told, those that failed too. To be called once.
+    /// Has all logons told, those that failed too, but not anonymous ones. To be called once.
     pub(crate) fn on_logon(&self, hear: impl Fn(&Context, ClientId, bool) + 'static) {
         // It was empty.
         let _ = self.on_logon.set(Box::new(hear));
@@ -181,7 +182,9 @@ impl Hub {
         }
         while let Some(message) = stream.next_message().map_err(|_| NO_MESSAGE)? {
             let ask = Ask::parse(message).map_err(|_| NO_MESSAGE)?;
-            let is_good = match ask {
+            let is_good = match &ask {
+                // That takes nothing, so it gives nothing.
+                Ask::Session(SessionAsk::Begun { identity, .. }) if identity == ANONYMOUS => None,
                 Ask::Session(SessionAsk::Begun { .. }) => Some(true),
                 Ask::Session(SessionAsk::Refused) => Some(false),
                 _ => None,

@@ -70,6 +70,11 @@ impl Session {
             .map_or(Identity::Anonymous, |logon| logon.identity.clone())
     }
 
+    /// Whether somebody has logged on.
+    pub(super) fn has_begun(&self) -> bool {
+        self.logon.borrow().is_some()
+    }
+
     /// The tree connect of a request.
     pub(super) fn tree(&self, tree_id: u32) -> Result<Tree, Status> {
         self.trees
@@ -104,7 +109,7 @@ impl Connection {
         self.sessions
             .borrow()
             .get(&session_id)
-            .filter(|session| session.logon.borrow().is_some())
+            .filter(|session| session.has_begun())
             .cloned()
             .ok_or(Status::USER_SESSION_DELETED)
     }
@@ -133,7 +138,7 @@ impl Connection {
         let session = self.sessions.borrow().get(&id).cloned();
         let session = session.ok_or(Status::USER_SESSION_DELETED)?;
         reply.session_id = id;
-        let hashes = negotiated.dialect == Dialect::Smb311 && session.logon.borrow().is_none();
+        let hashes = negotiated.dialect == Dialect::Smb311 && !session.has_begun();
         if hashes {
             session.preauth.borrow_mut().update(request.message);
         }
@@ -171,7 +176,7 @@ impl Connection {
     }
 
     /// A session of another connection is to be used on this one: multichannel, which is not among
-    /// the capabilities. The refusal is signed, if the request is.
+    /// the capabilities. The refusal is signed, if the request is and it can be.
     async fn used_elsewhere(
         &self,
         request: &Request<'_>,
@@ -272,8 +277,10 @@ impl Connection {
         };
         let identity = logon.identity.to_string();
         self.port.session_begun(id, signing, &identity);
+        if logon.identity != Identity::Anonymous {
+            self.is_authenticated.set(true);
+        }
         session.logon.replace(Some(logon));
-        self.is_authenticated.set(true);
         Ok(flags)
     }
 
@@ -310,7 +317,7 @@ impl Connection {
             for (_, open) in session.opens.take() {
                 self.end_open(&open).await;
             }
-            if session.logon.borrow().is_some() {
+            if session.has_begun() {
                 self.port.session_ended(id);
             }
         }
