@@ -191,7 +191,8 @@ impl Daemon {
             false => match self.gate.borrow().dispensable(None, now) {
                 Some(id) => Verdict::Replace(id),
                 None => {
-                    log::warn!("{peer}: refused, there are {clients} clients");
+                    let why = format_args!("there are {clients} clients");
+                    self.waiting.refuse(context, peer, why);
                     return;
                 }
             },
