@@ -18,20 +18,26 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::unistd::{Gid, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
-use rustix::process::{Pid, Resource, Rlimit, WaitOptions, geteuid, getrlimit, setrlimit, waitpid};
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, geteuid, getrlimit, kill_process,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, waitpid,
+};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use smbd::auth::Identity;
 use smbd::config::Config;
 use smbd::demo::DemoShare;
 use smbd::server::Host;
 use smbd::sharing::{Ask, Link, SessionAsk};
-use tevent::{Context, Fork, WeakContext};
+use tevent::{Context, FdFlags, Fork, Task, WeakContext};
+
+use crate::client::LOGON_TIMEOUT;
 
 /// How long somebody waits to be told that the password was wrong. The next time it is twice as long.
 const FAILURE_DELAY: Duration = Duration::from_secs(1);
@@ -42,6 +48,8 @@ const MAX_FAILURE_DELAY: Duration = Duration::from_secs(30);
 const MAX_MEMORY: u64 = 512 << 20;
 /// Guests' system user, where `--run-as` names none.
 const NOBODY: &str = "nobody";
+/// How long a process may take to look up system users, while others go on.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most system users that are looked up beforehand.
 const MAX_KNOWN: usize = 1000;
 /// The kernel's Landlock up to which its restrictions are known here.
@@ -69,59 +77,167 @@ impl SystemUsers {
     ///
     /// # Errors
     ///
-    /// The system refuses a process.
+    /// The system refuses a process, or that has failed.
     pub(crate) fn new(
         context: &Context,
         run_as: Option<&str>,
         config: &Config,
     ) -> io::Result<Rc<SystemUsers>> {
-        let names: Vec<&str> = match run_as {
-            _ if !geteuid().is_root() => Vec::new(),
-            Some(name) => vec![name],
-            None => {
-                let users = config.security().users.names();
-                users.take(MAX_KNOWN).chain([NOBODY]).collect()
+        let names = needed(run_as, config);
+        let known = match names.is_empty() {
+            true => BTreeMap::new(),
+            false => {
+                let (mut answer, child) = ask(context, &names)?;
+                let mut text = Vec::new();
+                let read = answer.read_to_end(&mut text);
+                waitpid(process_id(child), WaitOptions::empty())?;
+                read?;
+                parse_answer(&text)?
             }
         };
-        Ok(Rc::new(SystemUsers {
-            run_as: run_as.map(str::to_owned),
-            known: look_up(context, &names)?,
+        Ok(SystemUsers::of(run_as, known))
+    }
+
+    /// The same, without waiting for those who know system users: `done` is told what has come of it.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a process.
+    pub(crate) fn look_up(
+        context: &Context,
+        run_as: Option<&str>,
+        config: &Config,
+        done: impl FnOnce(io::Result<Rc<SystemUsers>>) + 'static,
+    ) -> io::Result<Option<LookUp>> {
+        let names = needed(run_as, config);
+        if names.is_empty() {
+            done(Ok(SystemUsers::of(run_as, BTreeMap::new())));
+            return Ok(None);
+        }
+        let (answer, child) = ask(context, &names)?;
+        let is_running = Rc::new(Cell::new(true));
+        let has_ended = Rc::clone(&is_running);
+        context
+            .add_child(child, move |_, _, _| has_ended.set(false))?
+            .detach();
+        let process = LookUpProcess { child, is_running };
+        answer.set_nonblocking(true)?;
+        let answer = context.add_async_fd(answer)?;
+        let reading = context.timeout(LOOK_UP_TIMEOUT, async move {
+            let mut text = Vec::new();
+            let mut buffer = [0; 4096];
+            loop {
+                let read = answer.io(FdFlags::READ, |mut socket| socket.read(&mut buffer));
+                match read.await? {
+                    0 => return parse_answer(&text),
+                    count => text.extend(&buffer[..count]),
+                }
+            }
+        });
+        let run_as = run_as.map(str::to_owned);
+        let child = process.clone();
+        let task = context.spawn(async move {
+            let known = reading.await.unwrap_or_else(|late| Err(late.into()));
+            if known.is_err() {
+                child.kill();
+            }
+            done(known.map(|known| SystemUsers::of(run_as.as_deref(), known)));
+        });
+        task.set_name("system users");
+        Ok(Some(LookUp {
+            process,
+            _task: task,
         }))
+    }
+
+    fn of(run_as: Option<&str>, known: BTreeMap<String, Account>) -> Rc<SystemUsers> {
+        let run_as = run_as.map(str::to_owned);
+        Rc::new(SystemUsers { run_as, known })
     }
 }
 
-/// Looks system users up in a process of its own, which ends then: the libraries that are loaded for
-/// it would be there in each client's process, too.
-fn look_up(context: &Context, names: &[&str]) -> io::Result<BTreeMap<String, Account>> {
-    if names.is_empty() {
-        return Ok(BTreeMap::new());
+/// System users that are being looked up; nothing comes of it when this is dropped.
+#[derive(Debug)]
+pub(crate) struct LookUp {
+    process: LookUpProcess,
+    _task: Task<()>,
+}
+
+impl LookUp {
+    /// Ends the process that looks them up.
+    pub(crate) fn cancel(self) {
+        self.process.kill();
     }
-    let (mut ours, mut theirs) = UnixStream::pair()?;
+}
+
+#[derive(Debug, Clone)]
+struct LookUpProcess {
+    child: u32,
+    /// It hasn't been reaped.
+    is_running: Rc<Cell<bool>>,
+}
+
+impl LookUpProcess {
+    fn kill(&self) {
+        if let Some(pid) = process_id(self.child).filter(|_| self.is_running.get()) {
+            // That it has ended by itself is as good.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// The names of the system users that clients need, if this is root.
+fn needed<'a>(run_as: Option<&'a str>, config: &'a Config) -> Vec<&'a str> {
+    match run_as {
+        _ if !geteuid().is_root() => Vec::new(),
+        Some(name) => vec![name],
+        None => {
+            let users = config.security().users.names();
+            users.take(MAX_KNOWN).chain([NOBODY]).collect()
+        }
+    }
+}
+
+/// Has system users looked up by a process of its own, which ends then: the libraries that are loaded
+/// for it would be there in each client's process, too. Returns where the answer comes from, and the
+/// process.
+fn ask(context: &Context, names: &[&str]) -> io::Result<(UnixStream, u32)> {
+    let (ours, mut theirs) = UnixStream::pair()?;
     match context.fork()? {
         Fork::Child => {
+            // Whatever it waits for, it is of no use without its parent. What isn't possible here is
+            // left out.
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+            drop(ours);
             let found = names
                 .iter()
                 .filter_map(|name| Account::find(name).ok().zip(Some(name)));
             let lines: String = found
                 .map(|(account, name)| format!("{name}:{}\n", account.to_line()))
                 .collect();
-            let status = i32::from(theirs.write_all(lines.as_bytes()).is_err());
-            std::process::exit(status);
+            let written = theirs.write_all(format!("{lines}{END_OF_ANSWER}").as_bytes());
+            std::process::exit(i32::from(written.is_err()));
         }
-        Fork::Parent(child) => {
-            drop(theirs);
-            let mut text = String::new();
-            let read = ours.read_to_string(&mut text);
-            let child = i32::try_from(child).ok().and_then(Pid::from_raw);
-            waitpid(child, WaitOptions::empty())?;
-            read?;
-            let known = text.lines().filter_map(|line| {
-                let (name, account) = line.split_once(':')?;
-                Some((name.to_owned(), Account::parse(account)?))
-            });
-            Ok(known.collect())
-        }
+        Fork::Parent(child) => Ok((ours, child)),
     }
+}
+
+/// The last line of a complete answer.
+const END_OF_ANSWER: &str = ".\n";
+
+fn parse_answer(text: &[u8]) -> io::Result<BTreeMap<String, Account>> {
+    let text = std::str::from_utf8(text).ok();
+    let lines = text.and_then(|text| text.strip_suffix(END_OF_ANSWER));
+    let lines = lines.ok_or_else(|| io::Error::other("looking up system users has failed"))?;
+    let known = lines.lines().filter_map(|line| {
+        let (name, account) = line.split_once(':')?;
+        Some((name.to_owned(), Account::parse(account)?))
+    });
+    Ok(known.collect())
+}
+
+fn process_id(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 impl Account {
