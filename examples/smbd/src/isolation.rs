@@ -7,6 +7,10 @@
 //!
 //! None of this can be undone, so a process serves one system user. Another session of the same
 //! connection that needs another one is refused; a client that wants both connects twice.
+//!
+//! Clients begin with an anonymous session and go on with a user's over the same connection, for which
+//! root is needed. So an anonymous one keeps of root the right to become another user, and nothing
+//! else, for as long as a client has for logging on. Then the process is the guests' system user's.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -277,8 +281,13 @@ impl Account {
 
 /// A client's process, as the connection sees it.
 #[derive(Debug)]
-pub(crate) struct ClientProcess {
+pub(crate) struct ClientProcess(Rc<Process>);
+
+#[derive(Debug)]
+struct Process {
     context: WeakContext,
+    /// Until then a client that is only anonymous may become somebody.
+    settles_at: Instant,
     peer: String,
     config: Arc<Config>,
     users: Rc<SystemUsers>,
@@ -286,6 +295,10 @@ pub(crate) struct ClientProcess {
     failures: Cell<u32>,
     /// Whom it serves, once that is settled. Who started the server, if that wasn't root.
     settled: RefCell<Option<String>>,
+    /// New processes, and files outside the shares, are given up.
+    is_confined: Cell<bool>,
+    /// Giving up has failed half-way, so nobody is served any more.
+    has_failed: Cell<bool>,
 }
 
 /// Called once in each client's process, before anything is read from the client.
@@ -304,7 +317,9 @@ pub(crate) fn enter(
     limit(Resource::Core, 0)?;
     limit(Resource::Data, MAX_MEMORY)?;
     set_title(peer)?;
-    Ok(ClientProcess {
+    let now = context.upgrade().map(|context| context.now());
+    Ok(ClientProcess(Rc::new(Process {
+        settles_at: now.unwrap_or_else(Instant::now) + LOGON_TIMEOUT,
         context,
         peer: peer.to_owned(),
         config,
@@ -312,7 +327,21 @@ pub(crate) fn enter(
         parent,
         failures: Cell::new(0),
         settled: RefCell::new(None),
-    })
+        is_confined: Cell::new(false),
+        has_failed: Cell::new(false),
+    })))
+}
+
+/// Keeps what is in memory from core dumps, and from others of the same user who would look at it or
+/// attach themselves. To be called before anything is there that has to remain secret; it holds for
+/// later children, too.
+///
+/// # Errors
+///
+/// The system refuses.
+pub(crate) fn keep_memory_private() -> io::Result<()> {
+    limit(Resource::Core, 0)?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Lowers a limit for good.
@@ -395,7 +424,7 @@ fn system_user(name: &str) -> Result<User, String> {
     }
 }
 
-impl ClientProcess {
+impl Process {
     /// The name of the system user that somebody is served as, started as root.
     fn system_name(&self, identity: &Identity) -> String {
         match (&self.users.run_as, identity) {
@@ -405,30 +434,108 @@ impl ClientProcess {
         }
     }
 
-    /// Becomes a system user, for good.
-    fn become_user(&self, name: &str) -> Result<(), String> {
+    /// The system user to become, if there is one.
+    fn account(&self, name: &str) -> Result<Option<Account>, String> {
+        if !geteuid().is_root() {
+            return Ok(None);
+        }
         let account = match self.users.known.get(name) {
             Some(account) => account.clone(),
             None => Account::find(name)?,
         };
-        if account.uid.is_root() {
-            return match self.users.run_as {
-                Some(_) => Ok(()),
-                None => Err(format!("{name:?} is root; --run-as would have to say so")),
-            };
+        match (account.uid.is_root(), &self.users.run_as) {
+            (false, _) => Ok(Some(account)),
+            (true, Some(_)) => Ok(None),
+            (true, None) => Err(format!("{name:?} is root; --run-as would have to say so")),
         }
+    }
+
+    /// Becomes a system user, for good.
+    fn become_user(&self, name: &str, account: &Account) -> Result<(), String> {
         let fail = |e: nix::Error| format!("becoming {name:?}: {e}");
-        change_ids(&account).map_err(fail)?;
+        change_ids(account).map_err(fail)?;
         // Nothing of root may be left to go back to.
         if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
             return Err(format!("becoming {name:?}: root came back"));
         }
+        // Another user's process may be dumped again, where the system is set up for that.
+        keep_memory_private().map_err(|e| format!("core dumps: {e}"))?;
         log::debug!("{}: now system user {name:?}", self.peer);
         Ok(())
     }
 
-    /// Restricts files to those below the shares.
-    fn confine(&self) -> Result<(), landlock::RulesetError> {
+    /// Settles for somebody, for good.
+    fn settle(&self, name: String) -> Result<(), String> {
+        let account = self.account(&name)?;
+        let is_root = geteuid().is_root();
+        let done = match &account {
+            Some(account) => self.become_user(&name, account),
+            None => Ok(()),
+        };
+        // From here on there is no other way.
+        self.settled
+            .replace(Some(if is_root { name } else { String::new() }));
+        let done = done.and_then(|()| self.confine());
+        self.end_if_failed(done)
+    }
+
+    /// Keeps of root what is needed to settle for somebody later.
+    fn wait_and_see(self: &Rc<Self>) -> Result<(), String> {
+        if self.is_confined.get() {
+            return Ok(());
+        }
+        let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
+        let needed = CapabilitySets {
+            effective: needed,
+            permitted: needed,
+            inheritable: CapabilitySet::empty(),
+        };
+        let done = self.confine().and_then(|()| {
+            set_capabilities(None, needed).map_err(|e| format!("no more privileges: {e}"))
+        });
+        self.end_if_failed(done)?;
+        let context = self.context.upgrade().ok_or("the loop is gone")?;
+        let process = Rc::downgrade(self);
+        let timer = context.add_timer(self.settles_at, move |_, _| {
+            let Some(process) = process.upgrade() else {
+                return;
+            };
+            if process.settled.borrow().is_none()
+                && let Err(why) = process.settle(NOBODY.to_owned())
+            {
+                log::error!("{}: {why}", process.peer);
+                process.end();
+            }
+        });
+        timer.set_name("settling");
+        timer.detach();
+        Ok(())
+    }
+
+    /// A process that is half of somebody serves nobody.
+    fn end_if_failed(&self, done: Result<(), String>) -> Result<(), String> {
+        done.inspect_err(|_| self.end())
+    }
+
+    fn end(&self) {
+        self.has_failed.set(true);
+        if let Some(context) = self.context.upgrade() {
+            context.stop();
+        }
+    }
+
+    /// Gives up new processes, and all files but those below the shares.
+    fn confine(&self) -> Result<(), String> {
+        if !self.is_confined.get() {
+            limit(Resource::Nproc, 0).map_err(|e| format!("no more processes: {e}"))?;
+            self.restrict_files()
+                .map_err(|e| format!("Landlock: {e}"))?;
+            self.is_confined.set(true);
+        }
+        Ok(())
+    }
+
+    fn restrict_files(&self) -> Result<(), landlock::RulesetError> {
         let reading = AccessFs::ReadFile | AccessFs::ReadDir;
         let writing: BitFlags<AccessFs> = AccessFs::WriteFile
             | AccessFs::RemoveDir
@@ -472,37 +579,35 @@ fn change_ids(account: &Account) -> nix::Result<()> {
 
 impl Host for ClientProcess {
     fn admit(&self, identity: &Identity) -> Result<(), String> {
-        // Gets at no files.
-        if *identity == Identity::Anonymous {
-            return Ok(());
+        let process = &self.0;
+        if process.has_failed.get() {
+            return Err("the process ends".to_owned());
         }
-        let name = self.system_name(identity);
-        let mut settled = self.settled.borrow_mut();
-        if let Some(settled) = &*settled {
-            // Without root there is one user, whoever logs on.
-            return match settled.is_empty() || *settled == name {
+        let is_anonymous = *identity == Identity::Anonymous;
+        let name = process.system_name(identity);
+        if let Some(settled) = &*process.settled.borrow() {
+            // Without root there is one user, whoever logs on. Who is anonymous gets at no files.
+            return match settled.is_empty() || *settled == name || is_anonymous {
                 true => Ok(()),
                 false => Err(format!(
                     "this connection is system user {settled:?}'s, and not {name:?}'s"
                 )),
             };
         }
-        let is_root = geteuid().is_root();
-        if is_root {
-            self.become_user(&name)?;
+        let may_change = geteuid().is_root() && process.users.run_as.is_none();
+        if is_anonymous && may_change {
+            return process.wait_and_see();
         }
-        limit(Resource::Nproc, 0).map_err(|e| format!("no more processes: {e}"))?;
-        self.confine().map_err(|e| format!("Landlock: {e}"))?;
-        *settled = Some(if is_root { name } else { String::new() });
-        Ok(())
+        process.settle(name)
     }
 
     fn delay_failure(&self) -> Pin<Box<dyn Future<Output = ()>>> {
-        self.parent.send(&Ask::Session(SessionAsk::Refused));
-        let failures = self.failures.get();
-        self.failures.set(failures.saturating_add(1));
+        let process = &self.0;
+        process.parent.send(&Ask::Session(SessionAsk::Refused));
+        let failures = process.failures.get();
+        process.failures.set(failures.saturating_add(1));
         let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
         let delay = FAILURE_DELAY.saturating_mul(factor).min(MAX_FAILURE_DELAY);
-        Box::pin(self.context.sleep(delay))
+        Box::pin(process.context.sleep(delay))
     }
 }
