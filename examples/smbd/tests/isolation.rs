@@ -261,6 +261,7 @@ fn a_process_that_is_half_of_somebody_serves_nobody() {
     client.authenticate(&user("daemon"), 1, Status::ACCESS_DENIED);
     server.log.expect("becoming \"daemon\"");
     client.connection.inner.expect_closed();
+    assert_eq!(server.log.count("hasn't logged on"), 0, "it has ended before");
 }
 
 /// Or somebody who is the same user could read the passwords there, or have them written to a file.
