@@ -532,7 +532,7 @@ impl Daemon {
 ///
 /// What is known of all that is left as it is, and never used again. To drop it would be to write to
 /// memory that is shared with the parent until then, for each client that there is.
-fn leave_parent(context: &Context) {
+pub(crate) fn leave_parent(context: &Context) {
     for fd in context.leak_events() {
         // There is nothing to be done about one that can't be closed.
         let _ = nix::unistd::close(fd);

@@ -7,11 +7,12 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use smbd::auth::ANONYMOUS;
 use smbd::sharing::message::Stream;
 use smbd::sharing::{Action, Ask, ClientId, Misbehaviour, SessionAsk, Summary, Table};
@@ -210,6 +211,9 @@ impl Hub {
                 Ask::Session(SessionAsk::Refused) => Some(false),
                 _ => None,
             };
+            if is_good == Some(true) {
+                self.note_user(id);
+            }
             self.table.borrow_mut().handle(id, ask, context.now())?;
             if let (Some(is_good), Some(hear)) = (is_good, self.on_logon.get()) {
                 hear(context, id, is_good);
@@ -217,6 +221,18 @@ impl Hub {
         }
         stream.borrow_mut().release();
         Ok(())
+    }
+
+    /// Notes which system user a child has become, as the kernel has it, not as the child says.
+    fn note_user(&self, id: ClientId) {
+        if !geteuid().is_root() {
+            return;
+        }
+        let pid = self.children.borrow().get(&id).and_then(|c| c.pid.get());
+        let process = pid.map(|pid| format!("/proc/{}", pid.as_raw_nonzero()));
+        if let Some(Ok(metadata)) = process.map(std::fs::metadata) {
+            self.table.borrow_mut().set_user(id, metadata.uid());
+        }
     }
 
     /// Hears what a child has already said. Its client may have told another of a file that it has

@@ -42,6 +42,7 @@ use smbd::sharing::{Ask, Link, SessionAsk};
 use tevent::{Context, FdFlags, Fork, Task, WeakContext};
 
 use crate::client::LOGON_TIMEOUT;
+use crate::daemon::leave_parent;
 
 /// How long somebody waits to be told that the password was wrong. The next time it is twice as long.
 const FAILURE_DELAY: Duration = Duration::from_secs(1);
@@ -212,6 +213,7 @@ fn ask(context: &Context, names: &[&str]) -> io::Result<(UnixStream, u32)> {
             // Whatever it waits for, it is of no use without its parent. What isn't possible here is
             // left out.
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
+            leave_parent(context);
             drop(ours);
             let found = names
                 .iter()

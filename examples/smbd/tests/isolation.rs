@@ -231,6 +231,39 @@ fn of_root_an_anonymous_client_has_little_and_that_not_for_long() {
     stays.authenticate(&Credentials::new("eve", ""), 1, Status::SUCCESS);
 }
 
+/// A process that its client has taken over could otherwise have others delete their files.
+#[test]
+fn a_file_is_deleted_by_the_system_user_alone_who_wants_that() {
+    if !is_root() {
+        eprintln!("skipped: this takes root");
+        return;
+    }
+    let dir = TempDir::new();
+    let shared = dir.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, PermissionsExt::from_mode(0o777)).unwrap();
+    let server = system_server(&dir, &shared);
+    let (daemon, nobody) = (user("daemon"), Credentials::new("eve", ""));
+    for (other, is_deleted) in [(&daemon, true), (&nobody, false)] {
+        std::fs::write(shared.join("file"), b"x").unwrap();
+        chown(shared.join("file"), Some(ids("daemon").0), None).unwrap();
+        let mut clients = [&daemon, other].map(|credentials| {
+            let mut client = client(&server);
+            client.negotiate(&Offer::of(Dialect::Smb210));
+            client.authenticate(credentials, 1, Status::SUCCESS);
+            client.connect_tree("data", Status::SUCCESS);
+            client
+        });
+        let kept = clients[1].open("file");
+        let deleted = create("file", ALL_ACCESS, OPEN, DELETE_ON_CLOSE);
+        let deleted = clients[0].expect(request(CREATE, deleted), Status::SUCCESS);
+        clients[0].close(deleted.file_id());
+        clients[1].close(kept);
+        // By whichever process, it has been done before the answer.
+        assert_eq!(!shared.join("file").exists(), is_deleted);
+    }
+}
+
 /// In a user namespace that has all groups, but no user but root.
 #[test]
 fn a_process_that_is_half_of_somebody_serves_nobody() {
@@ -261,7 +294,11 @@ fn a_process_that_is_half_of_somebody_serves_nobody() {
     client.authenticate(&user("daemon"), 1, Status::ACCESS_DENIED);
     server.log.expect("becoming \"daemon\"");
     client.connection.inner.expect_closed();
-    assert_eq!(server.log.count("hasn't logged on"), 0, "it has ended before");
+    assert_eq!(
+        server.log.count("hasn't logged on"),
+        0,
+        "it has ended before"
+    );
 }
 
 /// Or somebody who is the same user could read the passwords there, or have them written to a file.

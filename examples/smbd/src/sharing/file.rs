@@ -114,6 +114,8 @@ pub(super) struct File {
     waiting: VecDeque<Waiting>,
     views: BTreeMap<ClientId, View>,
     pub(super) delete_pending: bool,
+    /// The system user whose process has said so; another one's is not to do it for them.
+    deleted_by: Option<u32>,
 }
 
 impl File {
@@ -125,6 +127,7 @@ impl File {
             waiting: VecDeque::new(),
             views: BTreeMap::new(),
             delete_pending: false,
+            deleted_by: None,
         }
     }
 
@@ -314,6 +317,7 @@ impl File {
                     return Verdict::Soon;
                 }
                 self.delete_pending = delete;
+                self.deleted_by = effects.user(client);
                 for other in &mut self.opens {
                     other.delete_on_close &= delete || other.owner != owner;
                 }
@@ -338,9 +342,11 @@ impl File {
                         return Verdict::Soon;
                     }
                     self.delete_pending = true;
+                    self.deleted_by = effects.user(client);
                     self.restrict_all(DELETED, effects);
                 }
-                let remove = self.delete_pending && self.opens.len() == 1;
+                let is_theirs = self.deleted_by == effects.user(client);
+                let remove = self.delete_pending && self.opens.len() == 1 && is_theirs;
                 if remove {
                     self.settle_open(owner, effects);
                     for open in &mut self.opens {
@@ -507,6 +513,7 @@ impl File {
             // name; but others may still do it.
             if open.delete_on_close && !self.opens.is_empty() && !self.delete_pending {
                 self.delete_pending = true;
+                self.deleted_by = effects.user(owner.client);
                 self.restrict_all(DELETED, effects);
             }
         }
