@@ -13,6 +13,7 @@ const BASIC: u8 = 4;
 const RENAME: u8 = 10;
 const LINK: u8 = 11;
 const DISPOSITION: u8 = 13;
+const END_OF_FILE: u8 = 20;
 
 const READONLY: u32 = 0x1;
 const HIDDEN: u32 = 0x2;
@@ -277,6 +278,24 @@ fn attributes_are_kept() {
     assert_eq!(attributes(&mut client, file), ARCHIVE | HIDDEN);
     client.set(file, BASIC, &basic([0; 4], NORMAL), Status::SUCCESS);
     assert_eq!(attributes(&mut client, file), NORMAL);
+}
+
+#[test]
+fn writing_keeps_the_attributes_that_another_open_has_set() {
+    let (_dir, mut client) = setup();
+    let file = client.open_if("new", 0);
+    client.set(file, BASIC, &basic([0; 4], NORMAL), Status::SUCCESS);
+    client.close(file);
+    let (one, other) = (client.open_if("new", 0), client.open_if("new", 0));
+    client.set(
+        other,
+        BASIC,
+        &basic([THEN, 0, 0, 0], HIDDEN | SYSTEM),
+        Status::SUCCESS,
+    );
+    client.set(one, END_OF_FILE, &50u64.to_le_bytes(), Status::SUCCESS);
+    assert_eq!(attributes(&mut client, other), HIDDEN | SYSTEM | ARCHIVE);
+    assert_eq!(times(&mut client, other)[0], THEN);
 }
 
 #[test]
@@ -665,4 +684,40 @@ fn mode_bits_follow_the_access_control_list() {
         let set = set_security(file, 4, &whole[..cut]);
         client.expect(request(SET_INFO, set), Status::INVALID_PARAMETER);
     }
+}
+
+#[test]
+fn nothing_is_left_of_a_file_that_could_not_be_made_as_asked() {
+    let (dir, mut client) = setup();
+    let mut refused = |context: &[u8], options, status| {
+        let create = create_with_contexts("new", ALL_ACCESS, CREATE_NEW, options, context);
+        client.expect(request(CREATE, create), status);
+        assert!(names(&dir).is_empty(), "{status}");
+    };
+    // No security descriptor, one that is cut short, and more room than there is.
+    let wrong = context_with(b"SecD", &[2; 20]);
+    refused(&wrong, 0, Status::INVALID_PARAMETER);
+    refused(&wrong, DIRECTORY_FILE, Status::INVALID_PARAMETER);
+    let mut cut = descriptor(&[]);
+    cut.truncate(20);
+    let cut = context_with(b"SecD", &cut);
+    refused(&cut, 0, Status::INVALID_PARAMETER);
+    let room = context_with(b"AlSi", &(1u64 << 62).to_le_bytes());
+    refused(&room, 0, Status::DISK_FULL);
+}
+
+#[test]
+fn what_is_made_for_somebody_of_another_system_belongs_to_who_makes_it() {
+    const OFFSET_OF_OWNER: u32 = 20;
+    let (dir, mut client) = setup();
+    let mut descriptor = vec![1, 0, 0, 0x80];
+    descriptor.extend(OFFSET_OF_OWNER.to_le_bytes());
+    descriptor.extend(OFFSET_OF_OWNER.to_le_bytes()); // the group
+    descriptor.extend([0; 8]);
+    descriptor.extend(sid(5, &[21, 1, 2, 3, 1000]));
+    let context = context_with(b"SecD", &descriptor);
+    let create = create_with_contexts("new", ALL_ACCESS, CREATE_NEW, 0, &context);
+    client.expect(request(CREATE, create), Status::SUCCESS);
+    let metadata = std::fs::metadata(dir.path().join("new")).unwrap();
+    assert_eq!(metadata.uid(), rustix::process::geteuid().as_raw());
 }

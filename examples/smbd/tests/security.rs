@@ -499,6 +499,45 @@ fn a_share_can_demand_encryption() {
 }
 
 #[test]
+fn a_tree_connect_that_has_ended_demands_nothing() {
+    let setup = Setup::new();
+    let mut client = setup.logged_on(&Offer::of(Dialect::Smb311), &alice());
+    client.connect_tree("secret", Status::SUCCESS);
+    client.connection.mode = Mode::Encrypt;
+    client.expect(request(TREE_DISCONNECT, empty()), Status::SUCCESS);
+    client.connection.mode = Mode::Sign;
+    let create = create("file", READ_ACCESS, 1, 0);
+    client.expect(request(CREATE, create), Status::NETWORK_NAME_DELETED);
+}
+
+#[test]
+fn what_has_to_be_encrypted_is_not_copied_out_of_its_share() {
+    const SRV_COPYCHUNK_WRITE: u32 = 0x0014_80F2;
+    let setup = Setup::new();
+    let mut client = setup.logged_on(&Offer::of(Dialect::Smb302), &alice());
+    client.connect_tree("secret", Status::SUCCESS);
+    client.connection.mode = Mode::Encrypt;
+    let source = client.open("file");
+    client.connect_tree("data", Status::SUCCESS);
+    let target = client.open_if("copy", 0);
+    let mut input = source.to_vec();
+    input.extend([0; 8]);
+    input.extend(1u32.to_le_bytes());
+    input.extend([0; 4 + 8 + 8]);
+    input.extend(1000u32.to_le_bytes());
+    input.extend([0; 4]);
+    let path = setup._dir.path().join("copy");
+    for mode in [Mode::Plain, Mode::Sign] {
+        client.connection.mode = mode;
+        client.ioctl(target, SRV_COPYCHUNK_WRITE, &input, Status::ACCESS_DENIED);
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+    }
+    client.connection.mode = Mode::Encrypt;
+    client.ioctl(target, SRV_COPYCHUNK_WRITE, &input, Status::SUCCESS);
+    assert_eq!(std::fs::read(&path).unwrap(), noise(100_000)[..1000]);
+}
+
+#[test]
 fn passwords_count() {
     let setup = Setup::new();
     let offer = Offer::of(Dialect::Smb311);

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::mem::MaybeUninit;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use common::client::*;
 use common::hub::Hub;
 use common::{TempDir, config, noise};
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use smbd::config::Config;
 use smbd::sharing::BREAK_TIMEOUT;
 use smbd::wire::status::Status;
@@ -138,12 +140,20 @@ fn oplock_break(file: [u8; 16], level: u8) -> Request {
 }
 
 fn lock_range(file: [u8; 16], offset: u64, length: u64, flags: u32) -> Request {
-    let mut body = vec![48, 0, 1, 0, 0, 0, 0, 0];
-    body.extend(file);
-    body.extend(offset.to_le_bytes());
-    body.extend(length.to_le_bytes());
-    body.extend(flags.to_le_bytes());
+    lock_ranges(file, &[(offset, length, flags)])
+}
+
+fn lock_ranges(file: [u8; 16], ranges: &[(u64, u64, u32)]) -> Request {
+    let mut body = vec![48, 0];
+    body.extend((ranges.len() as u16).to_le_bytes());
     body.extend([0; 4]);
+    body.extend(file);
+    for (offset, length, flags) in ranges {
+        body.extend(offset.to_le_bytes());
+        body.extend(length.to_le_bytes());
+        body.extend(flags.to_le_bytes());
+        body.extend([0; 4]);
+    }
     request(LOCK, body)
 }
 
@@ -324,6 +334,62 @@ fn locks_keep_others_from_reading_and_writing() {
 }
 
 #[test]
+fn a_copy_that_fails_half_way_ends_what_others_have_cached() {
+    const SRV_COPYCHUNK_WRITE: u32 = 0x0014_80F2;
+    let setup = Setup::new();
+    setup.dir.write("target", b"old");
+    let (mut one, mut other) = (setup.client(), setup.client());
+    let cached = open("target", READ_DATA, SHARE_ALL, LEVEL_II, OPEN);
+    let cached = other.expect(cached, Status::SUCCESS);
+    assert_eq!(oplock_of(&cached), LEVEL_II);
+    let source = one.open("file");
+    let target = one.open_if("target", 0);
+    let mut input = source.to_vec();
+    input.extend([0; 8]);
+    input.extend(2u32.to_le_bytes());
+    input.extend([0; 4]);
+    // The second one is beyond the end.
+    for from in [0u64, 1000] {
+        input.extend(from.to_le_bytes());
+        input.extend(0u64.to_le_bytes());
+        input.extend(100u32.to_le_bytes());
+        input.extend([0; 4]);
+    }
+    one.ioctl(
+        target,
+        SRV_COPYCHUNK_WRITE,
+        &input,
+        Status::INVALID_VIEW_SIZE,
+    );
+    let path = setup.dir.path().join("target");
+    assert_eq!(std::fs::read(path).unwrap(), noise(1000)[..100]);
+    assert_eq!(other.expect_break(), (0, cached.file_id()));
+}
+
+#[test]
+fn all_ranges_of_a_request_are_unlocked_by_one_message() {
+    let setup = Setup::new();
+    let (mut one, mut other) = (setup.client(), setup.client());
+    let file = open("file", READ_DATA | WRITE_DATA, SHARE_ALL, 0, OPEN);
+    let a = one.expect(file.clone(), Status::SUCCESS).file_id();
+    let b = other.expect(file, Status::SUCCESS).file_id();
+    let ranges = |flags| -> Vec<(u64, u64, u32)> { (0..100).map(|i| (i, 1, flags)).collect() };
+    let locked = lock_ranges(a, &ranges(EXCLUSIVE_LOCK | AT_ONCE));
+    one.expect(locked, Status::SUCCESS);
+    let before = setup.hub.messages.get();
+    one.expect(lock_ranges(a, &ranges(UNLOCK)), Status::SUCCESS);
+    assert_eq!(setup.hub.messages.get() - before, 1);
+    let all = lock_range(b, 0, 100, EXCLUSIVE_LOCK | AT_ONCE);
+    other.expect(all, Status::SUCCESS);
+    other.expect(lock_range(b, 0, 100, UNLOCK), Status::SUCCESS);
+    // What comes before one that is not locked is unlocked.
+    one.expect(lock_range(a, 0, 1, EXCLUSIVE_LOCK), Status::SUCCESS);
+    let wrong = [(0, 1, UNLOCK), (1, 1, UNLOCK)];
+    one.expect(lock_ranges(a, &wrong), Status::RANGE_NOT_LOCKED);
+    other.expect(lock_range(b, 0, 1, EXCLUSIVE_LOCK), Status::SUCCESS);
+}
+
+#[test]
 fn a_lock_that_waits_is_granted_in_turn_or_cancelled() {
     let setup = Setup::new();
     let mut clients: Vec<Client> = (0..4).map(|_| setup.client()).collect();
@@ -481,6 +547,73 @@ fn too_many_changes_are_told_as_that() {
     }
     watcher.connection.connection.read_changes();
     watcher.expect_final(Status::NOTIFY_ENUM_DIR);
+}
+
+/// A CHANGE_NOTIFY for names in a whole tree.
+fn watch_tree(directory: [u8; 16]) -> Request {
+    const WATCH_TREE: u8 = 1;
+    const NAMES: u32 = 3;
+    let mut body = change_notify(directory);
+    body[2] = WATCH_TREE;
+    body[24..28].copy_from_slice(&NAMES.to_le_bytes());
+    request(CHANGE_NOTIFY, body)
+}
+
+/// The names in the answer to a CHANGE_NOTIFY.
+fn changed_names(response: &Response) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut at = 8;
+    loop {
+        let length = response.u32(at + 8) as usize;
+        let name = response.body[at + 12..at + 12 + length].chunks(2);
+        let units: Vec<u16> = name
+            .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
+            .collect();
+        names.push(String::from_utf16(&units).unwrap());
+        match response.u32(at) {
+            0 => return names,
+            next => at += next as usize,
+        }
+    }
+}
+
+#[test]
+fn a_new_directory_of_a_watched_tree_is_watched_without_a_look_at_the_others() {
+    const COUNT: usize = 50;
+    let setup = Setup::new();
+    let path = setup.dir.path().join("dir");
+    let mut watcher = setup.client();
+    let directory = watcher.expect(open("dir", READ_DATA, SHARE_ALL, 0, OPEN), Status::SUCCESS);
+    let directory = directory.file_id();
+    watcher.start_waiting(watch_tree(directory));
+    // Counts how often directories are opened from here on.
+    let opened = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&opened, &path, WatchFlags::OPEN).unwrap();
+    for number in 0..COUNT {
+        std::fs::create_dir(path.join(number.to_string())).unwrap();
+    }
+    watcher.connection.connection.read_changes();
+    let told = watcher.expect_final(Status::SUCCESS);
+    assert_eq!(changed_names(&told).len(), COUNT);
+    let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
+    let mut events = Reader::new(&opened, &mut buffer);
+    let count = std::iter::from_fn(|| events.next().ok().map(drop)).count();
+    assert!(
+        (COUNT..=2 * COUNT).contains(&count),
+        "{count} directories were opened for {COUNT} new ones"
+    );
+    // It is watched under the name that it gets, with what is in it.
+    setup.dir.write("dir/7/below/one", b"");
+    std::fs::rename(path.join("7"), path.join("seven")).unwrap();
+    watcher.connection.connection.read_changes();
+    let told = watcher.start(watch_tree(directory)).remove(0);
+    let names = changed_names(&told);
+    assert_eq!(names[..1], ["7\\below"]);
+    assert_eq!(names[names.len() - 2..], ["7", "seven"]);
+    setup.dir.write("dir/seven/below/two", b"");
+    watcher.connection.connection.read_changes();
+    let told = watcher.start(watch_tree(directory)).remove(0);
+    assert_eq!(changed_names(&told), ["seven\\below\\two"]);
 }
 
 fn responses_of(frames: &[Vec<u8>]) -> Vec<Status> {

@@ -292,8 +292,7 @@ impl World {
                     id,
                     Ask::Unlock {
                         open,
-                        offset,
-                        length,
+                        ranges: vec![(offset, length)],
                     },
                 );
             }
@@ -491,8 +490,7 @@ fn lies() -> impl Strategy<Value = Ask> {
             },
             4 => Ask::Unlock {
                 open,
-                offset,
-                length,
+                ranges: vec![(offset, length); level],
             },
             5 => Ask::Check {
                 ticket,

@@ -247,6 +247,23 @@ fn ranges_are_cleared_and_trimmed() {
     client.ioctl(file, FILE_LEVEL_TRIM, &input, Status::INVALID_PARAMETER);
 }
 
+#[test]
+fn no_more_than_256_ranges_are_trimmed() {
+    let (dir, mut client) = setup();
+    let file = client.open_if("new", 0);
+    let mut data = noise(1000);
+    client.expect(request(WRITE, write(file, &data)), Status::SUCCESS);
+    let mut input = [&[0; 4][..], &300u32.to_le_bytes()].concat();
+    for at in 0..300u64 {
+        input.extend(at.to_le_bytes());
+        input.extend(1u64.to_le_bytes());
+    }
+    let done = client.ioctl(file, FILE_LEVEL_TRIM, &input, Status::SUCCESS);
+    assert_eq!(done, 256u32.to_le_bytes(), "it says how many");
+    data[..256].fill(0);
+    assert!(contents(&dir, "new") == data);
+}
+
 fn copy(key: &[u8], chunks: &[(u64, u64, u32)]) -> Vec<u8> {
     let mut input = key[..24].to_vec();
     input.extend((chunks.len() as u32).to_le_bytes());

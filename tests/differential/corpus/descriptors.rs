@@ -9,6 +9,7 @@ pub const TESTS: &[Test] = tests![
     write_alone_on_a_dead_descriptor,
     write_after_having_read_the_end,
     write_asked_for_again_on_a_dead_descriptor,
+    write_asked_for_again_on_a_dead_descriptor_in_a_loop,
     write_on_a_descriptor_whose_reader_was_told_of_the_end,
     siblings_that_want_the_same,
     files_are_ready_under_every_backend_that_takes_them,
@@ -77,6 +78,24 @@ fn write_asked_for_again_on_a_dead_descriptor(kind: BackendKind) {
         Turn,
         timer(When::Zero, 0),
         Turn,
+    ];
+    compare(kind, &actions, &[&script]);
+}
+
+fn write_asked_for_again_on_a_dead_descriptor_in_a_loop(kind: BackendKind) {
+    let script = [Toggle {
+        event: 0,
+        flag: 2,
+        on: true,
+    }];
+    let actions = [
+        SocketPair,
+        Pipe,
+        Pipe,
+        add(5, 0, NOTHING),
+        CloseBehind(4),
+        add(0, WRITE, 0),
+        Until(4),
     ];
     compare(kind, &actions, &[&script]);
 }

@@ -47,6 +47,18 @@ impl World {
         self.check(!waits, || format!("{kind} {slot} goes before a signal"));
     }
 
+    /// Notes whose flags the library has changed by itself in a loop that goes on.
+    pub(super) fn note_dead(&self) {
+        let mut state = self.state.borrow_mut();
+        let events = state.fds.iter().enumerate();
+        let dead: Vec<usize> = events
+            .filter(|(_, event)| event.is_alive && !event.is_detached)
+            .filter(|&(slot, event)| self.library().fd_flags(slot) != event.flags)
+            .map(|(_, event)| event.descriptor)
+            .collect();
+        state.known_dead.extend(dead);
+    }
+
     /// Says which flags the library has changed by itself.
     pub(super) fn look_at_flags(&self) {
         let events: Vec<(usize, u8)> = {

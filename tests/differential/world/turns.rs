@@ -30,6 +30,7 @@ impl World {
                         return true;
                     }
                     world.say(format!("enough? {left}"));
+                    world.note_dead();
                     world.give_up_dead();
                     left = left.saturating_sub(1);
                     left == 0

@@ -2,9 +2,13 @@
 //! ([MS-SMB2] 3.3.5.15.5, 3.3.5.15.6, [MS-FSCC] 2.3).
 
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
 
 use super::io::{check_locks, is_range};
 use super::open::{DiskOpen, Object, Open};
+use super::request::Request;
 use super::session::Session;
 use crate::share::data;
 use crate::share::metadata::Kind;
@@ -18,6 +22,12 @@ use crate::wire::{Malformed, Put, Reader};
 const MAX_CHUNKS: u32 = 256;
 const MAX_CHUNK_LEN: u32 = 1024 * 1024;
 const MAX_COPY_LEN: u64 = 16 * 1024 * 1024;
+
+/// How much DUPLICATE_EXTENTS_TO_FILE copies before others have their turn: what can't share its
+/// blocks is copied indeed.
+const TURN: u64 = 16 * 1024 * 1024;
+/// The most ranges that FILE_LEVEL_TRIM gives back. It tells how many they were.
+const MAX_TRIMMED: u32 = 256;
 
 /// Output of an IOCTL, with the status if it is not success.
 pub(super) type Output = Result<(Status, Vec<u8>), Status>;
@@ -47,6 +57,7 @@ fn copied(chunks: u32, partial: u32, total: u32) -> Vec<u8> {
 
 /// SRV_COPYCHUNK and SRV_COPYCHUNK_WRITE: `readable` says that the target has to be.
 pub(super) async fn copy_chunks(
+    request: &Request<'_>,
     session: &Session,
     target: &RefCell<DiskOpen>,
     input: &[u8],
@@ -56,25 +67,23 @@ pub(super) async fn copy_chunks(
     if max_output < 12 {
         return Err(Status::INVALID_PARAMETER);
     }
-    let request = CopyChunks::parse(input)?;
+    let chunks = CopyChunks::parse(input)?;
     let limits = Ok((
         Status::INVALID_PARAMETER,
         copied(MAX_CHUNKS, MAX_CHUNK_LEN, MAX_COPY_LEN as u32),
     ));
-    if request.count > MAX_CHUNKS {
+    if chunks.count > MAX_CHUNKS {
         return limits;
     }
-    let chunks = request.chunks()?;
+    let source = chunks.source;
+    let chunks = chunks.chunks()?;
     let total: u64 = chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
     let is_wrong = |length: u32| length == 0 || length > MAX_CHUNK_LEN;
     if total > MAX_COPY_LEN || chunks.iter().any(|chunk| is_wrong(chunk.length)) {
         return limits;
     }
-    let mut r = Reader::new(&request.source);
-    let source = FileId::parse(&mut r)?;
-    let source = session
-        .open_of_any_tree(source)
-        .ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
+    let source = FileId::parse(&mut Reader::new(&source))?;
+    let source = source_of(request, session, source, Status::OBJECT_NAME_NOT_FOUND)?;
     let (from, to) = descriptors(&source, target, |from, to| {
         to.check_access(access::FILE_WRITE_DATA)?;
         from.check_access(access::FILE_READ_DATA | access::FILE_EXECUTE)?;
@@ -105,8 +114,13 @@ pub(super) async fn copy_chunks(
             )
             .await
             {
-                Ok(()) => data::copy(&from, chunk.source_offset, &to, chunk.target_offset, length)
-                    .map_err(Status::from_errno),
+                Ok(()) => {
+                    let copied =
+                        data::copy(&from, chunk.source_offset, &to, chunk.target_offset, length);
+                    // Also if that has failed: a part may have been copied.
+                    target.borrow_mut().note_written();
+                    copied.map_err(Status::from_errno)
+                }
                 Err(status) => Err(status),
             }
         };
@@ -116,52 +130,90 @@ pub(super) async fn copy_chunks(
             Err(status) => return Ok((status, copied(done as u32, 0, written))),
         }
     }
-    target.borrow_mut().note_written();
     Ok((Status::SUCCESS, copied(chunks.len() as u32, 0, written)))
 }
 
 /// FSCTL_DUPLICATE_EXTENTS_TO_FILE: as copying, which shares the blocks where the file system can.
 pub(super) async fn duplicate_extents(
+    request: &Request<'_>,
     session: &Session,
     target: &RefCell<DiskOpen>,
     input: &[u8],
 ) -> Output {
-    let request = DuplicateExtents::parse(input).map_err(|Malformed| Status::BUFFER_TOO_SMALL)?;
+    let extents = DuplicateExtents::parse(input).map_err(|Malformed| Status::BUFFER_TOO_SMALL)?;
     if !target.borrow().share.shares_blocks() {
         return Err(Status::INVALID_DEVICE_REQUEST);
     }
-    let source = session
-        .open_of_any_tree(request.source)
-        .ok_or(Status::INVALID_HANDLE)?;
+    let source = source_of(request, session, extents.source, Status::INVALID_HANDLE)?;
     let (from, to) = descriptors(&source, target, |from, to| {
         to.check_access(access::FILE_WRITE_DATA)?;
         from.check_access(access::FILE_READ_DATA)
     })?;
-    let length = request.byte_count;
+    let length = extents.byte_count;
     let from_size = data::size(&from).map_err(Status::from_errno)?;
     let to_size = data::size(&to).map_err(Status::from_errno)?;
     let ends = |offset: u64, size| offset.checked_add(length).is_some_and(|end| end <= size);
-    if !ends(request.source_offset, from_size) || !ends(request.target_offset, to_size) {
+    if !ends(extents.source_offset, from_size) || !ends(extents.target_offset, to_size) {
         return Err(Status::NOT_SUPPORTED);
     }
     check_both(
         &source,
-        request.source_offset,
+        extents.source_offset,
         target,
-        request.target_offset,
+        extents.target_offset,
         length,
     )
     .await?;
-    data::copy(
-        &from,
-        request.source_offset,
-        &to,
-        request.target_offset,
-        length,
-    )
-    .map_err(Status::from_errno)?;
-    target.borrow_mut().note_written();
+    // From the end that keeps what has yet to be copied if the ranges overlap.
+    let is_backwards = extents.target_offset > extents.source_offset;
+    let mut done = 0;
+    while done < length {
+        let count = (length - done).min(TURN);
+        let at = match is_backwards {
+            true => length - done - count,
+            false => done,
+        };
+        let (source_at, target_at) = (extents.source_offset + at, extents.target_offset + at);
+        if done > 0 {
+            take_turns().await;
+            // Others may have locked it meanwhile.
+            check_both(&source, source_at, target, target_at, count).await?;
+        }
+        let copied = data::copy(&from, source_at, &to, target_at, count);
+        target.borrow_mut().note_written();
+        copied.map_err(Status::from_errno)?;
+        done += count;
+    }
     Ok((Status::SUCCESS, Vec::new()))
+}
+
+/// Lets others have their turn, so that what takes long holds nobody up and can be ended.
+async fn take_turns() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}
+
+/// The open to copy from. What has to be encrypted doesn't leave its tree connect otherwise by being
+/// copied to another one.
+fn source_of(
+    request: &Request<'_>,
+    session: &Session,
+    id: FileId,
+    missing: Status,
+) -> Result<Rc<Open>, Status> {
+    let source = session.open_of_any_tree(id).ok_or(missing)?;
+    let is_encrypted = request.exchange.seal().is_some();
+    if !is_encrypted && session.demands_encryption(source.tree_id) {
+        return Err(Status::ACCESS_DENIED);
+    }
+    Ok(source)
 }
 
 /// Makes sure that no byte-range lock is in the way.
@@ -223,15 +275,31 @@ pub(super) async fn set_zero_data(disk: &RefCell<DiskOpen>, input: &[u8]) -> Out
     if disk.borrow().is_directory() || !is_range(from, 0) || !is_range(to, 0) || from > to {
         return Err(Status::INVALID_PARAMETER);
     }
-    check_locks(disk, from, to - from, true).await?;
-    let disk = &mut *disk.borrow_mut();
-    disk.refresh()?;
-    let to = to.min(disk.node.metadata.end_of_file());
-    let punch = disk.node.metadata.is_sparse();
-    disk.changing_data(|disk| {
-        data::zero(&disk.node.fd, from, to, punch).map_err(Status::from_errno)
-    })?;
+    disk.borrow_mut().refresh()?;
+    let punch = disk.borrow().node.metadata.is_sparse();
+    zero(disk, from, to, punch).await?;
     Ok((Status::SUCCESS, Vec::new()))
+}
+
+/// Makes a range zeros, as far as there is a file.
+async fn zero(disk: &RefCell<DiskOpen>, from: u64, to: u64, punch: bool) -> Result<(), Status> {
+    let mut at = from;
+    loop {
+        // Others may have locked it, or cut the file, while they had their turn.
+        check_locks(disk, at, to.saturating_sub(at), true).await?;
+        {
+            let disk = &mut *disk.borrow_mut();
+            let size = data::size(&disk.node.fd).map_err(Status::from_errno)?;
+            let to = to.min(size);
+            at = disk.changing_data(|disk| {
+                data::zero(&disk.node.fd, at, to, punch).map_err(Status::from_errno)
+            })?;
+            if at >= to {
+                return Ok(());
+            }
+        }
+        take_turns().await;
+    }
 }
 
 /// FSCTL_QUERY_ALLOCATED_RANGES
@@ -284,14 +352,11 @@ pub(super) async fn trim(disk: &RefCell<DiskOpen>, input: &[u8], max_output: usi
     if r.rest().len() / 16 < count as usize {
         return Err(Status::INVALID_PARAMETER);
     }
+    let count = count.min(MAX_TRIMMED);
     for _ in 0..count {
         let (offset, length) = (r.u64()?, r.u64()?);
         let size = data::size(&disk.borrow().node.fd).map_err(Status::from_errno)?;
-        let end = offset.saturating_add(length).min(size);
-        check_locks(disk, offset, end.saturating_sub(offset), true).await?;
-        disk.borrow_mut().changing_data(|disk| {
-            data::zero(&disk.node.fd, offset, end, true).map_err(Status::from_errno)
-        })?;
+        zero(disk, offset, offset.saturating_add(length).min(size), true).await?;
     }
     let mut output = Vec::new();
     if max_output >= 4 {

@@ -173,10 +173,16 @@ impl Connection {
             has_written: false,
         };
         if disk.node.metadata.kind == Kind::File && action != Action::Opened {
-            if let Some(size) = wish.allocation_size {
-                data::reserve(&disk.node.fd, size).map_err(Status::from_errno)?;
+            let reserved = match wish.allocation_size {
+                Some(size) => data::reserve(&disk.node.fd, size).map_err(Status::from_errno),
+                None => Ok(()),
+            };
+            if let Err(status) = reserved.and_then(|()| disk.refresh()) {
+                if action == Action::Created {
+                    unmake(share, &disk.node);
+                }
+                return Err(status);
             }
-            disk.refresh()?;
         }
         disk.delay_write_time();
         let attributes = disk.node.metadata.attributes(disk.node.name());
@@ -376,12 +382,9 @@ fn make_new(wish: &Wish<'_>, share: &Share, path: Vec<u8>) -> Result<Existing, S
         share.create_file(path, mode.unwrap_or(DataMode::Read))
     }
     .map_err(Status::from_errno)?;
-    let archive = if is_directory { 0 } else { attribute::ARCHIVE };
-    let birth = node.metadata.lacks_creation_time().then(time::now);
-    node.set_attributes(Some(create.file_attributes | archive), birth)?;
-    if let Some(descriptor) = wish.descriptor {
-        let parts = security::OWNER | security::GROUP | security::DACL;
-        security::apply(&mut node, descriptor, parts)?;
+    if let Err(status) = furnish(&mut node, wish) {
+        unmake(share, &node);
+        return Err(status);
     }
     Ok(Existing {
         node,
@@ -389,6 +392,34 @@ fn make_new(wish: &Wish<'_>, share: &Share, path: Vec<u8>) -> Result<Existing, S
         granted,
         maximal,
     })
+}
+
+/// Gives what has just been made its attributes and its security descriptor.
+fn furnish(node: &mut Node, wish: &Wish<'_>) -> Result<(), Status> {
+    let archive = match node.metadata.kind {
+        Kind::Directory => 0,
+        _ => attribute::ARCHIVE,
+    };
+    let birth = node.metadata.lacks_creation_time().then(time::now);
+    node.set_attributes(Some(wish.create.file_attributes | archive), birth)?;
+    let Some(descriptor) = wish.descriptor else {
+        return Ok(());
+    };
+    for part in [security::OWNER, security::GROUP] {
+        match security::apply(node, descriptor, part) {
+            // One of another system: then it belongs to who makes it.
+            Err(Status::INVALID_OWNER) => {}
+            applied => applied?,
+        }
+    }
+    security::apply(node, descriptor, security::DACL)
+}
+
+/// Removes what has just been made, as the request fails.
+fn unmake(share: &Share, node: &Node) {
+    if let Err(status) = share.remove(&node.path, node.metadata.key()) {
+        log::debug!("{}: what was made stays: {status}", share.name());
+    }
 }
 
 fn data_mode(reading: bool, writing: bool) -> Option<DataMode> {

@@ -95,28 +95,30 @@ impl Connection {
                 output.put_u32(first as u32);
                 Ok((Status::SUCCESS, output))
             }
-            (Object::Disk(disk), code) => disk_ioctl(&session, disk, id, code, ioctl).await,
+            (Object::Disk(disk), _) => disk_ioctl(request, &session, disk, id, ioctl).await,
             _ => Err(Status::INVALID_DEVICE_REQUEST),
         }
     }
 }
 
 async fn disk_ioctl(
+    request: &Request<'_>,
     session: &Session,
     disk: &RefCell<DiskOpen>,
     id: FileId,
-    code: u32,
     ioctl: &Ioctl<'_>,
 ) -> Output {
-    let input = ioctl.input;
+    let (code, input) = (ioctl.code, ioctl.input);
     let max_output = ioctl.max_output as usize;
     let is_read = code == fsctl::SRV_COPYCHUNK;
     match code {
         fsctl::SRV_REQUEST_RESUME_KEY => copy::resume_key(id, max_output),
         fsctl::SRV_COPYCHUNK | fsctl::SRV_COPYCHUNK_WRITE => {
-            copy::copy_chunks(session, disk, input, max_output, is_read).await
+            copy::copy_chunks(request, session, disk, input, max_output, is_read).await
         }
-        fsctl::DUPLICATE_EXTENTS_TO_FILE => copy::duplicate_extents(session, disk, input).await,
+        fsctl::DUPLICATE_EXTENTS_TO_FILE => {
+            copy::duplicate_extents(request, session, disk, input).await
+        }
         fsctl::SET_SPARSE => copy::set_sparse(&mut disk.borrow_mut(), input),
         fsctl::SET_ZERO_DATA => copy::set_zero_data(disk, input).await,
         fsctl::QUERY_ALLOCATED_RANGES => {

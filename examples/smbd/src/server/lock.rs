@@ -31,15 +31,12 @@ impl Connection {
             let held = disk.held.as_ref().ok_or(Status::FILE_CLOSED)?;
             // The first element says what the request is.
             if elements[0].flags & LOCKFLAG_UNLOCK != 0 {
-                for element in &elements {
-                    if element.flags != LOCKFLAG_UNLOCK {
-                        return Err(Status::INVALID_PARAMETER.into());
-                    }
-                    check_range(element)?;
-                    if !held.unlock(element.offset, element.length) {
-                        return Err(Status::RANGE_NOT_LOCKED.into());
-                    }
+                // What comes before one that is wrong is unlocked.
+                let (ranges, result) = unlocked_ranges(&elements);
+                if held.unlock(&ranges) < ranges.len() {
+                    return Err(Status::RANGE_NOT_LOCKED.into());
                 }
+                result?;
                 session::put_empty(reply.out);
                 return Ok(Status::SUCCESS);
             }
@@ -79,6 +76,22 @@ impl Connection {
             Err(refusal) => Err(Status::from(refusal).into()),
         }
     }
+}
+
+/// What the elements of a request are to unlock, up to one that can't be.
+fn unlocked_ranges(elements: &[LockElement]) -> (Vec<(u64, u64)>, Result<(), Status>) {
+    let mut ranges = Vec::with_capacity(elements.len());
+    for element in elements {
+        let checked = match element.flags {
+            LOCKFLAG_UNLOCK => check_range(element),
+            _ => Err(Status::INVALID_PARAMETER),
+        };
+        if checked.is_err() {
+            return (ranges, checked);
+        }
+        ranges.push((element.offset, element.length));
+    }
+    (ranges, Ok(()))
 }
 
 /// What an element is to lock.

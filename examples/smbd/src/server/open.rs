@@ -136,9 +136,13 @@ impl DiskOpen {
         change: impl FnOnce(&mut Self) -> Result<T, Status>,
     ) -> Result<T, Status> {
         if !self.keeps_write_time && !self.keeps_change_time {
-            let result = change(self)?;
+            let result = change(self);
+            // Also if it has failed: a part may have been done.
             self.note_written();
+            let result = result?;
             if self.node.metadata.stored.change_time.is_some() {
+                // Others may have set attributes since.
+                self.node.refresh()?;
                 self.node.set_attributes(None, None)?; // which ends a change time that was set
             }
             return Ok(result);
@@ -146,8 +150,9 @@ impl DiskOpen {
         self.refresh()?;
         let write_time = self.node.metadata.last_write_time();
         let change_time = self.node.metadata.shown_change_time();
-        let result = change(self)?;
+        let result = change(self);
         self.note_written();
+        let result = result?;
         if self.keeps_write_time {
             self.node.set_times(None, Some(write_time))?;
         }
@@ -212,6 +217,11 @@ impl DiskOpen {
         }
         if !self.has_written {
             self.has_written = true;
+            // What is stored is all attributes, and other opens may have set some.
+            if let Err(status) = self.node.refresh() {
+                log::debug!("ARCHIVE can't be set: {status}");
+                return;
+            }
             let attributes = self.node.metadata.file_attributes();
             if attributes & attribute::ARCHIVE == 0 && !self.is_directory() {
                 let archived = self

@@ -108,7 +108,7 @@ fn signing_key(session_key: &[u8; 16], dialect: Dialect, preauth: &PreauthHash) 
 
 impl Session {
     /// Whether what is about a tree connect of it has to be encrypted.
-    fn demands_encryption(&self, tree_id: u32) -> bool {
+    pub(super) fn demands_encryption(&self, tree_id: u32) -> bool {
         self.encrypt.get() || self.encrypted_trees.borrow().contains(&tree_id)
     }
 

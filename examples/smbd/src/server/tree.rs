@@ -118,6 +118,10 @@ impl Connection {
         for (_, open) in concerned {
             self.end_open(&open).await;
         }
+        session
+            .encrypted_trees
+            .borrow_mut()
+            .remove(&request.tree_id);
         session::put_empty(reply.out);
         Ok(Status::SUCCESS)
     }

@@ -228,14 +228,17 @@ impl Changes {
             wakers: RefCell::default(),
         });
         self.add(&watch.directory, &watch, b"")?;
-        if is_tree {
-            self.add_below(&watch, b"", 0);
+        if is_tree && let Ok(root) = open_directory(&watch.directory, b".") {
+            let watched = self.add_below(root, &watch, b"");
+            if let Err(errno) = watched {
+                log::info!("a directory is not watched: {errno}");
+            }
         }
         Ok(watch)
     }
 
-    /// Watches one directory for `watch`, below which it is `path`.
-    fn add(&self, directory: impl AsFd, watch: &Rc<Watch>, path: &[u8]) -> Result<(), Errno> {
+    /// Watches one directory for `watch`, below which it is `path`. `false` if it was already.
+    fn add(&self, directory: impl AsFd, watch: &Rc<Watch>, path: &[u8]) -> Result<bool, Errno> {
         let inotify = self.inotify.borrow().clone().ok_or(Errno::BADF)?;
         let mut directories = self.directories.borrow_mut();
         if directories.len() >= MAX_DIRECTORIES {
@@ -244,43 +247,56 @@ impl Changes {
         let here = format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd());
         let number = inotify::add_watch(&inotify, here, WATCHED)?;
         let users = &mut directories.entry(number).or_default().users;
-        users.retain(|(user, _)| !std::ptr::eq(user.as_ptr(), Rc::as_ptr(watch)));
+        let is_watch =
+            |user: &(Weak<Watch>, Vec<u8>)| std::ptr::eq(user.0.as_ptr(), Rc::as_ptr(watch));
+        if users.iter().any(|user| is_watch(user) && user.1 == path) {
+            return Ok(false);
+        }
+        users.retain(|user| !is_watch(user));
         users.push((Rc::downgrade(watch), path.to_vec()));
-        Ok(())
+        Ok(true)
     }
 
-    /// Watches all directories below `path`.
-    fn add_below(&self, watch: &Rc<Watch>, path: &[u8], depth: usize) {
-        let below = |path: &[u8]| {
-            rustix::fs::openat2(
-                &watch.directory,
-                if path.is_empty() { b"." } else { path },
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-            )
+    /// Watches a directory of a tree, and all below it.
+    fn add_tree(&self, watch: &Rc<Watch>, path: &[u8]) {
+        // It may have gone again.
+        if let Ok(directory) = open_directory(&watch.directory, path)
+            && let Err(errno) = self.add_opened(directory, watch, path)
+        {
+            log::info!("a directory is not watched: {errno}");
+        }
+    }
+
+    fn add_opened(&self, directory: OwnedFd, watch: &Rc<Watch>, path: &[u8]) -> Result<(), Errno> {
+        if !self.add(&directory, watch, path)? {
+            // What was below it then is watched, and of what has come since there are events.
+            return Ok(());
+        }
+        self.add_below(directory, watch, path)
+    }
+
+    /// Watches all below `directory`, which is watched itself.
+    fn add_below(&self, directory: OwnedFd, watch: &Rc<Watch>, path: &[u8]) -> Result<(), Errno> {
+        let components = path.split(|&byte| byte == b'/');
+        if components.filter(|name| !name.is_empty()).count() >= MAX_DEPTH {
+            return Ok(());
+        }
+        let Ok(mut entries) = Dir::new(directory) else {
+            return Ok(());
         };
-        let Ok(entries) = below(path).and_then(Dir::new) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let entry_name = entry.file_name().to_bytes();
-            if !matches!(entry.file_type(), FileType::Directory | FileType::Unknown)
-                || matches!(entry_name, b"." | b"..")
-            {
+        while let Some(Ok(entry)) = entries.next() {
+            let name = entry.file_name().to_bytes();
+            let may_be_directory =
+                matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+            if !may_be_directory || matches!(name, b"." | b"..") {
                 continue;
             }
-            let child = join(path, entry_name);
-            let Ok(fd) = below(&child) else { continue };
-            match self.add(&fd, watch, &child) {
-                Ok(()) if depth < MAX_DEPTH => self.add_below(watch, &child, depth + 1),
-                Ok(()) => {}
-                Err(errno) => {
-                    log::info!("a directory is not watched: {errno}");
-                    return;
-                }
+            let child = entries.fd().and_then(|fd| open_directory(fd, name));
+            if let Ok(child) = child {
+                self.add_opened(child, watch, &join(path, name))?;
             }
         }
+        Ok(())
     }
 
     /// Gives up what nobody watches any more.
@@ -377,10 +393,13 @@ impl Changes {
                 if event.what.contains(ReadFlags::MOVED_FROM) {
                     self.forget_below(&watch, &path);
                 }
-                let comes = ReadFlags::CREATE | ReadFlags::MOVED_TO;
-                if event.what.intersects(comes) || new_path.is_some() {
-                    // Its neighbours are known already, which does no harm.
-                    self.add_below(&watch, &prefix, 0);
+                if let Some(new_path) = &new_path {
+                    self.add_tree(&watch, new_path);
+                } else if event
+                    .what
+                    .intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO)
+                {
+                    self.add_tree(&watch, &path);
                 }
             }
         }
@@ -397,6 +416,17 @@ impl Changes {
             });
         }
     }
+}
+
+/// Opens a directory below another one.
+fn open_directory(parent: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat2(
+        parent,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )
 }
 
 /// What an event means, and to which paths.

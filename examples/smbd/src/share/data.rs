@@ -12,6 +12,9 @@ const BLOCK: u64 = 512;
 /// How much is copied or cleared in one step where the kernel can't do it alone.
 const STEP: usize = 64 * 1024;
 
+/// How much is cleared before others have their turn, where the kernel can't do it alone.
+const TURN: u64 = 16 * 1024 * 1024;
+
 /// Writes all of `data` at `offset`; with `durable` it is on the disk when this returns.
 ///
 /// # Errors
@@ -82,15 +85,15 @@ pub fn reserve(fd: impl AsFd, size: u64) -> Result<(), Errno> {
     }
 }
 
-/// Makes `from..to` zeros, the length of the file staying as it is. With `punch` the range is given
-/// back to the file system.
+/// Makes `from..to` zeros, or a first part of it, the length of the file staying as it is. Returns
+/// where that part ends. With `punch` it is given back to the file system.
 ///
 /// # Errors
 ///
 /// What the file system refuses.
-pub fn zero(fd: impl AsFd, from: u64, to: u64, punch: bool) -> Result<(), Errno> {
+pub fn zero(fd: impl AsFd, from: u64, to: u64, punch: bool) -> Result<u64, Errno> {
     if from >= to {
-        return Ok(());
+        return Ok(to);
     }
     let how = if punch {
         FallocateFlags::PUNCH_HOLE
@@ -98,18 +101,27 @@ pub fn zero(fd: impl AsFd, from: u64, to: u64, punch: bool) -> Result<(), Errno>
         FallocateFlags::ZERO_RANGE
     };
     match rustix::fs::fallocate(&fd, how | FallocateFlags::KEEP_SIZE, from, to - from) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            let zeros = [0; STEP];
-            let mut at = from;
-            while at < to {
-                let count = (to - at).min(STEP as u64);
-                write_at(&fd, &zeros[..count as usize], at, false)?;
-                at += count;
-            }
-            Ok(())
-        }
-        result => result,
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => overwrite_with_zeros(&fd, from, to),
+        result => result.map(|()| to),
     }
+}
+
+/// The same by writing zeros over the data that there is: holes are zeros, and stay holes.
+fn overwrite_with_zeros(fd: impl AsFd, from: u64, to: u64) -> Result<u64, Errno> {
+    let zeros = [0; STEP];
+    let mut at = from;
+    let mut left = TURN;
+    while left > 0 {
+        let Some((start, end)) = next_data(&fd, at, to)? else {
+            return Ok(to);
+        };
+        let count = (end - start).min(STEP as u64);
+        write_at(&fd, &zeros[..count as usize], start, false)?;
+        at = start + count;
+        // A small piece costs as much as a large one.
+        left -= STEP as u64;
+    }
+    Ok(at)
 }
 
 /// The next range with data in `from..to`, `None` if there is no more.
@@ -220,6 +232,39 @@ fn copy_through_memory(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_written_over_data_alone_and_in_turns() {
+        const HOLE: u64 = 1 << 30;
+        const DATA: u64 = TURN + 3 * STEP as u64;
+        let file = std::env::temp_dir().join(format!("smbd-zero-{}", std::process::id()));
+        let fd = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&file);
+        let fd = fd.expect("a file");
+        std::fs::remove_file(&file).expect("it is there");
+        fd.set_len(HOLE).expect("a long file");
+        let blocks = || rustix::fs::fstat(&fd).expect("a file").st_blocks;
+        assert_eq!(overwrite_with_zeros(&fd, 0, HOLE), Ok(HOLE));
+        assert_eq!(blocks(), 0, "nothing is written to a hole");
+        write_at(&fd, &vec![1; DATA as usize], HOLE / 2, false).expect("there is room");
+        let before = blocks();
+        let first = overwrite_with_zeros(&fd, 0, HOLE);
+        assert_eq!(
+            first,
+            Ok(HOLE / 2 + TURN),
+            "what is done in one turn is bounded"
+        );
+        assert_eq!(overwrite_with_zeros(&fd, HOLE / 2 + TURN, HOLE), Ok(HOLE));
+        assert_eq!(blocks(), before);
+        let mut bytes = vec![1; DATA as usize + 2];
+        let count = rustix::io::pread(&fd, &mut bytes[..], HOLE / 2 - 1);
+        assert_eq!(count, Ok(bytes.len()));
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        assert_eq!(size(&fd), Ok(HOLE));
+    }
 
     #[test]
     fn what_does_not_fit_reserves_nothing() {

@@ -9,12 +9,14 @@ use crate::wire::status::Status;
 use crate::wire::text::{self, fold};
 
 /// No name is longer than 255; the rest is for wildcards.
-const MAX_LEN: usize = 1024;
+const MAX_LEN: usize = 512;
 
 /// A search pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     folded: Vec<char>,
+    /// No name with fewer characters matches.
+    least: usize,
     /// It is a short name of the computed form.
     short_name: Option<String>,
 }
@@ -27,12 +29,27 @@ impl Pattern {
     /// `STATUS_OBJECT_NAME_INVALID` for one that can match no name.
     pub fn new(pattern: &str) -> Result<Pattern, Status> {
         let pattern = if pattern.is_empty() { "*" } else { pattern };
-        let folded: Vec<char> = pattern.chars().map(fold).collect();
+        let mut folded: Vec<char> = pattern.chars().map(fold).take(MAX_LEN + 1).collect();
         if folded.len() > MAX_LEN || folded.iter().any(|c| matches!(c, '\0' | '/' | '\\' | ':')) {
             return Err(Status::OBJECT_NAME_INVALID);
         }
+        // Next to `*` another one changes nothing, and neither does `<`, nor `<` next to itself.
+        folded.dedup_by(|next, last| match (*last, *next) {
+            ('*', '*' | '<') | ('<', '<') => true,
+            ('<', '*') => {
+                *last = '*';
+                true
+            }
+            _ => false,
+        });
+        let is_character = |c: &&char| !matches!(c, '*' | '<' | '>' | '"');
+        let least = folded.iter().filter(is_character).count();
         let short_name = short_names::is_computed(pattern).then(|| pattern.to_owned());
-        Ok(Pattern { folded, short_name })
+        Ok(Pattern {
+            folded,
+            least,
+            short_name,
+        })
     }
 
     /// Whether `name` matches, or has the short name that the pattern is. Wildcards are not held
@@ -50,6 +67,9 @@ impl Pattern {
             return true;
         }
         let name: Vec<char> = name.chars().map(fold).collect();
+        if name.len() < self.least {
+            return false;
+        }
         // suffix[j] says whether pattern[j..] matches what is left of the
         // name; the name is gone through from its end.
         let mut suffix = vec![false; self.folded.len() + 1];
@@ -74,6 +94,9 @@ impl Pattern {
                 };
             }
             dot_follows |= c == '.';
+            if !suffix.contains(&true) {
+                return false;
+            }
         }
         suffix[0]
     }
@@ -128,6 +151,22 @@ mod tests {
             assert_eq!(matches, expected, "{pattern} on {name}");
         }
         assert_eq!(Pattern::new("a\\b"), Err(Status::OBJECT_NAME_INVALID));
+    }
+
+    #[test]
+    fn what_costs_time_is_bounded() {
+        let pattern = |pattern: &str| Pattern::new(pattern);
+        let refused = Err(Status::OBJECT_NAME_INVALID);
+        assert_eq!(pattern(&"a*".repeat(257)), refused);
+        let short = |(long, short)| assert_eq!(pattern(long).unwrap().folded, [short]);
+        [("****", '*'), ("<<<", '<'), ("<*<*<", '*')]
+            .into_iter()
+            .for_each(short);
+        assert_eq!(pattern("?*a\"<>b").unwrap().least, 3);
+        // It takes 256 characters.
+        let long = pattern(&"a*".repeat(256)).unwrap();
+        assert!(!long.matches(&"a".repeat(255)));
+        assert!(long.matches(&"a".repeat(256)));
     }
 
     proptest! {

@@ -5,21 +5,22 @@
 //! breaks and restrictions under way, whose acknowledgments cause the next one.
 //! Those that wait are attempted in the order they came in.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::message::{FileKey, Notice, OpenId, Oplock, Range, Refusal, Ticket};
-use super::modes::{conflicts, is_stat_open};
+use super::modes::{Counts, is_stat_open};
 use super::ranges::Locks;
 use super::restrictions::{CACHED, DELETED, LOCKS};
 use super::table::{Change, ClientId, Effects, Owner, Timed};
 
 /// The most locks on a file.
 const MAX_LOCKS: usize = 8 * 1024;
+/// The most requests that wait to open or lock a file: a change may have all of them attempted.
+const MAX_WAITING: usize = 2048;
 
 /// An open file.
 #[derive(Debug)]
 pub(super) struct Open {
-    pub(super) owner: Owner,
     pub(super) access: u32,
     pub(super) share: u32,
     pub(super) oplock: Oplock,
@@ -40,6 +41,10 @@ struct View {
     in_force: u8,
     /// Numbers of the restrictions under way, and what they said.
     unacknowledged: VecDeque<(u64, u8)>,
+    /// One of them takes long.
+    is_slow: bool,
+    /// What its opens do and allow.
+    counts: Counts,
 }
 
 impl View {
@@ -95,6 +100,16 @@ struct Waiting {
     is_told: bool,
 }
 
+impl Waiting {
+    fn tell(&mut self, effects: &mut Effects) {
+        if !self.is_told {
+            self.is_told = true;
+            let ticket = self.ticket;
+            effects.tell(self.client, Notice::Waits { ticket });
+        }
+    }
+}
+
 /// How an attempt went.
 enum Verdict {
     /// The answer.
@@ -109,9 +124,15 @@ enum Verdict {
 #[derive(Debug)]
 pub(super) struct File {
     key: FileKey,
-    pub(super) opens: Vec<Open>,
+    pub(super) opens: BTreeMap<Owner, Open>,
+    /// What all opens do and allow.
+    counts: Counts,
+    /// Those that have an oplock: one above level II, or any number of level II.
+    with_oplock: BTreeSet<Owner>,
     pub(super) locks: Locks<Owner>,
     waiting: VecDeque<Waiting>,
+    /// Something has changed that those may have waited for.
+    has_changed: bool,
     views: BTreeMap<ClientId, View>,
     pub(super) delete_pending: bool,
     /// The system user whose process has said so; another one's is not to do it for them.
@@ -122,9 +143,12 @@ impl File {
     pub(super) fn new(key: FileKey) -> Self {
         File {
             key,
-            opens: Vec::new(),
+            opens: BTreeMap::new(),
+            counts: Counts::default(),
+            with_oplock: BTreeSet::new(),
             locks: Locks::default(),
             waiting: VecDeque::new(),
+            has_changed: false,
             views: BTreeMap::new(),
             delete_pending: false,
             deleted_by: None,
@@ -144,6 +168,9 @@ impl File {
         wanted: Wanted,
         effects: &mut Effects,
     ) {
+        // What has been opened can be closed.
+        let is_bounded = matches!(wanted, Wanted::Open { .. } | Wanted::Lock { .. });
+        let before = self.waiting.len();
         self.try_once(
             Waiting {
                 client,
@@ -153,28 +180,36 @@ impl File {
             },
             effects,
         );
+        if is_bounded && before >= MAX_WAITING && self.waiting.len() > before {
+            self.waiting.pop_back();
+            let why = Refusal::Resources;
+            effects.tell(client, Notice::Refused { ticket, why });
+            effects.note(Change::Answered(client, ticket));
+        }
     }
 
-    /// Attempts all that waits.
+    /// Attempts all that waits, if something has changed.
     pub(super) fn retry(&mut self, effects: &mut Effects) {
-        for waiting in std::mem::take(&mut self.waiting) {
-            self.try_once(waiting, effects);
+        while std::mem::take(&mut self.has_changed) {
+            for waiting in std::mem::take(&mut self.waiting) {
+                self.try_once(waiting, effects);
+            }
         }
     }
 
     fn try_once(&mut self, mut waiting: Waiting, effects: &mut Effects) {
         let Waiting { client, ticket, .. } = waiting;
+        #[cfg(test)]
+        effects.count_attempt();
         match self.attempt(client, ticket, &waiting.wanted, effects) {
             Verdict::Ready(answer) => {
                 effects.tell(client, answer);
                 effects.note(Change::Answered(client, ticket));
                 return;
             }
-            Verdict::Late if !waiting.is_told => {
-                waiting.is_told = true;
-                effects.tell(client, Notice::Waits { ticket });
-            }
-            Verdict::Soon | Verdict::Late => {}
+            Verdict::Late => waiting.tell(effects),
+            Verdict::Soon if self.is_slow() => waiting.tell(effects),
+            Verdict::Soon => {}
         }
         self.waiting.push_back(waiting);
     }
@@ -213,7 +248,12 @@ impl File {
                 ref name,
             } => {
                 // Its name is just going; what is opened then may be another file.
-                if self.opens.iter().any(|open| open.is_removing) {
+                if self
+                    .opens
+                    .values()
+                    .next()
+                    .is_some_and(|open| open.is_removing)
+                {
                     return Verdict::Soon;
                 }
                 if self.delete_pending {
@@ -229,26 +269,24 @@ impl File {
                 if breaks && self.break_oplocks(Oplock::Batch, to, effects) {
                     return Verdict::Late;
                 }
-                let shares =
-                    |other: &Open| !conflicts((access, share), (other.access, other.share));
-                if !self.opens.iter().all(shares) {
+                if self.counts.conflict(access, share) {
                     return refused(Refusal::SharingViolation);
                 }
                 if breaks && self.break_oplocks(Oplock::Exclusive, to, effects) {
                     return Verdict::Late;
                 }
-                let oplock = self.grantable(oplock);
+                let mut oplock = self.grantable(oplock);
                 if oplock == Oplock::LevelII && !self.restrict_others(client, CACHED, effects) {
-                    return Verdict::Soon;
+                    if !self.is_slow() {
+                        return Verdict::Soon;
+                    }
+                    oplock = Oplock::None;
                 }
                 if overwrites {
                     self.break_level_ii(effects);
                 }
-                let locks = self.locks.iter().any(|(owner, _)| owner.client != client);
-                let cached = self
-                    .opens
-                    .iter()
-                    .any(|other| other.owner.client != client && other.oplock == Oplock::LevelII);
+                let locks = self.others_have_locks(client);
+                let cached = self.others_cache(client);
                 let view = self.views.entry(client).or_insert_with(|| {
                     let restrictions =
                         if locks { LOCKS } else { 0 } | if cached { CACHED } else { 0 };
@@ -256,21 +294,26 @@ impl File {
                         told: restrictions,
                         in_force: restrictions,
                         unacknowledged: VecDeque::new(),
+                        is_slow: false,
+                        counts: Counts::default(),
                     }
                 });
+                view.counts.add(access, share);
                 let restrictions = view.told;
                 let owner = Owner { client, open };
                 effects.note(Change::Opened(owner));
-                self.opens.push(Open {
-                    owner,
+                self.counts.add(access, share);
+                let made = Open {
                     access,
                     share,
-                    oplock,
+                    oplock: Oplock::None,
                     breaking: None,
                     delete_on_close,
                     is_removing: false,
                     name: name.clone(),
-                });
+                };
+                self.opens.insert(owner, made);
+                self.set_oplock(owner, oplock);
                 Verdict::Ready(Notice::Opened {
                     ticket,
                     oplock,
@@ -289,17 +332,17 @@ impl File {
                 if self.locks.len() + ranges.len() > MAX_LOCKS {
                     return refused(Refusal::Resources);
                 }
-                if ranges
-                    .iter()
-                    .any(|&range| self.locks.prevent_lock(owner, range))
-                {
+                if self.prevents_locks(owner, ranges) {
                     return match waits {
                         true => Verdict::Late,
                         false => refused(Refusal::LockConflict),
                     };
                 }
                 if !self.restrict_others(client, LOCKS, effects) {
-                    return Verdict::Soon;
+                    return match !waits && self.is_slow() {
+                        true => refused(Refusal::LockConflict),
+                        false => Verdict::Soon,
+                    };
                 }
                 // They may be in each other's way.
                 if !self.locks.lock(owner, ranges) {
@@ -318,8 +361,9 @@ impl File {
                 }
                 self.delete_pending = delete;
                 self.deleted_by = effects.user(client);
-                for other in &mut self.opens {
-                    other.delete_on_close &= delete || other.owner != owner;
+                self.has_changed = true;
+                if let Some(open) = self.opens.get_mut(&owner) {
+                    open.delete_on_close &= delete;
                 }
                 if delete {
                     self.restrict_all(DELETED, effects);
@@ -335,21 +379,22 @@ impl File {
                 }
                 let deletes = self
                     .opens
-                    .iter()
-                    .any(|open| open.owner == owner && open.delete_on_close);
+                    .get(&owner)
+                    .is_some_and(|open| open.delete_on_close);
                 if deletes && !self.delete_pending {
                     if !self.restrict_others(client, DELETED, effects) {
                         return Verdict::Soon;
                     }
                     self.delete_pending = true;
                     self.deleted_by = effects.user(client);
+                    self.has_changed = true;
                     self.restrict_all(DELETED, effects);
                 }
                 let is_theirs = self.deleted_by == effects.user(client);
                 let remove = self.delete_pending && self.opens.len() == 1 && is_theirs;
                 if remove {
                     self.settle_open(owner, effects);
-                    for open in &mut self.opens {
+                    if let Some(open) = self.opens.get_mut(&owner) {
                         open.is_removing = true;
                     }
                 } else {
@@ -360,59 +405,128 @@ impl File {
         }
     }
 
+    /// The clients whose opens don't allow one more, or have it wait.
+    pub(super) fn in_the_way_of_open(&self, access: u32, share: u32) -> BTreeSet<ClientId> {
+        let conflict = match self.counts.conflict(access, share) {
+            true => Some(&self.views),
+            false => None,
+        };
+        let clients = conflict.into_iter().flatten();
+        let clients = clients.filter(|(_, view)| view.counts.conflict(access, share));
+        let clients = clients.map(|(&client, _)| client);
+        clients
+            .chain(self.oplock_alone().map(|owner| owner.client))
+            .collect()
+    }
+
+    /// Whether locks are in the way of others.
+    pub(super) fn prevents_locks(&self, owner: Owner, ranges: &[Range]) -> bool {
+        let mut ranges = ranges.iter();
+        ranges.any(|&range| self.locks.prevent_lock(owner, range))
+    }
+
+    /// The clients that have locks.
+    pub(super) fn locking_clients(&self) -> BTreeSet<ClientId> {
+        self.locks.owners().map(|owner| owner.client).collect()
+    }
+
+    /// Whether a client other than this one has locks.
+    fn others_have_locks(&self, client: ClientId) -> bool {
+        // They are in the order of the clients.
+        let mut owners = self.locks.owners();
+        let (first, last) = (owners.next(), owners.next_back());
+        let mut ends = first.into_iter().chain(last);
+        ends.any(|owner| owner.client != client)
+    }
+
+    /// Whether a client other than this one has level II oplocks.
+    fn others_cache(&self, client: ClientId) -> bool {
+        let other = |owner: Option<&Owner>| owner.is_some_and(|owner| owner.client != client);
+        self.oplock_alone().is_none()
+            && (other(self.with_oplock.first()) || other(self.with_oplock.last()))
+    }
+
+    /// Who has an oplock above level II.
+    fn oplock_alone(&self) -> Option<Owner> {
+        let &owner = self.with_oplock.first()?;
+        (self.opens.get(&owner)?.oplock > Oplock::LevelII).then_some(owner)
+    }
+
+    fn set_oplock(&mut self, owner: Owner, oplock: Oplock) {
+        if let Some(open) = self.opens.get_mut(&owner) {
+            open.oplock = oplock;
+            match oplock {
+                Oplock::None => self.with_oplock.remove(&owner),
+                _ => self.with_oplock.insert(owner),
+            };
+        }
+    }
+
     /// The level that can be granted beside what there is.
     fn grantable(&self, wanted: Oplock) -> Oplock {
-        let minds = |open: &Open| !is_stat_open(open.access) || open.oplock != Oplock::None;
-        if wanted >= Oplock::Exclusive && !self.opens.iter().any(minds) {
+        let is_alone = self.counts.are_stat_opens() && self.with_oplock.is_empty();
+        if wanted >= Oplock::Exclusive && is_alone {
             return wanted;
         }
-        let is_cached_alone = self.opens.iter().any(|open| open.oplock > Oplock::LevelII);
-        if wanted == Oplock::None || is_cached_alone || !self.locks.is_empty() {
+        if wanted == Oplock::None || self.oplock_alone().is_some() || !self.locks.is_empty() {
             return Oplock::None;
         }
         Oplock::LevelII
     }
 
-    /// Has oplocks of a level broken. `true` if some are left that have not been
+    /// Has an oplock of a level above II broken. `true` if there is one that has not been
     /// acknowledged.
     fn break_oplocks(&mut self, level: Oplock, to: Oplock, effects: &mut Effects) -> bool {
-        let mut is_waiting = false;
-        for open in &mut self.opens {
-            if open.oplock != level {
-                continue;
-            }
-            is_waiting = true;
-            if open.breaking.is_none() {
-                open.breaking = Some(to);
-                let Owner { client, open } = open.owner;
-                effects.tell(client, Notice::Break { open, to });
-                effects.start_timer(client, Timed::Break { open });
-            }
+        let Some(owner) = self.oplock_alone() else {
+            return false;
+        };
+        let Some(open) = self
+            .opens
+            .get_mut(&owner)
+            .filter(|open| open.oplock == level)
+        else {
+            return false;
+        };
+        if open.breaking.is_none() {
+            open.breaking = Some(to);
+            let Owner { client, open } = owner;
+            effects.tell(client, Notice::Break { open, to });
+            effects.start_timer(client, Timed::Break { open });
         }
-        is_waiting
+        true
     }
 
     /// Ends level II oplocks, which takes no acknowledgment.
     fn break_level_ii(&mut self, effects: &mut Effects) {
-        for open in &mut self.opens {
-            if open.oplock == Oplock::LevelII {
-                open.oplock = Oplock::None;
-                let Owner { client, open } = open.owner;
-                let to = Oplock::None;
-                effects.tell(client, Notice::Break { open, to });
-            }
+        if self.oplock_alone().is_some() {
+            return;
+        }
+        for owner in std::mem::take(&mut self.with_oplock) {
+            self.set_oplock(owner, Oplock::None);
+            let Owner { client, open } = owner;
+            let to = Oplock::None;
+            effects.tell(client, Notice::Break { open, to });
         }
     }
 
     /// A break has been acknowledged, or is over. Nothing happens if none is
     /// under way.
     pub(super) fn break_done(&mut self, owner: Owner, oplock: Oplock, effects: &mut Effects) {
-        let open = self.opens.iter_mut().find(|open| open.owner == owner);
-        let Some(open) = open else { return };
+        let Some(open) = self.opens.get_mut(&owner) else {
+            return;
+        };
         if let Some(to) = open.breaking.take() {
-            open.oplock = oplock.min(to);
+            self.set_oplock(owner, oplock.min(to));
+            self.has_changed = true;
             effects.stop_timer(owner.client, Timed::Break { open: owner.open });
         }
+    }
+
+    /// Unlocks ranges. `false` if one of them isn't locked.
+    pub(super) fn unlock(&mut self, owner: Owner, ranges: &[(u64, u64)]) -> bool {
+        self.has_changed = true;
+        let mut ranges = ranges.iter();
+        ranges.all(|&(offset, length)| self.locks.unlock(owner, offset, length))
     }
 
     /// Makes the processes of other clients obey a restriction. `false` if some
@@ -459,9 +573,23 @@ impl File {
         {
             view.unacknowledged.pop_front();
             view.in_force = said;
-            let file = self.key;
-            effects.stop_timer(client, Timed::Restrict { file, number });
+            view.is_slow &= !view.unacknowledged.is_empty();
+            self.has_changed = true;
+            effects.stop_restrict_timer(client, self.key, number);
         }
+    }
+
+    /// A client's process takes long to acknowledge a restriction.
+    pub(super) fn set_slow(&mut self, client: ClientId) {
+        if let Some(view) = self.views.get_mut(&client) {
+            view.is_slow = true;
+            self.has_changed = true;
+        }
+    }
+
+    /// Whether a process takes long to acknowledge a restriction.
+    fn is_slow(&self) -> bool {
+        self.views.values().any(|view| view.is_slow)
     }
 
     /// Whether locks keep an open from reading or writing.
@@ -473,11 +601,7 @@ impl File {
         writes: bool,
         effects: &mut Effects,
     ) -> bool {
-        if !self
-            .locks
-            .iter()
-            .any(|(other, _)| other.client != owner.client)
-        {
+        if !self.others_have_locks(owner.client) {
             self.lift_for(owner.client, LOCKS, effects);
         }
         self.locks.prevent_access(owner, offset, length, writes)
@@ -492,22 +616,24 @@ impl File {
 
     /// Ends what an open has but its entry.
     fn settle_open(&mut self, owner: Owner, effects: &mut Effects) {
-        self.locks.remove(|other| other == owner);
-        for open in &mut self.opens {
-            if open.owner == owner {
-                open.oplock = Oplock::None;
-                if open.breaking.take().is_some() {
-                    effects.stop_timer(owner.client, Timed::Break { open: owner.open });
-                }
-            }
+        self.has_changed = true;
+        self.locks.remove(owner);
+        self.set_oplock(owner, Oplock::None);
+        if let Some(open) = self.opens.get_mut(&owner)
+            && open.breaking.take().is_some()
+        {
+            effects.stop_timer(owner.client, Timed::Break { open: owner.open });
         }
     }
 
     /// An open has ended.
     pub(super) fn remove_open(&mut self, owner: Owner, effects: &mut Effects) {
         self.settle_open(owner, effects);
-        let removed = self.opens.iter().position(|open| open.owner == owner);
-        if let Some(open) = removed.map(|index| self.opens.remove(index)) {
+        if let Some(open) = self.opens.remove(&owner) {
+            self.counts.remove(open.access, open.share);
+            if let Some(view) = self.views.get_mut(&owner.client) {
+                view.counts.remove(open.access, open.share);
+            }
             effects.note(Change::Ended(owner));
             // Where its process is gone nobody could be asked to remove the
             // name; but others may still do it.
@@ -518,12 +644,12 @@ impl File {
             }
         }
         let client = owner.client;
-        if !self.opens.iter().any(|open| open.owner.client == client)
+        if self.opens_of(client).next().is_none()
             && let Some(view) = self.views.remove(&client)
         {
             let file = self.key;
             for (number, _) in view.unacknowledged {
-                effects.stop_timer(client, Timed::Restrict { file, number });
+                effects.stop_restrict_timer(client, file, number);
             }
         }
         if self.opens.is_empty() {
@@ -532,15 +658,16 @@ impl File {
         }
     }
 
+    fn opens_of(&self, client: ClientId) -> impl Iterator<Item = Owner> + '_ {
+        let end = |open| Owner { client, open };
+        let opens = self.opens.range(end(OpenId::MIN)..=end(OpenId::MAX));
+        opens.map(|(&owner, _)| owner)
+    }
+
     /// A client is gone.
     pub(super) fn remove_client(&mut self, client: ClientId, effects: &mut Effects) {
         self.waiting.retain(|waiting| waiting.client != client);
-        let gone: Vec<Owner> = self
-            .opens
-            .iter()
-            .map(|open| open.owner)
-            .filter(|owner| owner.client == client)
-            .collect();
+        let gone: Vec<Owner> = self.opens_of(client).collect();
         for owner in gone {
             self.remove_open(owner, effects);
         }
@@ -548,15 +675,13 @@ impl File {
 
     /// Whether an open is there and not just being closed.
     pub(super) fn has(&self, owner: Owner) -> bool {
-        self.opens
-            .iter()
-            .any(|open| open.owner == owner && !open.is_removing)
+        let open = self.opens.get(&owner);
+        open.is_some_and(|open| !open.is_removing)
     }
 
     /// Whether an open's process is removing the name.
     pub(super) fn is_removing(&self, owner: Owner) -> bool {
-        self.opens
-            .iter()
-            .any(|open| open.owner == owner && open.is_removing)
+        let open = self.opens.get(&owner);
+        open.is_some_and(|open| open.is_removing)
     }
 }

@@ -143,14 +143,12 @@ pub enum Ask {
         /// All of them or none.
         ranges: Vec<Range>,
     },
-    /// A range has been unlocked.
+    /// Ranges have been unlocked.
     Unlock {
         /// The open.
         open: OpenId,
-        /// The first byte.
-        offset: u64,
-        /// Number of bytes.
-        length: u64,
+        /// First byte and number of bytes of each; [`MAX_RANGES`] at most.
+        ranges: Vec<(u64, u64)>,
     },
     /// Are there locks of other clients in the way? Answered by `Done` or
     /// `Refused`.
@@ -412,14 +410,12 @@ impl Ask {
                     out.put_u8(u8::from(range.exclusive));
                 }
             }),
-            Ask::Unlock {
-                open,
-                offset,
-                length,
-            } => framed(out, 6, |out| {
+            Ask::Unlock { open, ranges } => framed(out, 6, |out| {
                 out.put_u64(*open);
-                out.put_u64(*offset);
-                out.put_u64(*length);
+                for &(offset, length) in ranges {
+                    out.put_u64(offset);
+                    out.put_u64(length);
+                }
             }),
             Ask::Check {
                 ticket,
@@ -517,11 +513,17 @@ impl Ask {
                     ranges,
                 }
             }
-            6 => Ask::Unlock {
-                open: r.u64()?,
-                offset: r.u64()?,
-                length: r.u64()?,
-            },
+            6 => {
+                let open = r.u64()?;
+                let mut ranges = Vec::new();
+                while !r.rest().is_empty() {
+                    if ranges.len() == MAX_RANGES {
+                        return Err(Malformed);
+                    }
+                    ranges.push((r.u64()?, r.u64()?));
+                }
+                Ask::Unlock { open, ranges }
+            }
             7 => Ask::Check {
                 ticket: r.u64()?,
                 open: r.u64()?,
@@ -748,11 +750,11 @@ mod tests {
                     waits,
                     ranges
                 }),
-            any::<(u64, u64, u64)>().prop_map(|(open, offset, length)| Ask::Unlock {
-                open,
-                offset,
-                length
-            }),
+            (
+                any::<u64>(),
+                prop::collection::vec(any::<(u64, u64)>(), 0..20)
+            )
+                .prop_map(|(open, ranges)| Ask::Unlock { open, ranges }),
             any::<(u64, u64, u64, u64, bool)>().prop_map(|n| Ask::Check {
                 ticket: n.0,
                 open: n.1,

@@ -53,6 +53,7 @@ mod modes;
 mod port;
 mod ranges;
 mod sessions;
+mod sorted;
 mod table;
 
 pub use message::{Ask, FileKey, Notice, Oplock, Range, Refusal};

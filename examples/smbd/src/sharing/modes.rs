@@ -36,22 +36,78 @@ pub fn conflicts((access_1, share_1): (u32, u32), (access_2, share_2): (u32, u32
     forbids(share_1, access_2) || forbids(share_2, access_1)
 }
 
+/// Each share mode, and the access that it allows.
+const MODES: [(u32, u32); 3] = [
+    (SHARE_READ, access::FILE_READ_DATA | access::FILE_EXECUTE),
+    (
+        SHARE_WRITE,
+        access::FILE_WRITE_DATA | access::FILE_APPEND_DATA,
+    ),
+    (SHARE_DELETE, access::DELETE),
+];
+
 fn forbids(share: u32, access: u32) -> bool {
-    [
-        (SHARE_READ, access::FILE_READ_DATA | access::FILE_EXECUTE),
-        (
-            SHARE_WRITE,
-            access::FILE_WRITE_DATA | access::FILE_APPEND_DATA,
-        ),
-        (SHARE_DELETE, access::DELETE),
-    ]
-    .into_iter()
-    .any(|(allows, wanted)| share & allows == 0 && access & wanted != 0)
+    MODES
+        .into_iter()
+        .any(|(allows, wanted)| share & allows == 0 && access & wanted != 0)
+}
+
+/// The access and share modes of all opens of a file, counted: so how many there are makes no
+/// difference to one more.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// How many have the access that each of [`MODES`] allows.
+    uses: [usize; 3],
+    /// How many forbid it to others.
+    forbids: [usize; 3],
+    /// How many do more than look at attributes.
+    more_than_stat: usize,
+}
+
+impl Counts {
+    /// There is one more open.
+    pub(super) fn add(&mut self, access: u32, share: u32) {
+        self.change(access, share, |count| *count += 1);
+    }
+
+    /// One that was added is gone.
+    pub(super) fn remove(&mut self, access: u32, share: u32) {
+        self.change(access, share, |count| *count -= 1);
+    }
+
+    fn change(&mut self, access: u32, share: u32, change: fn(&mut usize)) {
+        for (index, (allows, wanted)) in MODES.into_iter().enumerate() {
+            if access & wanted != 0 {
+                change(&mut self.uses[index]);
+            }
+            if access & CONCERNS_OTHERS != 0 && share & allows == 0 {
+                change(&mut self.forbids[index]);
+            }
+        }
+        if !is_stat_open(access) {
+            change(&mut self.more_than_stat);
+        }
+    }
+
+    /// Whether an open would [conflict](conflicts) with one of those that there are.
+    pub(super) fn conflict(&self, access: u32, share: u32) -> bool {
+        access & CONCERNS_OTHERS != 0
+            && MODES.into_iter().enumerate().any(|(i, (allows, wanted))| {
+                access & wanted != 0 && self.forbids[i] > 0
+                    || share & allows == 0 && self.uses[i] > 0
+            })
+    }
+
+    /// Whether all only look at attributes.
+    pub(super) fn are_stat_opens(&self) -> bool {
+        self.more_than_stat == 0
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const ALL: u32 = SHARE_READ | SHARE_WRITE | SHARE_DELETE;
 
@@ -78,5 +134,29 @@ mod tests {
         assert!(!conflicts((looks, 0), (access::FILE_ALL_ACCESS, 0)));
         assert!(is_stat_open(looks));
         assert!(!is_stat_open(looks | access::FILE_READ_EA));
+    }
+    proptest! {
+        #[test]
+        fn counting_says_what_each_pair_does(
+            opens in prop::collection::vec((0..7usize, 0..8u32, any::<bool>()), 0..12),
+            wanted in (0..7usize, 0..8u32),
+        ) {
+            const ACCESS: [u32; 7] = [0x1, 0x2, 0x4, 0x20, 0x1_0000, 0x80, 0x8];
+            let mut counts = Counts::default();
+            let mut rest = Vec::new();
+            for (access, share, stays) in opens {
+                counts.add(ACCESS[access], share);
+                if stays {
+                    rest.push((ACCESS[access], share));
+                } else {
+                    counts.remove(ACCESS[access], share);
+                }
+            }
+            let (access, share) = (ACCESS[wanted.0], wanted.1);
+            let refused = rest.iter().any(|&other| conflicts((access, share), other));
+            prop_assert_eq!(counts.conflict(access, share), refused);
+            let are_stat_opens = rest.iter().all(|&(access, _)| is_stat_open(access));
+            prop_assert_eq!(counts.are_stat_opens(), are_stat_opens);
+        }
     }
 }

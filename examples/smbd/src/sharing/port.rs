@@ -11,7 +11,9 @@ use std::task::{Context, Poll, Waker};
 use crate::crypto::signing::Algorithm;
 use crate::wire::header::HEADER_LEN;
 
-use super::message::{Ask, FileKey, MAX_NAME, Notice, OpenId, Oplock, Range, Refusal, Ticket};
+use super::message::{
+    Ask, FileKey, MAX_NAME, MAX_RANGES, Notice, OpenId, Oplock, Range, Refusal, Ticket,
+};
 use super::ranges::Locks;
 use super::restrictions::{CACHED, DELETED, LOCKS};
 use super::sessions::{MAX_SIGNED, SessionAsk, SessionNotice, Signing};
@@ -248,13 +250,11 @@ impl Port {
             (About::Lock { open, ranges }, Notice::Done { .. })
                 if is_abandoned && self.with_open(open, |_| ()).is_some() =>
             {
-                for Range { offset, length, .. } in ranges {
-                    self.link.send(&Ask::Unlock {
-                        open,
-                        offset,
-                        length,
-                    });
-                }
+                let ranges = ranges.iter().map(|range| (range.offset, range.length));
+                self.link.send(&Ask::Unlock {
+                    open,
+                    ranges: ranges.collect(),
+                });
             }
             (About::Lock { open, ranges }, Notice::Done { .. }) => {
                 self.with_file(open, |file| file.locks.lock(open, &ranges));
@@ -285,7 +285,7 @@ impl Port {
         let mut files = self.files.borrow_mut();
         if let Some(file) = files.get_mut(&key) {
             file.opens.remove(&open);
-            file.locks.remove(|owner| owner == open);
+            file.locks.remove(open);
             if file.opens.is_empty() {
                 files.remove(&key);
             }
@@ -537,21 +537,23 @@ impl Held {
         )
     }
 
-    /// Unlocks a range that was locked exactly so. `false` if it was not.
-    pub fn unlock(&self, offset: u64, length: u64) -> bool {
+    /// Unlocks ranges that were locked exactly so, up to the first that was not. Returns how many
+    /// that were.
+    pub fn unlock(&self, ranges: &[(u64, u64)]) -> usize {
         let open = self.open;
-        let unlocked = self
-            .port
-            .with_file(open, |file| file.locks.unlock(open, offset, length));
-        if unlocked != Some(true) {
-            return false;
-        }
-        self.port.link.send(&Ask::Unlock {
-            open,
-            offset,
-            length,
+        let unlocked = self.port.with_file(open, |file| {
+            let mut ranges = ranges.iter();
+            ranges.position(|&(offset, length)| !file.locks.unlock(open, offset, length))
         });
-        true
+        let count = match unlocked {
+            Some(first_left) => first_left.unwrap_or(ranges.len()),
+            None => 0,
+        };
+        for ranges in ranges[..count].chunks(MAX_RANGES) {
+            let ranges = ranges.to_vec();
+            self.port.link.send(&Ask::Unlock { open, ranges });
+        }
+        count
     }
 
     /// Whether a range may be read, or written. Costs nothing unless another

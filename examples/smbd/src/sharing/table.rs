@@ -5,19 +5,21 @@ use std::time::{Duration, Instant};
 
 use super::file::{File, Open, Wanted};
 use super::message::{Ask, FileKey, Notice, OpenId, Oplock, Refusal, Ticket};
-use super::modes::conflicts;
 use super::sessions::Sessions;
 
 /// How long a client has to acknowledge the break of an oplock.
 pub const BREAK_TIMEOUT: Duration = Duration::from_secs(35);
-/// How long its process has to acknowledge a restriction.
-const RESTRICT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long its process has to end a session that its client has lost.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long others wait in silence for a process to acknowledge a restriction. It may be waiting for
+/// the disk. Then their clients do without what they can do without, or are told that it takes long,
+/// and can do something else meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The most opens of a client.
-const MAX_OPENS: usize = 100_000;
+const MAX_OPENS: usize = 16 * 1024;
 /// The most requests of a client that wait: as many as a connection can have,
-/// and those it is about to end. Each change of a file looks at all that wait
-/// for it.
+/// and those it is about to end.
 const MAX_WAITING: usize = 1024;
 
 /// A client with a process.
@@ -57,8 +59,10 @@ pub enum Action {
 pub(super) enum Timed {
     /// The acknowledgment of a break.
     Break { open: OpenId },
-    /// The acknowledgment of a restriction.
+    /// The acknowledgment of a restriction, before others are told that it takes long.
     Restrict { file: FileKey, number: u64 },
+    /// The same, before the process is ended.
+    Obey { file: FileKey, number: u64 },
     /// The end of a session.
     EndSession { session: u64 },
 }
@@ -86,12 +90,20 @@ pub(super) struct Effects {
     last_number: u64,
     /// The system users that clients' processes are, where they differ.
     users: HashMap<ClientId, u32>,
+    /// How often a request has been attempted.
+    #[cfg(test)]
+    attempts: usize,
 }
 
 impl Effects {
     /// The system user that a client's process is, if that is known.
     pub(super) fn user(&self, client: ClientId) -> Option<u32> {
         self.users.get(&client).copied()
+    }
+
+    #[cfg(test)]
+    pub(super) fn count_attempt(&mut self) {
+        self.attempts += 1;
     }
 
     pub(super) fn tell(&mut self, client: ClientId, notice: Notice) {
@@ -122,7 +134,9 @@ impl Effects {
     pub(super) fn start_timer(&mut self, client: ClientId, timed: Timed) {
         let timeout = match timed {
             Timed::Break { .. } => self.break_timeout,
-            Timed::Restrict { .. } | Timed::EndSession { .. } => RESTRICT_TIMEOUT,
+            Timed::Restrict { .. } => PATIENCE,
+            Timed::Obey { .. } => self.break_timeout.saturating_sub(PATIENCE),
+            Timed::EndSession { .. } => END_TIMEOUT,
         };
         let deadline = self.now + timeout;
         self.timers.insert((deadline, client, timed));
@@ -133,6 +147,12 @@ impl Effects {
         if let Some(deadline) = self.deadlines.remove(&(client, timed)) {
             self.timers.remove(&(deadline, client, timed));
         }
+    }
+
+    /// A restriction has been acknowledged, or concerns nobody any more.
+    pub(super) fn stop_restrict_timer(&mut self, client: ClientId, file: FileKey, number: u64) {
+        self.stop_timer(client, Timed::Restrict { file, number });
+        self.stop_timer(client, Timed::Obey { file, number });
     }
 
     fn take_expired(&mut self) -> Option<(ClientId, Timed)> {
@@ -218,6 +238,8 @@ impl Table {
                 changes: Vec::new(),
                 last_number: 0,
                 users: HashMap::new(),
+                #[cfg(test)]
+                attempts: 0,
             },
         }
     }
@@ -263,7 +285,7 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// Its program doesn't do that: the process is to be ended. Nothing has changed.
+    /// Its program doesn't do that: the process is to be ended, and the client removed.
     pub fn handle(&mut self, id: ClientId, ask: Ask, now: Instant) -> Result<(), Misbehaviour> {
         self.effects.now = now;
         if !self.clients.contains_key(&id) {
@@ -351,15 +373,11 @@ impl Table {
                 };
                 self.request(id, ticket, key, wanted)
             }
-            Ask::Unlock {
-                open,
-                offset,
-                length,
-            } => {
+            Ask::Unlock { open, ranges } => {
                 let key = self.file_of(id, open)?;
                 let owner = Owner { client: id, open };
                 if let Some(file) = self.files.get_mut(&key)
-                    && !file.locks.unlock(owner, offset, length)
+                    && !file.unlock(owner, &ranges)
                 {
                     return Err(Misbehaviour("no such lock"));
                 }
@@ -406,7 +424,7 @@ impl Table {
                 let old = self.name_of(owner).map(str::to_owned);
                 if let Some(file) = self.files.get_mut(&key) {
                     // Its other hard links keep theirs.
-                    let same = file.opens.iter_mut();
+                    let same = file.opens.values_mut();
                     for open in same.filter(|open| Some(&open.name) == old.as_ref()) {
                         open.name.clone_from(&name);
                     }
@@ -460,33 +478,48 @@ impl Table {
     /// unlocking is told and not asked for, so their word may be on its way: it is to be heard before
     /// this is [handled](Table::handle).
     pub fn in_the_way(&self, id: ClientId, ask: &Ask) -> BTreeSet<ClientId> {
+        let known = self.clients.get(&id);
+        let file = |open: &OpenId| {
+            let key = known.and_then(|client| client.opens.get(open))?;
+            self.files.get(key)
+        };
+        let owner = |open| Owner { client: id, open };
         let mut clients = match *ask {
             Ask::Open {
-                file,
+                ref file,
                 access,
                 share,
                 ..
-            } => {
-                let opens = self.files.get(&file).into_iter().flat_map(|it| &it.opens);
-                opens
-                    .filter(|open| {
-                        open.oplock >= Oplock::Exclusive
-                            || conflicts((access, share), (open.access, open.share))
-                    })
-                    .map(|open| open.owner.client)
-                    .collect()
-            }
-            Ask::Lock { open, .. } | Ask::Check { open, .. } => {
-                let known = self.clients.get(&id);
-                let key = known.and_then(|client| client.opens.get(&open));
-                let file = key.and_then(|key| self.files.get(key));
-                let locks = file.into_iter().flat_map(|file| file.locks.iter());
-                locks.map(|(owner, _)| owner.client).collect()
-            }
+            } => match self.files.get(file) {
+                Some(file) => file.in_the_way_of_open(access, share),
+                None => BTreeSet::new(),
+            },
+            Ask::Lock {
+                open, ref ranges, ..
+            } => match file(&open) {
+                Some(file) if file.prevents_locks(owner(open), ranges) => file.locking_clients(),
+                _ => BTreeSet::new(),
+            },
+            Ask::Check {
+                open,
+                offset,
+                length,
+                writes,
+                ..
+            } => match file(&open) {
+                Some(file)
+                    if file
+                        .locks
+                        .prevent_access(owner(open), offset, length, writes) =>
+                {
+                    file.locking_clients()
+                }
+                _ => BTreeSet::new(),
+            },
             Ask::Move { open, .. } => {
-                let name = self.name_of(Owner { client: id, open });
+                let name = self.name_of(owner(open));
                 self.opens_below(name.unwrap_or_default())
-                    .map(|open| open.owner.client)
+                    .map(|(owner, _)| owner.client)
                     .collect()
             }
             _ => BTreeSet::new(),
@@ -591,7 +624,15 @@ impl Table {
                     self.effects.tell(client, Notice::BreakExpired { open });
                     self.changed(key);
                 }
-                Timed::Restrict { .. } | Timed::EndSession { .. } => {
+                Timed::Restrict { file: key, number } => {
+                    let obey = Timed::Obey { file: key, number };
+                    self.effects.start_timer(client, obey);
+                    if let Some(file) = self.files.get_mut(&key) {
+                        file.set_slow(client);
+                    }
+                    self.changed(key);
+                }
+                Timed::Obey { .. } | Timed::EndSession { .. } => {
                     self.effects.actions.push_back((client, Action::Evict));
                 }
             }
@@ -606,15 +647,13 @@ impl Table {
     /// The name by which an open was opened, or that it has got since.
     fn name_of(&self, owner: Owner) -> Option<&str> {
         let key = self.clients.get(&owner.client)?.opens.get(&owner.open)?;
-        let opens = &self.files.get(key)?.opens;
-        let open = opens.iter().find(|open| open.owner == owner)?;
-        Some(&open.name)
+        Some(&self.files.get(key)?.opens.get(&owner)?.name)
     }
 
     /// What clients have open below the directory `name`.
-    fn opens_below(&self, name: &str) -> impl Iterator<Item = &Open> {
+    fn opens_below(&self, name: &str) -> impl Iterator<Item = (&Owner, &Open)> {
         let opens = self.files.values().flat_map(|file| &file.opens);
-        opens.filter(move |open| {
+        opens.filter(move |(_, open)| {
             let rest = open.name.strip_prefix(name);
             rest.is_some_and(|rest| rest.starts_with('\\'))
         })
@@ -643,17 +682,13 @@ impl Table {
         let opens = ids.into_iter().filter_map(|(&open, key)| {
             let file = self.files.get(key)?;
             let owner = Owner { client: id, open };
-            let found = file.opens.iter().find(|open| open.owner == owner)?;
+            let found = file.opens.get(&owner)?;
             Some(OpenSummary {
                 name: found.name.clone(),
                 access: found.access,
                 share: found.share,
                 oplock: found.oplock,
-                locks: file
-                    .locks
-                    .iter()
-                    .filter(|(other, _)| *other == owner)
-                    .count(),
+                locks: file.locks.len_of(owner),
                 delete_pending: file.delete_pending,
             })
         });
@@ -661,5 +696,277 @@ impl Table {
             opens: opens.collect(),
             waiting: client.waiting.len(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sharing::Range;
+
+    const FILE: FileKey = FileKey {
+        device: 1,
+        inode: 1,
+    };
+    const READ_AND_WRITE: u32 = 3;
+    const SHARE_ALL: u32 = 7;
+
+    fn table() -> Table {
+        Table::new(BREAK_TIMEOUT, Instant::now())
+    }
+
+    fn ask(table: &mut Table, id: ClientId, ask: Ask) {
+        let now = table.effects.now;
+        table.handle(id, ask, now).expect("the rules were obeyed");
+    }
+
+    /// Opens the file under a number, which is the ticket too.
+    fn open(table: &mut Table, id: ClientId, number: u64) {
+        let open = Ask::Open {
+            ticket: number,
+            open: number,
+            file: FILE,
+            access: READ_AND_WRITE,
+            share: SHARE_ALL,
+            oplock: Oplock::None,
+            overwrites: false,
+            delete_on_close: false,
+            name: String::new(),
+        };
+        ask(table, id, open);
+    }
+
+    fn lock(table: &mut Table, id: ClientId, ticket: Ticket, waits: bool, firsts: Vec<u64>) {
+        let range = |offset| Range {
+            offset,
+            length: 1,
+            exclusive: true,
+        };
+        let lock = Ask::Lock {
+            ticket,
+            open: 1,
+            waits,
+            ranges: firsts.into_iter().map(range).collect(),
+        };
+        ask(table, id, lock);
+    }
+
+    /// What clients have been told, restrictions acknowledged.
+    fn notices(table: &mut Table) -> Vec<(ClientId, Notice)> {
+        let mut notices = Vec::new();
+        while let Some((id, action)) = table.next_action() {
+            match action {
+                Action::Tell(Notice::Restrict { file, number, .. }) => {
+                    ask(table, id, Ask::RestrictDone { file, number });
+                }
+                Action::Tell(notice) => notices.push((id, notice)),
+                Action::Evict => panic!("nobody hangs"),
+            }
+        }
+        notices
+    }
+
+    #[test]
+    fn those_who_wait_are_attempted_when_something_was_freed_and_then_once() {
+        const WAITING: u64 = 200;
+        let mut table = table();
+        let (one, other) = (table.add_client(), table.add_client());
+        open(&mut table, one, 1);
+        open(&mut table, other, 1);
+        lock(&mut table, one, 2, false, (0..1000).collect());
+        notices(&mut table);
+        for ticket in 2..2 + WAITING {
+            lock(&mut table, other, ticket, true, vec![0]);
+        }
+        notices(&mut table);
+        let attempts = |table: &mut Table| std::mem::take(&mut table.effects.attempts) as u64;
+        attempts(&mut table);
+        // What frees nothing.
+        open(&mut table, one, 2);
+        lock(&mut table, one, 3, false, vec![5000]);
+        assert_eq!(attempts(&mut table), 2);
+        // All of a request is unlocked at once.
+        let ranges = (1..1000).map(|offset| (offset, 1)).collect();
+        ask(&mut table, one, Ask::Unlock { open: 1, ranges });
+        assert_eq!(attempts(&mut table), WAITING);
+        let ranges = vec![(0, 1)];
+        ask(&mut table, one, Ask::Unlock { open: 1, ranges });
+        let done = notices(&mut table);
+        assert!(
+            done.contains(&(other, Notice::Done { ticket: 2 })),
+            "{done:?}"
+        );
+    }
+
+    #[test]
+    fn a_process_that_is_slow_is_ended_no_sooner_than_a_break_is_over() {
+        let mut table = table();
+        let start = table.effects.now;
+        let (slow, other) = (table.add_client(), table.add_client());
+        open(&mut table, slow, 1);
+        open(&mut table, other, 1);
+        notices(&mut table);
+        lock(&mut table, other, 2, true, vec![0]);
+        lock(&mut table, other, 3, false, vec![1]);
+        let Some((id, Action::Tell(Notice::Restrict { file, number, .. }))) = table.next_action()
+        else {
+            panic!("the slow one is to obey");
+        };
+        assert_eq!(id, slow);
+        assert_eq!(table.next_action(), None);
+        // Who waits for it is told, whether from before or from now on; who won't is refused.
+        table.expire(start + PATIENCE);
+        let refused = |ticket| {
+            let why = Refusal::LockConflict;
+            (other, Notice::Refused { ticket, why })
+        };
+        let waits = |ticket| (other, Notice::Waits { ticket });
+        assert_eq!(notices(&mut table), [waits(2), refused(3)]);
+        lock(&mut table, other, 4, true, vec![2]);
+        lock(&mut table, other, 5, false, vec![3]);
+        assert_eq!(notices(&mut table), [waits(4), refused(5)]);
+        table.expire(start + BREAK_TIMEOUT - Duration::from_millis(1));
+        assert_eq!(table.next_action(), None);
+        // Late is not too late.
+        ask(&mut table, slow, Ask::RestrictDone { file, number });
+        let done = [2, 4].map(|ticket| (other, Notice::Done { ticket }));
+        assert_eq!(notices(&mut table), done);
+        assert_eq!(table.deadline(), None);
+        // One that never does is ended.
+        let hanging = table.add_client();
+        open(&mut table, hanging, 1);
+        open(&mut table, hanging, 2);
+        notices(&mut table);
+        let now = table.effects.now;
+        let delete = Ask::SetDelete {
+            ticket: 4,
+            open: 1,
+            delete: true,
+        };
+        ask(&mut table, other, delete);
+        while table.next_action().is_some() {}
+        table.expire(now + PATIENCE);
+        while table.next_action().is_some() {}
+        table.expire(now + BREAK_TIMEOUT);
+        assert!(
+            std::iter::from_fn(|| table.next_action())
+                .any(|action| action == (hanging, Action::Evict))
+        );
+    }
+
+    #[test]
+    fn in_the_way_is_who_has_to_let_something_go() {
+        let mut table = table();
+        let clients = [0; 3].map(|_| table.add_client());
+        for client in clients {
+            open(&mut table, client, 1);
+        }
+        lock(&mut table, clients[1], 2, false, vec![0]);
+        notices(&mut table);
+        let opens = |access, share| Ask::Open {
+            ticket: 9,
+            open: 9,
+            file: FILE,
+            access,
+            share,
+            oplock: Oplock::None,
+            overwrites: false,
+            delete_on_close: false,
+            name: String::new(),
+        };
+        let ranges = |offset| {
+            vec![Range {
+                offset,
+                length: 1,
+                exclusive: true,
+            }]
+        };
+        let locks = |offset| Ask::Lock {
+            ticket: 9,
+            open: 1,
+            waits: true,
+            ranges: ranges(offset),
+        };
+        let reads = |offset| Ask::Check {
+            ticket: 9,
+            open: 1,
+            offset,
+            length: 1,
+            writes: false,
+        };
+        let [one, locking, other] = clients;
+        for (ask, expected) in [
+            (opens(READ_AND_WRITE, SHARE_ALL), vec![]),
+            (opens(READ_AND_WRITE, 0), vec![locking, other]),
+            (opens(0x80, 0), vec![]),
+            (locks(0), vec![locking]),
+            (locks(1), vec![]),
+            (reads(0), vec![locking]),
+            (reads(1), vec![]),
+        ] {
+            let in_the_way: Vec<ClientId> = table.in_the_way(one, &ask).into_iter().collect();
+            assert_eq!(in_the_way, expected, "{ask:?}");
+        }
+        // Oplocks are in everybody's way.
+        let batch = Ask::Open {
+            ticket: 3,
+            open: 3,
+            file: FileKey {
+                device: 1,
+                inode: 2,
+            },
+            access: READ_AND_WRITE,
+            share: SHARE_ALL,
+            oplock: Oplock::Batch,
+            overwrites: false,
+            delete_on_close: false,
+            name: String::new(),
+        };
+        ask(&mut table, other, batch.clone());
+        assert_eq!(table.in_the_way(one, &batch), BTreeSet::from([other]));
+    }
+
+    #[test]
+    fn requests_that_wait_for_a_file_are_bounded() {
+        let mut table = table();
+        let one = table.add_client();
+        open(&mut table, one, 1);
+        lock(&mut table, one, 2, false, vec![0]);
+        notices(&mut table);
+        let mut refused = 0;
+        for _ in 0..3 {
+            let other = table.add_client();
+            open(&mut table, other, 1);
+            for ticket in 2..2 + 1000 {
+                lock(&mut table, other, ticket, true, vec![0]);
+            }
+            let why = Refusal::Resources;
+            let is_refused = |notice: &Notice| matches!(notice, Notice::Refused { why: known, .. } if *known == why);
+            let told = notices(&mut table);
+            refused += told.iter().filter(|(_, notice)| is_refused(notice)).count();
+        }
+        assert_eq!(refused, 3000 - 2048);
+    }
+
+    #[test]
+    fn a_client_has_a_bounded_number_of_opens() {
+        let mut table = table();
+        let one = table.add_client();
+        for number in 1..=MAX_OPENS as u64 {
+            open(&mut table, one, number);
+        }
+        let opened = notices(&mut table);
+        let is_opened = |(_, notice): &(ClientId, Notice)| matches!(notice, Notice::Opened { .. });
+        assert!(opened.iter().all(is_opened));
+        assert_eq!(opened.len(), 16_384);
+        open(&mut table, one, 0);
+        let (ticket, why) = (0, Refusal::Resources);
+        assert_eq!(
+            notices(&mut table),
+            [(one, Notice::Refused { ticket, why })]
+        );
+        ask(&mut table, one, Ask::Close { ticket: 0, open: 7 });
+        open(&mut table, one, 7);
+        assert!(notices(&mut table).iter().all(is_opened));
     }
 }
