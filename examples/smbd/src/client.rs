@@ -46,7 +46,7 @@ const MAX_HELD: usize = 16 * 1024 * 1024;
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long a client may take to log on.
-const LOGON_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const LOGON_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -165,7 +165,7 @@ pub(crate) fn serve(
     let stranger = Rc::downgrade(&client);
     let timer = context.add_timer_after(LOGON_TIMEOUT, move |context, _| {
         if let Some(client) = stranger.upgrade()
-            && !client.connection.is_authenticated()
+            && !client.connection.has_session()
         {
             log::warn!("{}: hasn't logged on, disconnected", client.peer);
             context.stop();

@@ -26,7 +26,7 @@ use tevent::{Child, Context, Fork, Listener, SignalFlags, Signum, Timer};
 use crate::client;
 use crate::gate::{Gate, Verdict, network};
 use crate::hub::Hub;
-use crate::isolation::SystemUsers;
+use crate::isolation::{LookUp, SystemUsers};
 use crate::sockets;
 use crate::waiting::Waiting;
 
@@ -47,6 +47,8 @@ pub(crate) struct Daemon {
     config: RefCell<Arc<Config>>,
     users: RefCell<Rc<SystemUsers>>,
     reload: Reload,
+    /// A new configuration waits for this.
+    looking_up: RefCell<Option<LookUp>>,
     listeners: RefCell<Vec<Listener<TcpListener>>>,
     /// What the clients share.
     hub: Rc<Hub>,
@@ -90,6 +92,7 @@ impl Daemon {
             options,
             config: RefCell::new(Arc::new(config)),
             reload,
+            looking_up: RefCell::default(),
             listeners: RefCell::default(),
             children: RefCell::default(),
             gate: RefCell::default(),
@@ -190,7 +193,8 @@ impl Daemon {
             false => match self.gate.borrow().dispensable(None, now) {
                 Some(id) => Verdict::Replace(id),
                 None => {
-                    log::warn!("{peer}: refused, there are {clients} clients");
+                    let why = format_args!("there are {clients} clients");
+                    self.waiting.refuse(context, peer, why);
                     return;
                 }
             },
@@ -450,6 +454,7 @@ impl Daemon {
 
     /// Closes the listening sockets, tells the children, and ends the loop when they are gone.
     fn stop(self: &Rc<Self>, context: &Context) {
+        self.cancel_look_up();
         self.close_listeners();
         self.waiting.clear();
         let already = self.stopping.replace(true);
@@ -482,20 +487,42 @@ impl Daemon {
         }
     }
 
-    /// Clients that come from now on find the shares as they are now.
-    fn reopen_configuration(&self, context: &Context) {
+    /// Clients that come find the shares as they are now, as soon as it is known which system users
+    /// that takes.
+    fn reopen_configuration(self: &Rc<Self>, context: &Context) {
+        self.cancel_look_up();
         let run_as = self.options.run_as.as_deref();
-        let reopened = (self.reload)().and_then(|config| {
-            let users = SystemUsers::new(context, run_as, &config)?;
-            Ok((config, users))
+        let begun = (self.reload)().and_then(|config| {
+            let daemon = Rc::downgrade(self);
+            let config = Arc::new(config);
+            let later = Arc::clone(&config);
+            let look_up = SystemUsers::look_up(context, run_as, &config, move |users| {
+                if let Some(daemon) = daemon.upgrade() {
+                    daemon.reopened(users.map(|users| (later, users)));
+                }
+            })?;
+            *self.looking_up.borrow_mut() = look_up;
+            Ok(())
         });
-        match reopened {
+        if let Err(e) = begun {
+            log::error!("configuration kept as it was: {e}");
+        }
+    }
+
+    fn reopened(&self, result: io::Result<(Arc<Config>, Rc<SystemUsers>)>) {
+        match result {
             Ok((config, users)) => {
-                *self.config.borrow_mut() = Arc::new(config);
+                *self.config.borrow_mut() = config;
                 *self.users.borrow_mut() = users;
                 log::info!("configuration reopened");
             }
             Err(e) => log::error!("configuration kept as it was: {e}"),
+        }
+    }
+
+    fn cancel_look_up(&self) {
+        if let Some(look_up) = self.looking_up.take() {
+            look_up.cancel();
         }
     }
 }
@@ -505,7 +532,7 @@ impl Daemon {
 ///
 /// What is known of all that is left as it is, and never used again. To drop it would be to write to
 /// memory that is shared with the parent until then, for each client that there is.
-fn leave_parent(context: &Context) {
+pub(crate) fn leave_parent(context: &Context) {
     for fd in context.leak_events() {
         // There is nothing to be done about one that can't be closed.
         let _ = nix::unistd::close(fd);

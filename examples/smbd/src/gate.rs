@@ -1,8 +1,8 @@
 //! Who gets a process before having logged on, and who has to wait for that.
 //!
 //! A process for everybody who connects is what somebody would need who wants to exhaust a server. So
-//! strangers, those who haven't logged on, have a number of places, all together and those of one
-//! address. Who logs on gives the place back, as does who goes. Who needs one when there is none
+//! strangers, those who haven't logged on or are anonymous, have a number of places, all together and
+//! those of one address. Who logs on gives the place back, as does who goes. Who needs one when there is none
 //! takes that of the stranger who has been there longest, if that has had time enough to log on;
 //! else that is waited for.
 //!
@@ -49,14 +49,14 @@ pub(crate) enum Verdict {
     Wait,
 }
 
-/// A stranger's place, or one that a failure has taken.
+/// A stranger's place, or one that a failure has taken, whoever's it was.
 #[derive(Debug)]
 struct Place {
     address: IpAddr,
     since: Instant,
     /// Taken at least so long, as a logon has failed.
     until: Option<Instant>,
-    /// The process has ended.
+    /// The process has ended, or its client is no stranger.
     is_left: bool,
 }
 
@@ -119,7 +119,8 @@ impl Gate {
         let dispensable = self.places.iter().find(|(_, place)| {
             let is_due = now.saturating_duration_since(place.since) >= PATIENCE;
             let is_asked_for = address.is_none_or(|address| place.address == address);
-            is_due && place.until.is_none() && is_asked_for
+            let is_taken = place.until.is_some_and(|until| until > now);
+            is_due && !is_taken && !place.is_left && is_asked_for
         });
         dispensable.map(|(&id, _)| id)
     }
@@ -167,6 +168,15 @@ impl Gate {
         let penalty = FIRST_PENALTY
             .saturating_mul(1u32.checked_shl(excess).unwrap_or(u32::MAX))
             .min(MAX_PENALTY);
+        let own = self.taken.get(&address).copied().unwrap_or(0);
+        let has_room = own < PLACES_OF_ADDRESS && self.places.len() < PLACES;
+        if !self.places.contains_key(&id) && has_room {
+            // One who had logged on before. That makes no difference to a guess.
+            self.entered(id, address, now);
+            if let Some(place) = self.places.get_mut(&id) {
+                place.is_left = true;
+            }
+        }
         if let Some(place) = self.places.get_mut(&id) {
             place.until = Some(now + penalty);
         }
@@ -306,11 +316,52 @@ mod tests {
     }
 
     #[test]
+    fn who_has_logged_on_before_guesses_no_faster() {
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        let guesser = address(1);
+        let known = FREE_FAILURES as usize + PLACES_OF_SUSPECT;
+        fill(&mut gate, 0, known, guesser, now);
+        for id in 0..known as u64 {
+            gate.left(ClientId(id), now);
+        }
+        for id in 0..known as u64 {
+            gate.failed(ClientId(id), guesser, now);
+        }
+        assert_eq!(gate.ask(guesser, now), Verdict::Wait);
+        // They are not sent away for others' sake, as they are no strangers.
+        let later = now + MAX_PENALTY - FIRST_PENALTY;
+        assert_eq!(gate.dispensable(None, later), None);
+        assert_eq!(gate.ask(guesser, now + MAX_PENALTY), Verdict::Enter);
+    }
+
+    #[test]
+    fn many_who_guess_leave_others_their_places() {
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        for id in 0..2 * PLACES as u64 {
+            gate.failed(ClientId(id), address(1), now);
+        }
+        fill(&mut gate, 1000, PLACES_OF_ADDRESS, address(2), now);
+    }
+
+    #[test]
+    fn a_stranger_who_stays_after_a_failure_makes_room_in_the_end() {
+        let (mut gate, now) = (Gate::default(), Instant::now());
+        fill(&mut gate, 0, 1, address(1), now);
+        for _ in 0..2 * FREE_FAILURES {
+            gate.failed(ClientId(0), address(1), now);
+        }
+        assert_eq!(gate.dispensable(None, now + PATIENCE), None);
+        let later = now + MAX_PENALTY;
+        assert_eq!(gate.dispensable(None, later), Some(ClientId(0)));
+    }
+
+    #[test]
     fn good_logons_of_a_suspect_are_not_slowed() {
         let (mut gate, now) = (Gate::default(), Instant::now());
         for id in 0..10 {
             gate.failed(ClientId(id), address(1), now);
         }
+        let now = now + MAX_PENALTY;
         for id in 100..200 {
             assert_eq!(gate.ask(address(1), now), Verdict::Enter);
             gate.entered(ClientId(id), address(1), now);

@@ -7,11 +7,13 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use smbd::auth::ANONYMOUS;
 use smbd::sharing::message::Stream;
 use smbd::sharing::{Action, Ask, ClientId, Misbehaviour, SessionAsk, Summary, Table};
 use tevent::{Context, Fd, FdFlags, Timer};
@@ -70,7 +72,7 @@ impl Hub {
         })
     }
 
-    /// Has all logons told, those that failed too. To be called once.
+    /// Has all logons told, those that failed too, but not anonymous ones. To be called once.
     pub(crate) fn on_logon(&self, hear: impl Fn(&Context, ClientId, bool) + 'static) {
         // It was empty.
         let _ = self.on_logon.set(Box::new(hear));
@@ -202,11 +204,16 @@ impl Hub {
                     self.catch_up(context, other);
                 }
             }
-            let is_good = match ask {
+            let is_good = match &ask {
+                // That takes nothing, so it gives nothing.
+                Ask::Session(SessionAsk::Begun { identity, .. }) if identity == ANONYMOUS => None,
                 Ask::Session(SessionAsk::Begun { .. }) => Some(true),
                 Ask::Session(SessionAsk::Refused) => Some(false),
                 _ => None,
             };
+            if is_good == Some(true) {
+                self.note_user(id);
+            }
             self.table.borrow_mut().handle(id, ask, context.now())?;
             if let (Some(is_good), Some(hear)) = (is_good, self.on_logon.get()) {
                 hear(context, id, is_good);
@@ -214,6 +221,18 @@ impl Hub {
         }
         stream.borrow_mut().release();
         Ok(())
+    }
+
+    /// Notes which system user a child has become, as the kernel has it, not as the child says.
+    fn note_user(&self, id: ClientId) {
+        if !geteuid().is_root() {
+            return;
+        }
+        let pid = self.children.borrow().get(&id).and_then(|c| c.pid.get());
+        let process = pid.map(|pid| format!("/proc/{}", pid.as_raw_nonzero()));
+        if let Some(Ok(metadata)) = process.map(std::fs::metadata) {
+            self.table.borrow_mut().set_user(id, metadata.uid());
+        }
     }
 
     /// Hears what a child has already said. Its client may have told another of a file that it has

@@ -7,6 +7,10 @@
 //!
 //! None of this can be undone, so a process serves one system user. Another session of the same
 //! connection that needs another one is refused; a client that wants both connects twice.
+//!
+//! Clients begin with an anonymous session and go on with a user's over the same connection, for which
+//! root is needed. So an anonymous one keeps of root the right to become another user, and nothing
+//! else, for as long as a client has for logging on. Then the process is the guests' system user's.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,20 +22,27 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::unistd::{Gid, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
-use rustix::process::{Pid, Resource, Rlimit, WaitOptions, geteuid, getrlimit, setrlimit, waitpid};
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, geteuid, getrlimit, kill_process,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, waitpid,
+};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use smbd::auth::Identity;
 use smbd::config::Config;
 use smbd::demo::DemoShare;
 use smbd::server::Host;
 use smbd::sharing::{Ask, Link, SessionAsk};
-use tevent::{Context, Fork, WeakContext};
+use tevent::{Context, FdFlags, Fork, Task, WeakContext};
+
+use crate::client::LOGON_TIMEOUT;
+use crate::daemon::leave_parent;
 
 /// How long somebody waits to be told that the password was wrong. The next time it is twice as long.
 const FAILURE_DELAY: Duration = Duration::from_secs(1);
@@ -42,6 +53,8 @@ const MAX_FAILURE_DELAY: Duration = Duration::from_secs(30);
 const MAX_MEMORY: u64 = 512 << 20;
 /// Guests' system user, where `--run-as` names none.
 const NOBODY: &str = "nobody";
+/// How long a process may take to look up system users, while others go on.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most system users that are looked up beforehand.
 const MAX_KNOWN: usize = 1000;
 /// The kernel's Landlock up to which its restrictions are known here.
@@ -69,59 +82,168 @@ impl SystemUsers {
     ///
     /// # Errors
     ///
-    /// The system refuses a process.
+    /// The system refuses a process, or that has failed.
     pub(crate) fn new(
         context: &Context,
         run_as: Option<&str>,
         config: &Config,
     ) -> io::Result<Rc<SystemUsers>> {
-        let names: Vec<&str> = match run_as {
-            _ if !geteuid().is_root() => Vec::new(),
-            Some(name) => vec![name],
-            None => {
-                let users = config.security().users.names();
-                users.take(MAX_KNOWN).chain([NOBODY]).collect()
+        let names = needed(run_as, config);
+        let known = match names.is_empty() {
+            true => BTreeMap::new(),
+            false => {
+                let (mut answer, child) = ask(context, &names)?;
+                let mut text = Vec::new();
+                let read = answer.read_to_end(&mut text);
+                waitpid(process_id(child), WaitOptions::empty())?;
+                read?;
+                parse_answer(&text)?
             }
         };
-        Ok(Rc::new(SystemUsers {
-            run_as: run_as.map(str::to_owned),
-            known: look_up(context, &names)?,
+        Ok(SystemUsers::of(run_as, known))
+    }
+
+    /// The same, without waiting for those who know system users: `done` is told what has come of it.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a process.
+    pub(crate) fn look_up(
+        context: &Context,
+        run_as: Option<&str>,
+        config: &Config,
+        done: impl FnOnce(io::Result<Rc<SystemUsers>>) + 'static,
+    ) -> io::Result<Option<LookUp>> {
+        let names = needed(run_as, config);
+        if names.is_empty() {
+            done(Ok(SystemUsers::of(run_as, BTreeMap::new())));
+            return Ok(None);
+        }
+        let (answer, child) = ask(context, &names)?;
+        let is_running = Rc::new(Cell::new(true));
+        let has_ended = Rc::clone(&is_running);
+        context
+            .add_child(child, move |_, _, _| has_ended.set(false))?
+            .detach();
+        let process = LookUpProcess { child, is_running };
+        answer.set_nonblocking(true)?;
+        let answer = context.add_async_fd(answer)?;
+        let reading = context.timeout(LOOK_UP_TIMEOUT, async move {
+            let mut text = Vec::new();
+            let mut buffer = [0; 4096];
+            loop {
+                let read = answer.io(FdFlags::READ, |mut socket| socket.read(&mut buffer));
+                match read.await? {
+                    0 => return parse_answer(&text),
+                    count => text.extend(&buffer[..count]),
+                }
+            }
+        });
+        let run_as = run_as.map(str::to_owned);
+        let child = process.clone();
+        let task = context.spawn(async move {
+            let known = reading.await.unwrap_or_else(|late| Err(late.into()));
+            if known.is_err() {
+                child.kill();
+            }
+            done(known.map(|known| SystemUsers::of(run_as.as_deref(), known)));
+        });
+        task.set_name("system users");
+        Ok(Some(LookUp {
+            process,
+            _task: task,
         }))
+    }
+
+    fn of(run_as: Option<&str>, known: BTreeMap<String, Account>) -> Rc<SystemUsers> {
+        let run_as = run_as.map(str::to_owned);
+        Rc::new(SystemUsers { run_as, known })
     }
 }
 
-/// Looks system users up in a process of its own, which ends then: the libraries that are loaded for
-/// it would be there in each client's process, too.
-fn look_up(context: &Context, names: &[&str]) -> io::Result<BTreeMap<String, Account>> {
-    if names.is_empty() {
-        return Ok(BTreeMap::new());
+/// System users that are being looked up; nothing comes of it when this is dropped.
+#[derive(Debug)]
+pub(crate) struct LookUp {
+    process: LookUpProcess,
+    _task: Task<()>,
+}
+
+impl LookUp {
+    /// Ends the process that looks them up.
+    pub(crate) fn cancel(self) {
+        self.process.kill();
     }
-    let (mut ours, mut theirs) = UnixStream::pair()?;
+}
+
+#[derive(Debug, Clone)]
+struct LookUpProcess {
+    child: u32,
+    /// It hasn't been reaped.
+    is_running: Rc<Cell<bool>>,
+}
+
+impl LookUpProcess {
+    fn kill(&self) {
+        if let Some(pid) = process_id(self.child).filter(|_| self.is_running.get()) {
+            // That it has ended by itself is as good.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// The names of the system users that clients need, if this is root.
+fn needed<'a>(run_as: Option<&'a str>, config: &'a Config) -> Vec<&'a str> {
+    match run_as {
+        _ if !geteuid().is_root() => Vec::new(),
+        Some(name) => vec![name],
+        None => {
+            let users = config.security().users.names();
+            users.take(MAX_KNOWN).chain([NOBODY]).collect()
+        }
+    }
+}
+
+/// Has system users looked up by a process of its own, which ends then: the libraries that are loaded
+/// for it would be there in each client's process, too. Returns where the answer comes from, and the
+/// process.
+fn ask(context: &Context, names: &[&str]) -> io::Result<(UnixStream, u32)> {
+    let (ours, mut theirs) = UnixStream::pair()?;
     match context.fork()? {
         Fork::Child => {
+            // Whatever it waits for, it is of no use without its parent. What isn't possible here is
+            // left out.
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+            leave_parent(context);
+            drop(ours);
             let found = names
                 .iter()
                 .filter_map(|name| Account::find(name).ok().zip(Some(name)));
             let lines: String = found
                 .map(|(account, name)| format!("{name}:{}\n", account.to_line()))
                 .collect();
-            let status = i32::from(theirs.write_all(lines.as_bytes()).is_err());
-            std::process::exit(status);
+            let written = theirs.write_all(format!("{lines}{END_OF_ANSWER}").as_bytes());
+            std::process::exit(i32::from(written.is_err()));
         }
-        Fork::Parent(child) => {
-            drop(theirs);
-            let mut text = String::new();
-            let read = ours.read_to_string(&mut text);
-            let child = i32::try_from(child).ok().and_then(Pid::from_raw);
-            waitpid(child, WaitOptions::empty())?;
-            read?;
-            let known = text.lines().filter_map(|line| {
-                let (name, account) = line.split_once(':')?;
-                Some((name.to_owned(), Account::parse(account)?))
-            });
-            Ok(known.collect())
-        }
+        Fork::Parent(child) => Ok((ours, child)),
     }
+}
+
+/// The last line of a complete answer.
+const END_OF_ANSWER: &str = ".\n";
+
+fn parse_answer(text: &[u8]) -> io::Result<BTreeMap<String, Account>> {
+    let text = std::str::from_utf8(text).ok();
+    let lines = text.and_then(|text| text.strip_suffix(END_OF_ANSWER));
+    let lines = lines.ok_or_else(|| io::Error::other("looking up system users has failed"))?;
+    let known = lines.lines().filter_map(|line| {
+        let (name, account) = line.split_once(':')?;
+        Some((name.to_owned(), Account::parse(account)?))
+    });
+    Ok(known.collect())
+}
+
+fn process_id(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 impl Account {
@@ -161,8 +283,13 @@ impl Account {
 
 /// A client's process, as the connection sees it.
 #[derive(Debug)]
-pub(crate) struct ClientProcess {
+pub(crate) struct ClientProcess(Rc<Process>);
+
+#[derive(Debug)]
+struct Process {
     context: WeakContext,
+    /// Until then a client that is only anonymous may become somebody.
+    settles_at: Instant,
     peer: String,
     config: Arc<Config>,
     users: Rc<SystemUsers>,
@@ -170,6 +297,10 @@ pub(crate) struct ClientProcess {
     failures: Cell<u32>,
     /// Whom it serves, once that is settled. Who started the server, if that wasn't root.
     settled: RefCell<Option<String>>,
+    /// New processes, and files outside the shares, are given up.
+    is_confined: Cell<bool>,
+    /// Giving up has failed half-way, so nobody is served any more.
+    has_failed: Cell<bool>,
 }
 
 /// Called once in each client's process, before anything is read from the client.
@@ -188,7 +319,9 @@ pub(crate) fn enter(
     limit(Resource::Core, 0)?;
     limit(Resource::Data, MAX_MEMORY)?;
     set_title(peer)?;
-    Ok(ClientProcess {
+    let now = context.upgrade().map(|context| context.now());
+    Ok(ClientProcess(Rc::new(Process {
+        settles_at: now.unwrap_or_else(Instant::now) + LOGON_TIMEOUT,
         context,
         peer: peer.to_owned(),
         config,
@@ -196,7 +329,21 @@ pub(crate) fn enter(
         parent,
         failures: Cell::new(0),
         settled: RefCell::new(None),
-    })
+        is_confined: Cell::new(false),
+        has_failed: Cell::new(false),
+    })))
+}
+
+/// Keeps what is in memory from core dumps, and from others of the same user who would look at it or
+/// attach themselves. To be called before anything is there that has to remain secret; it holds for
+/// later children, too.
+///
+/// # Errors
+///
+/// The system refuses.
+pub(crate) fn keep_memory_private() -> io::Result<()> {
+    limit(Resource::Core, 0)?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Lowers a limit for good.
@@ -281,7 +428,7 @@ fn system_user(name: &str) -> Result<User, String> {
     }
 }
 
-impl ClientProcess {
+impl Process {
     /// The name of the system user that somebody is served as, started as root.
     fn system_name(&self, identity: &Identity) -> String {
         match (&self.users.run_as, identity) {
@@ -291,30 +438,108 @@ impl ClientProcess {
         }
     }
 
-    /// Becomes a system user, for good.
-    fn become_user(&self, name: &str) -> Result<(), String> {
+    /// The system user to become, if there is one.
+    fn account(&self, name: &str) -> Result<Option<Account>, String> {
+        if !geteuid().is_root() {
+            return Ok(None);
+        }
         let account = match self.users.known.get(name) {
             Some(account) => account.clone(),
             None => Account::find(name)?,
         };
-        if account.uid.is_root() {
-            return match self.users.run_as {
-                Some(_) => Ok(()),
-                None => Err(format!("{name:?} is root; --run-as would have to say so")),
-            };
+        match (account.uid.is_root(), &self.users.run_as) {
+            (false, _) => Ok(Some(account)),
+            (true, Some(_)) => Ok(None),
+            (true, None) => Err(format!("{name:?} is root; --run-as would have to say so")),
         }
+    }
+
+    /// Becomes a system user, for good.
+    fn become_user(&self, name: &str, account: &Account) -> Result<(), String> {
         let fail = |e: nix::Error| format!("becoming {name:?}: {e}");
-        change_ids(&account).map_err(fail)?;
+        change_ids(account).map_err(fail)?;
         // Nothing of root may be left to go back to.
         if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
             return Err(format!("becoming {name:?}: root came back"));
         }
+        // Another user's process may be dumped again, where the system is set up for that.
+        keep_memory_private().map_err(|e| format!("core dumps: {e}"))?;
         log::debug!("{}: now system user {name:?}", self.peer);
         Ok(())
     }
 
-    /// Restricts files to those below the shares.
-    fn confine(&self) -> Result<(), landlock::RulesetError> {
+    /// Settles for somebody, for good.
+    fn settle(&self, name: String) -> Result<(), String> {
+        let account = self.account(&name)?;
+        let is_root = geteuid().is_root();
+        let done = match &account {
+            Some(account) => self.become_user(&name, account),
+            None => Ok(()),
+        };
+        // From here on there is no other way.
+        self.settled
+            .replace(Some(if is_root { name } else { String::new() }));
+        let done = done.and_then(|()| self.confine());
+        self.end_if_failed(done)
+    }
+
+    /// Keeps of root what is needed to settle for somebody later.
+    fn wait_and_see(self: &Rc<Self>) -> Result<(), String> {
+        if self.is_confined.get() {
+            return Ok(());
+        }
+        let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
+        let needed = CapabilitySets {
+            effective: needed,
+            permitted: needed,
+            inheritable: CapabilitySet::empty(),
+        };
+        let done = self.confine().and_then(|()| {
+            set_capabilities(None, needed).map_err(|e| format!("no more privileges: {e}"))
+        });
+        self.end_if_failed(done)?;
+        let context = self.context.upgrade().ok_or("the loop is gone")?;
+        let process = Rc::downgrade(self);
+        let timer = context.add_timer(self.settles_at, move |_, _| {
+            let Some(process) = process.upgrade() else {
+                return;
+            };
+            if process.settled.borrow().is_none()
+                && let Err(why) = process.settle(NOBODY.to_owned())
+            {
+                log::error!("{}: {why}", process.peer);
+                process.end();
+            }
+        });
+        timer.set_name("settling");
+        timer.detach();
+        Ok(())
+    }
+
+    /// A process that is half of somebody serves nobody.
+    fn end_if_failed(&self, done: Result<(), String>) -> Result<(), String> {
+        done.inspect_err(|_| self.end())
+    }
+
+    fn end(&self) {
+        self.has_failed.set(true);
+        if let Some(context) = self.context.upgrade() {
+            context.stop();
+        }
+    }
+
+    /// Gives up new processes, and all files but those below the shares.
+    fn confine(&self) -> Result<(), String> {
+        if !self.is_confined.get() {
+            limit(Resource::Nproc, 0).map_err(|e| format!("no more processes: {e}"))?;
+            self.restrict_files()
+                .map_err(|e| format!("Landlock: {e}"))?;
+            self.is_confined.set(true);
+        }
+        Ok(())
+    }
+
+    fn restrict_files(&self) -> Result<(), landlock::RulesetError> {
         let reading = AccessFs::ReadFile | AccessFs::ReadDir;
         let writing: BitFlags<AccessFs> = AccessFs::WriteFile
             | AccessFs::RemoveDir
@@ -358,37 +583,35 @@ fn change_ids(account: &Account) -> nix::Result<()> {
 
 impl Host for ClientProcess {
     fn admit(&self, identity: &Identity) -> Result<(), String> {
-        // Gets at no files.
-        if *identity == Identity::Anonymous {
-            return Ok(());
+        let process = &self.0;
+        if process.has_failed.get() {
+            return Err("the process ends".to_owned());
         }
-        let name = self.system_name(identity);
-        let mut settled = self.settled.borrow_mut();
-        if let Some(settled) = &*settled {
-            // Without root there is one user, whoever logs on.
-            return match settled.is_empty() || *settled == name {
+        let is_anonymous = *identity == Identity::Anonymous;
+        let name = process.system_name(identity);
+        if let Some(settled) = &*process.settled.borrow() {
+            // Without root there is one user, whoever logs on. Who is anonymous gets at no files.
+            return match settled.is_empty() || *settled == name || is_anonymous {
                 true => Ok(()),
                 false => Err(format!(
                     "this connection is system user {settled:?}'s, and not {name:?}'s"
                 )),
             };
         }
-        let is_root = geteuid().is_root();
-        if is_root {
-            self.become_user(&name)?;
+        let may_change = geteuid().is_root() && process.users.run_as.is_none();
+        if is_anonymous && may_change {
+            return process.wait_and_see();
         }
-        limit(Resource::Nproc, 0).map_err(|e| format!("no more processes: {e}"))?;
-        self.confine().map_err(|e| format!("Landlock: {e}"))?;
-        *settled = Some(if is_root { name } else { String::new() });
-        Ok(())
+        process.settle(name)
     }
 
     fn delay_failure(&self) -> Pin<Box<dyn Future<Output = ()>>> {
-        self.parent.send(&Ask::Session(SessionAsk::Refused));
-        let failures = self.failures.get();
-        self.failures.set(failures.saturating_add(1));
+        let process = &self.0;
+        process.parent.send(&Ask::Session(SessionAsk::Refused));
+        let failures = process.failures.get();
+        process.failures.set(failures.saturating_add(1));
         let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
         let delay = FAILURE_DELAY.saturating_mul(factor).min(MAX_FAILURE_DELAY);
-        Box::pin(self.context.sleep(delay))
+        Box::pin(process.context.sleep(delay))
     }
 }

@@ -120,6 +120,7 @@ fn configure(options: &Options, demo: Option<&DemoShare>) -> Result<Config, Box<
     let users = match &options.users {
         None => Users::new(),
         Some(path) => {
+            isolation::keep_memory_private().map_err(|e| format!("core dumps: {e}"))?;
             let users = Users::read(path)?;
             log::info!("{}: {} users", path.display(), users.len());
             users

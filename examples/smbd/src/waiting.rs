@@ -26,6 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(100);
 /// How often it is logged that connections were refused.
 const REPORT: Duration = Duration::from_secs(1);
+/// Why somebody is refused who has waited.
+const TOO_MANY: &str = "too many haven't logged on";
 /// So much of a first message is enough, as the socket may not take more.
 const ENOUGH: usize = 4096;
 
@@ -106,7 +108,7 @@ impl Waiting {
         address: IpAddr,
     ) {
         if !self.make_room(context, address) {
-            self.refuse(context, peer);
+            self.refuse(context, peer, format_args!("{TOO_MANY}"));
             return;
         }
         let key = self.last.get() + 1;
@@ -212,7 +214,7 @@ impl Waiting {
     fn send_away(self: &Rc<Self>, context: &Context, key: u64) {
         let entry = self.entries.borrow_mut().remove(&key);
         if let Some(entry) = entry {
-            self.refuse(context, &entry.peer);
+            self.refuse(context, &entry.peer, format_args!("{TOO_MANY}"));
         }
     }
 
@@ -236,13 +238,18 @@ impl Waiting {
     }
 
     /// Logs that somebody was refused: the first at once, the others together.
-    fn refuse(self: &Rc<Self>, context: &Context, peer: &str) {
+    pub(crate) fn refuse(
+        self: &Rc<Self>,
+        context: &Context,
+        peer: &str,
+        why: std::fmt::Arguments<'_>,
+    ) {
         let refused = self.refused.get();
         self.refused.set(refused + 1);
         if refused > 0 {
             return;
         }
-        log::warn!("{peer}: refused, too many haven't logged on");
+        log::warn!("{peer}: refused, {why}");
         let timer = self.report.get_or_init(|| {
             let waiting = Rc::downgrade(self);
             context.add_timer_after(REPORT, move |_, _| {

@@ -711,6 +711,40 @@ fn a_session_can_be_renewed() {
     }
 }
 
+/// Else whoever has its keys could use what another user says to them: signing would not help.
+#[test]
+fn a_session_is_not_renewed_as_another_user() {
+    let setup = Setup::with(|security| {
+        security.require_signing = true;
+        security.guest = Some(Access::ReadOnly);
+    });
+    for dialect in DIALECTS {
+        let mut client = setup.logged_on(&Offer::of(dialect), &alice());
+        client.connect_tree("data", Status::SUCCESS);
+        client.authenticate(&bob(), 1, Status::ACCESS_DENIED);
+        client.connection.mode = Mode::Plain;
+        client.connect_tree("bobs", Status::USER_SESSION_DELETED);
+
+        // Nor by way of those who have no keys.
+        for detour in ["", "eve"] {
+            let mut client = setup.logged_on(&Offer::of(dialect), &alice());
+            let renew = |client: &mut Alice| {
+                let setup = |token: &[u8]| request(SESSION_SETUP, session_setup(token));
+                client.expect(setup(&ntlm_negotiate()), Status::MORE_PROCESSING_REQUIRED);
+                client.expect(setup(&ntlm_authenticate(detour)), Status::SUCCESS);
+            };
+            renew(&mut client);
+            client.connect_tree("bobs", Status::ACCESS_DENIED);
+            client.authenticate(&alice(), 1, Status::SUCCESS);
+            client.connect_tree("data", Status::SUCCESS);
+            renew(&mut client);
+            client.authenticate(&bob(), 1, Status::ACCESS_DENIED);
+            client.connection.mode = Mode::Plain;
+            client.connect_tree("bobs", Status::USER_SESSION_DELETED);
+        }
+    }
+}
+
 #[test]
 fn a_pipe_stays_with_who_has_opened_it() {
     /// A PDU of DCE/RPC: kind and body.
@@ -734,7 +768,10 @@ fn a_pipe_stays_with_who_has_opened_it() {
         0x8A, 0xEB, 0x1C, 0xC9, 0x11, 0x9F, 0xE8, 0x08, 0, 0x2B, 0x10, 0x48, 0x60, 2, 0, 0, 0,
     ];
     transceive(&mut client, pdu(11, &bind));
-    client.authenticate(&bob(), 1, Status::SUCCESS);
+    // A renewal makes the session somebody else's.
+    let setup = |token: &[u8]| request(SESSION_SETUP, session_setup(token));
+    client.expect(setup(&ntlm_negotiate()), Status::MORE_PROCESSING_REQUIRED);
+    client.expect(setup(&ntlm_authenticate("")), Status::SUCCESS);
     // LsarGetUserName
     let call = [0, 0, 0, 0, 0, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let answer = transceive(&mut client, pdu(0, &call));
@@ -915,6 +952,39 @@ fn a_session_of_another_connection_is_refused_with_its_signature() {
         // Its own connection does not mind.
         owner.connection.keys = client.connection.keys.take();
         reads(&mut owner);
+    }
+}
+
+/// GMAC's nonce is the message id, which is to sign one message only.
+#[test]
+fn a_session_signs_no_two_messages_with_one_nonce_elsewhere() {
+    let setup = Setup::new();
+    let offer = Offer {
+        signing: &[Algorithm::AesGmac],
+        ..Offer::of(Dialect::Smb311)
+    };
+    let hub = Hub::new();
+    let client = || Client::over(Protected::new(Direct::beside(&setup.config, &hub)));
+    let mut owner = client();
+    owner.log_on_as(&offer, &alice());
+    // What is sent to bind a connection is answered once, and a renewal not at all.
+    for (flags, signed) in [(0, 0), (1, 1)] {
+        let mut body = session_setup(&ntlm_negotiate());
+        body[2] = flags;
+        owner.message_id = 1;
+        let message = owner.message(&[request(SESSION_SETUP, body)]);
+        let captured = owner.connection.protect(&message);
+        let responses: Vec<_> = (0..3)
+            .map(|_| {
+                let mut other = client();
+                other.negotiate(&offer);
+                let reply = other.connection.inner.process(&captured).unwrap().unwrap();
+                responses(&reply).remove(0)
+            })
+            .collect();
+        let count = responses.iter().filter(|one| one.flags & 8 != 0).count();
+        assert_eq!(count, signed);
+        assert_eq!(responses[2].status, Status::USER_SESSION_DELETED);
     }
 }
 

@@ -354,6 +354,69 @@ impl World {
     }
 }
 
+/// The file that is asked for is the process's own word.
+#[test]
+fn a_name_is_removed_by_a_process_of_the_user_who_wants_that() {
+    const EVE: u32 = 1001;
+    for (alice, closes, removed) in [
+        (EVE, true, true),
+        (1000, true, false),
+        (EVE, false, true),
+        (1000, false, false),
+    ] {
+        let now = Instant::now();
+        let mut table = Table::new(BREAK_TIMEOUT, now);
+        let clients = [table.add_client(), table.add_client()];
+        table.set_user(clients[0], alice);
+        table.set_user(clients[1], EVE);
+        // Answers what the table asks, and tells whether a name is to be removed.
+        let mut handle = |client: ClientId, ask: Ask| {
+            table.handle(client, ask, now).unwrap();
+            let mut removes = false;
+            while let Some((client, action)) = table.next_action() {
+                match action {
+                    Action::Tell(Notice::Restrict { file, number, .. }) => {
+                        let done = Ask::RestrictDone { file, number };
+                        table.handle(client, done, now).unwrap();
+                    }
+                    Action::Tell(Notice::Closed { remove, .. }) => removes |= remove,
+                    Action::Tell(_) => {}
+                    Action::Evict => panic!("{client:?} hangs"),
+                }
+            }
+            removes
+        };
+        for (client, access) in clients.into_iter().zip([0x3, 0x80]) {
+            let open = Ask::Open {
+                ticket: 1,
+                open: 1,
+                file: FileKey {
+                    device: 1,
+                    inode: 77,
+                },
+                access,
+                share: 7,
+                oplock: Oplock::None,
+                overwrites: false,
+                delete_on_close: closes && client == clients[1],
+                name: String::from("x"),
+            };
+            assert!(!handle(client, open));
+        }
+        if !closes {
+            let set = Ask::SetDelete {
+                ticket: 2,
+                open: 1,
+                delete: true,
+            };
+            assert!(!handle(clients[1], set));
+        }
+        let close = |ticket| Ask::Close { ticket, open: 1 };
+        assert!(!handle(clients[1], close(3)), "another has it open");
+        assert_eq!(handle(clients[0], close(4)), removed);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

@@ -20,6 +20,9 @@ use ntlmssp::{Authenticate, flags};
 use ntlmv2::{NtHash, Side};
 use users::Users;
 
+/// How [`Identity::Anonymous`] is told. No other identity is told so.
+pub const ANONYMOUS: &str = "anonymous";
+
 /// Who a session belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
@@ -34,7 +37,7 @@ pub enum Identity {
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Identity::Anonymous => f.write_str("anonymous"),
+            Identity::Anonymous => f.write_str(ANONYMOUS),
             // Quoted: the name is the client's choice and goes into logs.
             Identity::Guest(user) => write!(f, "guest {user:?}"),
             Identity::User(user) => write!(f, "user {user:?}"),

@@ -3,6 +3,9 @@
 use crate::wire::time;
 use crate::wire::{Malformed, Put, Reader, slice_at, text};
 
+/// The longest name of a user or a domain, in characters. Windows' are no longer.
+const MAX_NAME: usize = 256;
+
 /// What every message begins with.
 pub const SIGNATURE: &[u8] = b"NTLMSSP\0";
 
@@ -139,7 +142,7 @@ pub fn take_mic(token: &[u8]) -> Result<(Vec<u8>, [u8; 16]), Malformed> {
 ///
 /// # Errors
 ///
-/// [`Malformed`], also for a message only a server sends.
+/// [`Malformed`], also for a message only a server sends, and for names of more than 256 characters.
 pub fn parse(token: &[u8]) -> Result<Message<'_>, Malformed> {
     let mut r = Reader::new(token.strip_prefix(SIGNATURE).ok_or(Malformed)?);
     match r.u32()? {
@@ -153,11 +156,15 @@ pub fn parse(token: &[u8]) -> Result<Message<'_>, Malformed> {
             let encrypted_key = field(&mut r, token)?;
             let flags = r.u32()?;
             let text = |bytes: &[u8]| {
-                if flags & flags::UNICODE != 0 {
-                    text::from_utf16le(bytes)
+                let name = if flags & flags::UNICODE != 0 {
+                    text::from_utf16le(bytes)?
                 } else {
                     // The OEM code page is not known here; all agree on ASCII.
-                    Ok(String::from_utf8_lossy(bytes).into_owned())
+                    String::from_utf8_lossy(bytes).into_owned()
+                };
+                match name.chars().count() <= MAX_NAME {
+                    true => Ok(name),
+                    false => Err(Malformed),
                 }
             };
             Ok(Message::Authenticate(Authenticate {
@@ -272,6 +279,14 @@ mod tests {
             };
             assert_eq!(message.user, user);
             assert_eq!(message.is_anonymous(), anonymous, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        for (length, is_allowed) in [(MAX_NAME, true), (MAX_NAME + 1, false), (30_000, false)] {
+            let token = authenticate(&"ä".repeat(length), &[], flags::UNICODE);
+            assert_eq!(parse(&token).is_ok(), is_allowed, "{length}");
         }
     }
 

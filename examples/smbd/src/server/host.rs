@@ -7,8 +7,8 @@ use crate::auth::Identity;
 
 /// The process that a connection lives in.
 pub trait Host: std::fmt::Debug {
-    /// Somebody has proved who they are, or is let in as a guest. From now on files are touched for
-    /// them: the time to become their system user.
+    /// Somebody has proved who they are, or is let in as a guest, or anonymously. From now on files
+    /// are touched for all but the latter: the time to become their system user.
     ///
     /// # Errors
     ///

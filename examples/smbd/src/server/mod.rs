@@ -101,7 +101,7 @@ pub struct Connection {
     port: Rc<Port>,
     /// Requests that wait for other clients.
     pending: Pending,
-    /// Somebody has logged on.
+    /// Somebody has logged on who isn't anonymous.
     is_authenticated: Cell<bool>,
     /// Of files whose CREATE has been granted but not been answered.
     early_breaks: RefCell<Vec<Break>>,
@@ -171,9 +171,15 @@ impl Connection {
         self.is_busy.get()
     }
 
-    /// Whether somebody has logged on, be it as a guest.
+    /// Whether somebody has logged on, be it as a guest. Who is anonymous remains a stranger.
     pub fn is_authenticated(&self) -> bool {
         self.is_authenticated.get()
+    }
+
+    /// Whether somebody has a session, be it an anonymous one.
+    pub fn has_session(&self) -> bool {
+        let sessions = self.sessions.borrow();
+        sessions.values().any(|session| session.has_begun())
     }
 
     /// How many files, directories and pipes the client has open. A client

@@ -45,8 +45,10 @@ pub(super) struct Session {
     acceptor: RefCell<Option<Acceptor>>,
     /// In 3.1.1, until the first logon: the hash of what has been said.
     preauth: Rc<RefCell<PreauthHash>>,
-    /// Made by the first logon, unless it was a guest's. A renewal doesn't change them.
+    /// Made by the first logon with a password. A renewal doesn't change them.
     pub(super) keys: OnceCell<Keys>,
+    /// Whose they are.
+    key_owner: OnceCell<Identity>,
     /// Requests have to be signed.
     pub(super) signing_required: Cell<bool>,
     /// Requests have to be encrypted.
@@ -67,6 +69,11 @@ impl Session {
         logon
             .as_ref()
             .map_or(Identity::Anonymous, |logon| logon.identity.clone())
+    }
+
+    /// Whether somebody has logged on.
+    pub(super) fn has_begun(&self) -> bool {
+        self.logon.borrow().is_some()
     }
 
     /// The tree connect of a request.
@@ -115,7 +122,7 @@ impl Connection {
         self.sessions
             .borrow()
             .get(&session_id)
-            .filter(|session| session.logon.borrow().is_some())
+            .filter(|session| session.has_begun())
             .cloned()
             .ok_or(Status::USER_SESSION_DELETED)
     }
@@ -144,7 +151,7 @@ impl Connection {
         let session = self.sessions.borrow().get(&id).cloned();
         let session = session.ok_or(Status::USER_SESSION_DELETED)?;
         reply.session_id = id;
-        let hashes = negotiated.dialect == Dialect::Smb311 && session.logon.borrow().is_none();
+        let hashes = negotiated.dialect == Dialect::Smb311 && !session.has_begun();
         if hashes {
             session.preauth.borrow_mut().update(request.message);
         }
@@ -182,7 +189,7 @@ impl Connection {
     }
 
     /// A session of another connection is to be used on this one: multichannel, which is not among
-    /// the capabilities. The refusal is signed, if the request is.
+    /// the capabilities. The refusal is signed, if the request is and it can be.
     async fn used_elsewhere(
         &self,
         request: &Request<'_>,
@@ -230,7 +237,14 @@ impl Connection {
             log::warn!("{}: {} refused: {why}", self.peer, logon.identity);
             Err(Status::ACCESS_DENIED.into())
         };
+        // Whoever has the keys could else renew the session with what another user says to them, who
+        // believes to log on to a server of theirs.
+        let owner = session.key_owner.get();
+        if logon.session_key.is_some() && owner.is_some_and(|owner| *owner != logon.identity) {
+            return refuse("the session's keys are another user's");
+        }
         if let Some(session_key) = &logon.session_key {
+            session.key_owner.get_or_init(|| logon.identity.clone());
             session.keys.get_or_init(|| {
                 Keys::new(
                     session_key,
@@ -276,8 +290,10 @@ impl Connection {
         };
         let identity = logon.identity.to_string();
         self.port.session_begun(id, signing, &identity);
+        if logon.identity != Identity::Anonymous {
+            self.is_authenticated.set(true);
+        }
         session.logon.replace(Some(logon));
-        self.is_authenticated.set(true);
         Ok(flags)
     }
 
@@ -314,7 +330,7 @@ impl Connection {
             for (_, open) in session.opens.take() {
                 self.end_open(&open).await;
             }
-            if session.logon.borrow().is_some() {
+            if session.has_begun() {
                 self.port.session_ended(id);
             }
         }

@@ -135,6 +135,8 @@ pub(super) struct File {
     has_changed: bool,
     views: BTreeMap<ClientId, View>,
     pub(super) delete_pending: bool,
+    /// The system user whose process has said so; another one's is not to do it for them.
+    deleted_by: Option<u32>,
 }
 
 impl File {
@@ -149,6 +151,7 @@ impl File {
             has_changed: false,
             views: BTreeMap::new(),
             delete_pending: false,
+            deleted_by: None,
         }
     }
 
@@ -357,6 +360,7 @@ impl File {
                     return Verdict::Soon;
                 }
                 self.delete_pending = delete;
+                self.deleted_by = effects.user(client);
                 self.has_changed = true;
                 if let Some(open) = self.opens.get_mut(&owner) {
                     open.delete_on_close &= delete;
@@ -382,10 +386,12 @@ impl File {
                         return Verdict::Soon;
                     }
                     self.delete_pending = true;
+                    self.deleted_by = effects.user(client);
                     self.has_changed = true;
                     self.restrict_all(DELETED, effects);
                 }
-                let remove = self.delete_pending && self.opens.len() == 1;
+                let is_theirs = self.deleted_by == effects.user(client);
+                let remove = self.delete_pending && self.opens.len() == 1 && is_theirs;
                 if remove {
                     self.settle_open(owner, effects);
                     if let Some(open) = self.opens.get_mut(&owner) {
@@ -633,6 +639,7 @@ impl File {
             // name; but others may still do it.
             if open.delete_on_close && !self.opens.is_empty() && !self.delete_pending {
                 self.delete_pending = true;
+                self.deleted_by = effects.user(owner.client);
                 self.restrict_all(DELETED, effects);
             }
         }

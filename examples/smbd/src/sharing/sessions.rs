@@ -7,16 +7,19 @@
 //! A key is handed out only to a process that shows a message signed with it, so a process that was
 //! taken over learns none this way that it doesn't know.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::message::{MAX_NAME, Notice, Ticket};
 use super::table::{ClientId, Effects, Misbehaviour, Timed};
 use crate::crypto::signing::{Algorithm, SigningKey};
-use crate::wire::header::HEADER_LEN;
+use crate::wire::header::{Command, HEADER_LEN, Header};
+use crate::wire::session::{REQUEST_FLAG_BINDING, SessionSetup};
 use crate::wire::{Malformed, Put, Reader};
 
 /// The most sessions of a client.
 const MAX_SESSIONS: usize = 1024;
+/// The most messages of other connections that are answered with a session's key by GMAC.
+const MAX_ANSWERED: usize = 256;
 /// The longest message whose signature is looked at.
 pub(super) const MAX_SIGNED: usize = 32 * 1024;
 
@@ -253,6 +256,35 @@ struct Session {
     identity: String,
     /// Who waits for its end.
     waiting: Vec<(ClientId, Ticket)>,
+    /// The ids of messages of other connections that were answered by GMAC, and whose they were.
+    answered: BTreeMap<u64, ClientId>,
+}
+
+impl Session {
+    /// Whether an answer to a message of another connection may be signed with the session's key.
+    ///
+    /// GMAC's nonce is the message id, of which each connection has its own, and from two signatures
+    /// with one nonce others can be made. So there is one for each id, and only for who has tried to bind
+    /// the connection to the session: no client does that but to see what becomes of it, since the server
+    /// has said that it can't be done, and what has been overheard on the session's own connection
+    /// doesn't say it.
+    fn may_answer(&mut self, client: ClientId, algorithm: Algorithm, message: &[u8]) -> bool {
+        if algorithm != Algorithm::AesGmac {
+            return true;
+        }
+        let (Ok(header), Ok(setup)) = (Header::parse(message), SessionSetup::parse(message)) else {
+            return false;
+        };
+        let binds = setup.flags & REQUEST_FLAG_BINDING != 0;
+        let may = Command::from_code(header.command) == Some(Command::SessionSetup)
+            && (binds || self.answered.values().any(|&other| other == client))
+            && self.answered.len() < MAX_ANSWERED
+            && !self.answered.contains_key(&header.message_id);
+        if may {
+            self.answered.insert(header.message_id, client);
+        }
+        may
+    }
 }
 
 /// The parent's list of sessions.
@@ -288,6 +320,7 @@ impl Sessions {
                             signing,
                             identity,
                             waiting: Vec::new(),
+                            answered: BTreeMap::new(),
                         };
                         self.0.insert(session, session_entry);
                     }
@@ -327,13 +360,17 @@ impl Sessions {
                 algorithm,
                 message,
             } => {
-                let signing = self.0.get(&session).and_then(|known| known.signing);
+                let known = self.0.get_mut(&session);
+                let signing = known.as_ref().and_then(|known| known.signing);
                 // The client may have either in mind.
                 let matching = signing.and_then(|signing| {
                     [algorithm, signing.algorithm]
                         .into_iter()
                         .find(|&algorithm| {
                             SigningKey::new(algorithm, &signing.key).verify(&mut message.clone())
+                        })
+                        .filter(|&algorithm| {
+                            known.is_some_and(|known| known.may_answer(client, algorithm, &message))
                         })
                         .map(|message| SessionNotice::Signing {
                             ticket,

@@ -88,12 +88,19 @@ pub(super) struct Effects {
     deadlines: BTreeMap<(ClientId, Timed), Instant>,
     changes: Vec<Change>,
     last_number: u64,
+    /// The system users that clients' processes are, where they differ.
+    users: HashMap<ClientId, u32>,
     /// How often a request has been attempted.
     #[cfg(test)]
     attempts: usize,
 }
 
 impl Effects {
+    /// The system user that a client's process is, if that is known.
+    pub(super) fn user(&self, client: ClientId) -> Option<u32> {
+        self.users.get(&client).copied()
+    }
+
     #[cfg(test)]
     pub(super) fn count_attempt(&mut self) {
         self.attempts += 1;
@@ -230,6 +237,7 @@ impl Table {
                 deadlines: BTreeMap::new(),
                 changes: Vec::new(),
                 last_number: 0,
+                users: HashMap::new(),
                 #[cfg(test)]
                 attempts: 0,
             },
@@ -242,6 +250,14 @@ impl Table {
         let id = ClientId(self.last_client);
         self.clients.insert(id, Client::default());
         id
+    }
+
+    /// The process of a client is a system user's now. Where no process is told to be anybody's, they are
+    /// all the same.
+    pub fn set_user(&mut self, id: ClientId, user: u32) {
+        if self.clients.contains_key(&id) {
+            self.effects.users.insert(id, user);
+        }
     }
 
     /// A client is gone: all it has had ends.
@@ -260,6 +276,7 @@ impl Table {
             self.changed(key);
         }
         self.sessions.remove_client(id, &mut self.effects);
+        self.effects.users.remove(&id);
         self.effects.actions.retain(|&(client, _)| client != id);
     }
 
