@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT};
 
@@ -134,7 +135,7 @@ impl Epoll {
             return self.wait_for_milliseconds(free, room, timeout.milliseconds());
         }
         debug_assert_eq!(free.len(), usize::from(room));
-        let limit = timeout.timespec();
+        let limit = timeout.limit().map(KernelTimespec::new);
         let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
         // SAFETY: as above; `limit` is null or points into this frame, and without a signal set its
         // size is not looked at.
@@ -162,6 +163,24 @@ impl Epoll {
     #[cfg(test)]
     pub(crate) fn forget_pwait2(&mut self) {
         self.has_pwait2 = false;
+    }
+}
+
+/// A limit as `epoll_pwait2` reads it: of 64 bits on every machine, where the `timespec` of many a
+/// C library has 32.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct KernelTimespec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl KernelTimespec {
+    fn new(limit: Duration) -> KernelTimespec {
+        KernelTimespec {
+            seconds: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            nanoseconds: limit.subsec_nanos().into(),
+        }
     }
 }
 
@@ -212,7 +231,7 @@ fn create() -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[test]
     fn waits_never_end_early_with_either_call() {

@@ -6,22 +6,31 @@
 
 use super::{check, doorbell, signal};
 use crate::error::OsError;
+#[cfg(target_os = "linux")]
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Makes forks noticed from now on. One that fails, for want of memory, is tried again.
+///
+/// Once that is done nobody takes the lock any more: a fork on another thread would leave it locked
+/// in the child, whose next context would wait for it for ever.
 pub(crate) fn watch() -> io::Result<()> {
-    static REGISTERED: Mutex<bool> = Mutex::new(false);
-    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*registered {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    static REGISTERING: Mutex<()> = Mutex::new(());
+    if REGISTERED.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let _registering = REGISTERING.lock().unwrap_or_else(PoisonError::into_inner);
+    if !REGISTERED.load(Ordering::Acquire) {
         // SAFETY: the three functions live as long as the process.
         let error = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
         if error != 0 {
             let error = io::Error::from_raw_os_error(error);
             return Err(OsError::wrap("pthread_atfork", error));
         }
-        *registered = true;
+        REGISTERED.store(true, Ordering::Release);
     }
     Ok(())
 }
@@ -104,7 +113,6 @@ fn has_other_threads_by_unshare() -> io::Result<bool> {
 
 #[cfg(not(target_os = "linux"))]
 fn has_other_threads() -> io::Result<bool> {
-    let _ = fs::read_dir::<&str>;
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
         "this system doesn't tell how many threads a process has",
@@ -114,8 +122,9 @@ fn has_other_threads() -> io::Result<bool> {
 /// The kernel's id of this thread. Async-signal-safe.
 #[cfg(target_os = "linux")]
 pub(super) fn thread_id() -> i32 {
+    // Not by `gettid`, which C libraries older than glibc 2.30 don't have: the program wouldn't load.
     // SAFETY: the call has no precondition.
-    unsafe { libc::gettid() }
+    unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }
 
 /// Only compared with itself, so the low bits of the thread's handle do where there is no number.
