@@ -175,8 +175,9 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The batch is 0, the backend doesn't exist on this system, or there are no descriptors
-    /// left.
+    /// The batch is 0, the backend doesn't exist on this system, or there are no descriptors or no
+    /// memory left. With [`BackendKind::Epoll`], which has nothing to fall back to, also that the
+    /// kernel has no room for another watch (`ENOSPC`).
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

@@ -13,7 +13,7 @@
 //! empties the tables; that breaks the cycle. What is left for handles that outlive it is tables
 //! in which they find nothing.
 
-use crate::backend::{AnyBackend, Backend, ReadyList, Token};
+use crate::backend::{AnyBackend, Backend, ReadyList, Token, mux};
 use crate::builder::{Builder, Options};
 use crate::callback::Callback;
 use crate::clock::{self, Clock};
@@ -202,7 +202,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// The process or the system has no descriptors left.
+    /// The process or the system has no descriptors or no memory left. A kernel that has no room for
+    /// another watch (`fs.epoll.max_user_watches`) is no error: then the context works by poll.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -467,13 +468,26 @@ impl Inner {
         self.add_wakeup()
     }
 
-    /// Registers the wake-up descriptor with a backend that doesn't know it.
+    /// Registers the wake-up descriptor with a backend that doesn't know it. No loop does without,
+    /// so a backend that refuses it is to fall back to another mechanism.
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
-        if let Some(wakeup) = &*self.wakeup.borrow() {
-            self.has_wakeup.set(false);
-            self.fds.borrow_mut().add_wakeup(wakeup)?;
-            self.has_wakeup.set(true);
+        let Some(wakeup) = self.wakeup.borrow().clone() else {
+            return Ok(());
+        };
+        self.has_wakeup.set(false);
+        let added = self.fds.borrow_mut().add_wakeup(&wakeup);
+        if let Err(error) = added {
+            {
+                let fds = &mut *self.fds.borrow_mut();
+                if mux::concerns_one_descriptor(&error) || !fds.backend.fall_back() {
+                    return Err(error);
+                }
+                fds.mux.forget_registrations();
+            }
+            self.trace_fall_back("adding the wake-up descriptor", &error);
+            self.fds.borrow_mut().add_wakeup(&wakeup)?;
         }
+        self.has_wakeup.set(true);
         Ok(())
     }
 

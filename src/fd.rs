@@ -122,7 +122,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// The backend can't watch the descriptor. The source is in the error, which turns into an
+    /// The backend can't watch the descriptor, or the kernel watches as many for this user as it may
+    /// (`ENOSPC`, `fs.epoll.max_user_watches`). The source is in the error, which turns into an
     /// [`io::Error`] by `?`.
     ///
     /// ```

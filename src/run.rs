@@ -666,7 +666,7 @@ impl Inner {
 
     /// The backend has fallen back to another mechanism, because of an error.
     #[cold]
-    fn trace_fall_back(&self, operation: &str, error: &io::Error) {
+    pub(crate) fn trace_fall_back(&self, operation: &str, error: &io::Error) {
         self.trace_message(Severity::Warning, || {
             format!(
                 "{operation} has failed ({error}); the backend has fallen back to another mechanism"
@@ -799,7 +799,7 @@ impl Inner {
                 Ok(key) => return Ok(key),
                 Err(refused) => refused,
             };
-            if mux::concerns_one_descriptor(&error) || !fds.backend.fall_back() {
+            if mux::concerns_what_is_added(&error) || !fds.backend.fall_back() {
                 drop(borrowed);
                 return Err((Removed::new(refused), error));
             }

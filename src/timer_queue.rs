@@ -635,7 +635,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         let place = place as usize;
         if place < self.settled {
             self.remove_settled(place);
-        } else if place + 1 == self.heap.len() {
+        } else if Some(place) == self.heap.len().checked_sub(1) {
             // Of pending ones the newest goes most often.
             self.heap.pop();
         } else if place < self.heap.len() {
@@ -691,7 +691,9 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         self.heap.swap_remove(hole);
         self.note_place(hole);
         if place == hole {
-        } else if place > 0 && last.before(&self.heap[(place - 1) / ARITY]) {
+            return;
+        }
+        if place > 0 && last.before(&self.heap[(place - 1) / ARITY]) {
             self.sift_up(place, last);
         } else {
             self.sift_down(place, last);

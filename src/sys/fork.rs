@@ -12,13 +12,14 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+static REGISTERED: AtomicBool = AtomicBool::new(false);
+static REGISTERING: Mutex<()> = Mutex::new(());
+
 /// Makes forks noticed from now on. One that fails, for want of memory, is tried again.
 ///
 /// Once that is done nobody takes the lock any more: a fork on another thread would leave it locked
 /// in the child, whose next context would wait for it for ever.
 pub(crate) fn watch() -> io::Result<()> {
-    static REGISTERED: AtomicBool = AtomicBool::new(false);
-    static REGISTERING: Mutex<()> = Mutex::new(());
     if REGISTERED.load(Ordering::Acquire) {
         return Ok(());
     }
@@ -132,4 +133,23 @@ pub(super) fn thread_id() -> i32 {
 pub(super) fn thread_id() -> i32 {
     // SAFETY: the call has no precondition.
     unsafe { libc::pthread_self() as usize as i32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    /// As in the child of a fork that happened while another thread held the lock.
+    #[test]
+    fn a_lock_that_nobody_gives_back_stops_only_the_first_registration() {
+        watch().expect("registered");
+        let _held = REGISTERING.lock();
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(watch().is_ok()));
+        let answer = receiver.recv_timeout(Duration::from_secs(10));
+        assert_eq!(answer, Ok(true), "it waits for the lock");
+    }
 }

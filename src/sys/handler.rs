@@ -160,10 +160,10 @@ mod tests {
             assert_eq!(u64::from(calls), *number);
             add(sum, number);
         });
-        let (name, mut calls) = (Rc::new("small".to_owned()), 0u64);
+        let (name, mut calls) = (Rc::new("small".to_owned()), 0usize);
         check(true, move |sum, number| {
             calls += 1;
-            assert_eq!((name.as_str(), calls), ("small", *number));
+            assert_eq!((name.as_str(), calls as u64), ("small", *number));
             add(sum, number);
         });
         let (name, mut calls) = ("large".to_owned(), 0u64);
