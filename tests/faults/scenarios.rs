@@ -301,7 +301,7 @@ fn a_fork_that_the_kernel_refuses(kind: BackendKind) {
             .and_then(|inner| inner.downcast_ref::<OsError>());
         let inner = inner.expect("an error that names the call");
         assert_eq!(inner.operation(), "fork");
-        assert_eq!(OsError::source(inner).raw_os_error(), Some(libc::EAGAIN));
+        assert_eq!(inner.error().raw_os_error(), Some(libc::EAGAIN));
         sys::assert_own_mask_is_clean();
         assert_eq!(unsafe { libc::fork() }, -1);
         sys::assert_own_mask_is_clean();
