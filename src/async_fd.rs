@@ -58,6 +58,7 @@ use std::task::{self, Poll, Waker};
 /// # }
 /// ```
 #[doc(alias = "tevent_fd")]
+#[must_use = "dropping it closes the descriptor"]
 pub struct AsyncFd<S: 'static> {
     fd: Fd<S>,
     waiters: Rc<Waiters>,

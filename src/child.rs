@@ -13,7 +13,7 @@
 //! A forked child of this process keeps the event but isn't the parent of the process it is about.
 //! The closure compares process ids and ends the event instead of asking.
 
-use crate::context::Context;
+use crate::context::{self, Context, WeakContext};
 use crate::error::{OsError, errno};
 use crate::fd::Fd;
 use crate::flags::{FdFlags, SignalFlags};
@@ -55,6 +55,7 @@ use std::task::{self, Poll};
 /// ```
 #[doc(alias = "pidfd")]
 #[doc(alias = "SIGCHLD")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Child {
     pid: u32,
     event: Event,
@@ -253,6 +254,45 @@ struct Over(Child);
 impl Drop for Over {
     fn drop(&mut self) {
         self.0.remove();
+    }
+}
+
+impl WeakContext {
+    /// As [`Context::add_child`].
+    ///
+    /// # Errors
+    ///
+    /// Also [`io::ErrorKind::NotConnected`]: the context is gone.
+    ///
+    /// # Panics
+    ///
+    /// As [`Context::add_child`].
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::process::Command;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let weak = context.downgrade();
+    /// let task = context.spawn(async move {
+    ///     let pid = Command::new("true").spawn()?.id();
+    ///     weak.add_child(pid, |_, _, _| ())?.wait().await
+    /// });
+    /// let status = context.block_on(task)?.expect("nobody cancels it")?;
+    /// assert!(status.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn add_child(
+        &self,
+        pid: u32,
+        handler: impl FnOnce(&Context, &Child, io::Result<ExitStatus>) + 'static,
+    ) -> io::Result<Child> {
+        match self.upgrade() {
+            Some(context) => context.add_child(pid, handler),
+            None => Err(context::closed()),
+        }
     }
 }
 

@@ -655,7 +655,7 @@ impl Backend for Closed {
     }
 }
 
-fn closed() -> io::Error {
+pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the context is gone")
 }
 
@@ -710,8 +710,28 @@ impl WeakContext {
 }
 
 impl WeakContext {
-    /// The time on the context's clock; on the system's, if the context is gone.
-    pub(crate) fn now(&self) -> Instant {
+    /// As [`Context::now`]: what the deadlines of [`sleep_until`](WeakContext::sleep_until) are counted
+    /// from. If the context is gone, it is the time on the system's clock.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let weak = context.downgrade();
+    /// let task = context.spawn(async move {
+    ///     let mut deadline = weak.now();
+    ///     for _tick in 0..3 {
+    ///         deadline += Duration::from_millis(1); // whatever the work between takes
+    ///         weak.sleep_until(deadline).await;
+    ///     }
+    /// });
+    /// context.block_on(task)?.expect("nobody cancels it");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_timeval_current")]
+    pub fn now(&self) -> Instant {
         let inner = self.inner.upgrade();
         inner.map_or_else(Instant::now, |inner| inner.clock.now())
     }

@@ -59,6 +59,7 @@ use std::rc::Rc;
 /// # }
 /// ```
 #[doc(alias = "tevent_fd")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Fd<S: 'static> {
     shared: Rc<Shared<S>>,
     /// Whether dropping this removes the event: not so the handler's copy.

@@ -79,6 +79,7 @@ impl List for Once {
 /// # }
 /// ```
 #[doc(alias = "tevent_immediate")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Immediate {
     inner: Rc<Inner>,
     key: Key,

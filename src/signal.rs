@@ -281,6 +281,7 @@ impl SignalEntry {
 /// # }
 /// ```
 #[doc(alias = "tevent_signal")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Signal {
     inner: Rc<Inner>,
     key: Key,

@@ -51,6 +51,7 @@ pub(crate) type Timers = TimerQueue<Instant, TimerHandler, Meta>;
 /// # }
 /// ```
 #[doc(alias = "tevent_timer")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Timer {
     inner: Rc<Inner>,
     /// No timer's, if dropping the handle is not to remove the timer.

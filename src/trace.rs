@@ -12,6 +12,7 @@ use std::time::Duration;
 /// assert_eq!(tevent::EventKind::Timer.to_string(), "timer");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum EventKind {
     /// A [descriptor event](crate::Fd).
     Fd,

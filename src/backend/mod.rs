@@ -475,6 +475,7 @@ impl DerefMut for AnyBackend {
 /// ```
 #[doc(alias = "tevent_backend_list")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
 pub enum BackendKind {
     /// `epoll(7)`, Linux only. Refuses regular files.
     Epoll,

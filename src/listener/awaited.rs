@@ -42,6 +42,7 @@ use std::task::{self, Poll, Waker};
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "dropping it closes the socket"]
 pub struct AsyncListener<S: ListeningSocket + 'static> {
     listener: Listener<S>,
     hall: Rc<Hall<S>>,

@@ -111,6 +111,7 @@ pub(super) trait Permits {
 /// # context.run()
 /// # }
 /// ```
+#[must_use = "dropping it gives the place to another client"]
 pub struct Permit(Rc<dyn Permits>);
 
 impl Permit {
@@ -225,6 +226,37 @@ impl<T> Deref for Connection<T> {
 impl<T: AsFd> AsFd for Connection<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+/// For what takes a stream by value, such as a `BufReader`.
+impl<T> Read for Connection<T>
+where
+    for<'a> &'a T: Read,
+{
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.stream).read(buffer)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&self.stream).read_vectored(buffers)
+    }
+}
+
+impl<T> Write for Connection<T>
+where
+    for<'a> &'a T: Write,
+{
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.stream).write(bytes)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&self.stream).write_vectored(buffers)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&self.stream).flush()
     }
 }
 

@@ -76,6 +76,7 @@ use std::time::Duration;
 /// descriptors that are known to be ready go before the next client.
 #[doc(alias = "accept")]
 #[doc(alias = "evconnlistener")]
+#[must_use = "dropping the handle closes the socket; `detach` leaves it to the context"]
 pub struct Listener<S: 'static> {
     fd: Fd<S>,
     state: Rc<State<S>>,
