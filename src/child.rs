@@ -125,13 +125,13 @@ impl Context {
     /// with `ECHILD`: the child has ended, and how is not known.
     ///
     /// When this process forks, the child in question remains the parent's. In the other process
-    /// the event never calls its handler. It stays until [`reinitialise`](Context::reinitialise), or
-    /// until it would have called it.
+    /// the event never calls its handler. It stays until [`reinitialise`](Context::reinitialise),
+    /// or until it would have called it.
     ///
     /// On Linux the event holds a descriptor (a pidfd). Where the kernel has none to give (before
     /// Linux 5.4, under a sandbox that forbids it, or because the process has no descriptors left)
-    /// and on other systems, it has a handler for `SIGCHLD`, and each such signal costs a system call
-    /// for each child that is added. Then the event comes in order with signals, not with
+    /// and on other systems, it has a handler for `SIGCHLD`, and each such signal costs a system
+    /// call for each child that is added. Then the event comes in order with signals, not with
     /// descriptors. The downside of that way: it can be disturbed by others in the process who
     /// replace the signal's handler.
     ///
@@ -315,8 +315,8 @@ impl Child {
     /// Waits for the end of the process, and returns how it has ended, for any number of tasks
     /// and any number of times. The handler is called first.
     ///
-    /// [`ExitStatusExt`](std::os::unix::process::ExitStatusExt) tells the signal that has killed it,
-    /// and whether it has dumped core. Dropping the future loses nothing.
+    /// [`ExitStatusExt`](std::os::unix::process::ExitStatusExt) tells the signal that has killed
+    /// it, and whether it has dumped core. Dropping the future loses nothing.
     ///
     /// # Errors
     ///

@@ -115,8 +115,8 @@ pub(crate) struct RunState {
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
     /// There may be more to look at than the doorbell and the descriptors: an immediate, an armed
-    /// timer, a request to stop, somebody who watches, an ended event. Whoever adds one of these sets
-    /// this; a turn that finds none, or only timers that are later, clears it.
+    /// timer, a request to stop, somebody who watches, an ended event. Whoever adds one of these
+    /// sets this; a turn that finds none, or only timers that are later, clears it.
     busy: Cell<Busy>,
     /// If the loop is busy later, when.
     pub(crate) quiet_until: Cell<Instant>,
@@ -188,8 +188,8 @@ impl RunState {
         self.busy.set(Busy::No);
     }
 
-    /// Says that there is nothing to look at but timers, and at those from this time on. A wait that
-    /// begins before and doesn't last longer than `limit` ends before the first is due.
+    /// Says that there is nothing to look at but timers, and at those from this time on. A wait
+    /// that begins before and doesn't last longer than `limit` ends before the first is due.
     pub(crate) fn set_quiet_until(&self, time: Instant, limit: Duration) {
         self.quiet_until.set(time);
         self.quiet_limit.set(limit);
@@ -202,8 +202,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// The process or the system has no descriptors or no memory left. A kernel that has no room for
-    /// another watch (`fs.epoll.max_user_watches`) is no error: then the context works by poll.
+    /// The process or the system has no descriptors or no memory left. A kernel that has no room
+    /// for another watch (`fs.epoll.max_user_watches`) is no error: then the context works by poll.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -390,8 +390,9 @@ impl fmt::Debug for Context {
 /// forked child or by [`reinitialise`](Context::reinitialise): add it again then.
 ///
 /// The poll backend has no such descriptor. There, only signals and other threads' work make what
-/// is lent here readable, so a context that is to be embedded wants [`BackendKind::Standard`](crate::BackendKind::Standard) (and
-/// should that have to fall back to poll, the loop it is embedded in must make turns by the clock).
+/// is lent here readable, so a context that is to be embedded wants
+/// [`BackendKind::Standard`](crate::BackendKind::Standard) (and should that have to fall back to
+/// poll, the loop it is embedded in must make turns by the clock).
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -710,8 +711,8 @@ impl WeakContext {
 }
 
 impl WeakContext {
-    /// As [`Context::now`]: what the deadlines of [`sleep_until`](WeakContext::sleep_until) are counted
-    /// from. If the context is gone, it is the time on the system's clock.
+    /// As [`Context::now`]: what the deadlines of [`sleep_until`](WeakContext::sleep_until) are
+    /// counted from. If the context is gone, it is the time on the system's clock.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

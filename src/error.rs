@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// A system call that failed, inside an [`io::Error`]: its name, and what the system said. (Also its
-/// [`source`](Error::source).)
+/// A system call that failed, inside an [`io::Error`]: its name, and what the system said. (Also
+/// its [`source`](Error::source).)
 ///
 /// [`io::Error::raw_os_error`] knows no number of an error with a text, so it is here:
 ///
@@ -40,9 +40,9 @@ impl OsError {
         Some(inner.operation)
     }
 
-    /// The name of the system call, such as `"epoll_ctl"`. Where the library doesn't know that, since
-    /// a program's own backend hasn't said it, it is what was to be done: `"reopening after fork"`,
-    /// `"changing an interest"`, `"wait"`.
+    /// The name of the system call, such as `"epoll_ctl"`. Where the library doesn't know that,
+    /// since a program's own backend hasn't said it, it is what was to be done: `"reopening after
+    /// fork"`, `"changing an interest"`, `"wait"`.
     ///
     /// ```
     /// fn operation(error: &std::io::Error) -> &str {

@@ -455,8 +455,8 @@ impl Inner {
 }
 
 impl Inner {
-    /// Changes a signal event in a way that may remove it, which a tracer is told. What is left of it
-    /// is returned, to be dropped then.
+    /// Changes a signal event in a way that may remove it, which a tracer is told. What is left of
+    /// it is returned, to be dropped then.
     fn change_signal<R>(&self, key: Key, change: impl FnOnce(&mut SignalTable) -> R) -> R {
         let former = match self.watch.is_traced() {
             true => self.traced_signal(key),

@@ -227,8 +227,8 @@ impl SignalStream {
         self.signal.remove();
     }
 
-    /// Whether the event is there still: it wasn't removed, no [`SignalFlags::RESETHAND`] has ended it,
-    /// and its context is neither gone nor re-initialised.
+    /// Whether the event is there still: it wasn't removed, no [`SignalFlags::RESETHAND`] has ended
+    /// it, and its context is neither gone nor re-initialised.
     pub fn is_registered(&self) -> bool {
         self.signal.is_registered()
     }

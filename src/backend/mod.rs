@@ -310,7 +310,8 @@ pub trait Backend {
     ///
     /// # Errors
     ///
-    /// They are ignored, as the descriptor is about to go.
+    /// They are ignored when the descriptor is about to go. When it stays, as its events have no
+    /// flags any more, they are treated as those of [`modify`](Backend::modify).
     #[doc(alias = "tevent_common_fd_destructor")]
     #[doc(alias = "tevent_common_fd_set_close_fn")]
     fn remove(&mut self, fd: RawFd, token: Token) -> io::Result<()>;
@@ -380,8 +381,8 @@ pub(crate) struct PlainWait(crate::sys::epoll::Waiter);
 pub(crate) enum PlainWait {}
 
 impl PlainWait {
-    /// Fills the list anew, waiting for at most so many milliseconds (-1: for ever). `None` if there
-    /// is something in it then; else the wait's result.
+    /// Fills the list anew, waiting for at most so many milliseconds (-1: for ever). `None` if
+    /// there is something in it then; else the wait's result.
     #[cfg(target_os = "linux")]
     #[inline(always)]
     pub(crate) fn wait(self, limit: i32, ready: &mut ReadyList) -> Option<io::Result<()>> {

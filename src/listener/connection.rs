@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 /// A socket that listens: what [`Context::add_listener`](crate::Context::add_listener) takes.
 ///
-/// `TcpListener` and `UnixListener` give the streams of their kinds; any other listening socket is an
-/// `OwnedFd`, and gives that. A type of your own says which type its connections have:
+/// `TcpListener` and `UnixListener` give the streams of their kinds; any other listening socket is
+/// an `OwnedFd`, and gives that. A type of your own says which type its connections have:
 ///
 /// ```
 /// use std::net::{TcpListener, TcpStream};
@@ -135,8 +135,8 @@ impl fmt::Debug for Permit {
 
 /// A connection that a [`Listener`](crate::Listener) has accepted.
 ///
-/// It is the stream, together with where it came from and a [`Permit`]: it derefs to the stream, can
-/// be read, written and watched in its place, and counts as open until it is dropped.
+/// It is the stream, together with where it came from and a [`Permit`]: it derefs to the stream,
+/// can be read, written and watched in its place, and counts as open until it is dropped.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {

@@ -84,8 +84,8 @@ impl Epoll {
         !answer.is_err_and(|error| errno(&error) == Some(libc::ENOENT))
     }
 
-    /// Waits, for at most `timeout`, and puts up to `room` events into `events`, in place of what is
-    /// in there. The kernel insists on room for one.
+    /// Waits, for at most `timeout`, and puts up to `room` events into `events`, in place of what
+    /// is in there. The kernel insists on room for one.
     #[inline(always)]
     pub(crate) fn wait(
         &mut self,
@@ -190,9 +190,9 @@ impl KernelTimespec {
 pub(crate) struct Waiter(RawFd);
 
 impl Waiter {
-    /// Waits, for at most `limit` milliseconds (-1: for ever), and puts as many events into `events`
-    /// as fit without growing, in place of what is in there. `None` if there are some; else the
-    /// wait's result.
+    /// Waits, for at most `limit` milliseconds (-1: for ever), and puts as many events into
+    /// `events` as fit without growing, in place of what is in there. `None` if there are some;
+    /// else the wait's result.
     #[inline(always)]
     pub(crate) fn wait(
         self,

@@ -123,8 +123,8 @@ fn has_other_threads() -> io::Result<bool> {
 /// The kernel's id of this thread. Async-signal-safe.
 #[cfg(target_os = "linux")]
 pub(super) fn thread_id() -> i32 {
-    // Not by `gettid`, which C libraries older than glibc 2.30 don't have: the program wouldn't load.
-    // SAFETY: the call has no precondition.
+    // Not by `gettid`, which C libraries older than glibc 2.30 don't have: the program wouldn't
+    // load. SAFETY: the call has no precondition.
     unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }
 

@@ -7,7 +7,8 @@
 //! closures (a reference to what they are about, and a number), and saves them an allocation,
 //! which is half of what a timer costs that is added and dropped.
 //!
-//! A closure that is larger, or wants a greater alignment, is boxed; a box is a closure of one word.
+//! A closure that is larger, or wants a greater alignment, is boxed; a box is a closure of one
+//! word.
 
 use std::marker::PhantomData;
 use std::mem::{self, MaybeUninit};
