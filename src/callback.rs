@@ -30,6 +30,14 @@ impl<T> Callback<T> {
         self.value.replace(value)
     }
 
+    /// Whether there is one, which isn't running.
+    pub(crate) fn is_there(&self) -> bool {
+        let value = self.value.take();
+        let is_there = value.is_some();
+        self.value.set(value);
+        is_there
+    }
+
     /// Has it called, if there is one. Nothing may be borrowed.
     pub(crate) fn call(&self, call: impl FnOnce(&mut T)) {
         if let Some(mut value) = self.value.take() {

@@ -463,6 +463,10 @@ impl Inner {
             // Now, as what comes next may fail.
             fds.mux.forget_registrations();
         }
+        self.reopen_wakeup()
+    }
+
+    fn reopen_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
             wakeup.reopen()?;
         }
@@ -501,7 +505,9 @@ impl Inner {
     /// Removes every event, and starts anew with kernel objects of its own.
     pub(crate) fn reinitialise(&self) -> io::Result<()> {
         let is_ours = self.is_in_its_process();
-        let reopened = self.reopen();
+        // That nothing is registered with the new backend need not be noted, as nothing stays.
+        let reopened = self.fds.borrow_mut().backend.reopen();
+        let reopened = reopened.and_then(|()| self.reopen_wakeup());
         match reopened {
             Ok(()) => self.doorbell.attend(FORK),
             Err(_) => {
@@ -528,6 +534,25 @@ impl Inner {
         self.trace_removed(traced);
         drop(contents);
         reopened
+    }
+
+    /// Takes every event out of the tables and leaks it. Returns the descriptors that there were
+    /// events on.
+    pub(crate) fn leak_events(&self) -> Vec<RawFd> {
+        if self.is_in_its_process() {
+            self.unwatch_all();
+        }
+        let traced = self.traced_events();
+        let fds = {
+            let mut fds = self.fds.borrow_mut();
+            fds.discard_ready();
+            fds.mux.leak_all()
+        };
+        self.timers.borrow_mut().leak_all();
+        // Of all else there is little.
+        mem::forget(self.take_contents());
+        self.trace_removed(traced);
+        fds
     }
 
     /// The last context is going.

@@ -22,11 +22,16 @@ use crate::sys;
 use crate::sys::closure::{ClosureCell, IsRunning};
 use crate::sys::source::Source;
 use crate::trace::EventKind;
+use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::Location;
 use std::rc::Rc;
+
+/// The key of an event that isn't there yet.
+const NOT_YET: Key = Key::new(u32::MAX, NonZeroU32::MAX);
 
 /// A descriptor event, made by [`Context::add_fd`].
 ///
@@ -69,7 +74,8 @@ pub struct Fd<S: 'static> {
 /// What the handles of an event share.
 struct Shared<S> {
     inner: Rc<Inner>,
-    key: Key,
+    /// Known when the event has been added.
+    key: Cell<Key>,
     source: Source<S>,
     meta: Meta,
 }
@@ -165,10 +171,9 @@ impl Context {
             let error = io::Error::from(io::ErrorKind::InvalidInput);
             return Err(AddFdError::new(source, error));
         }
-        let key = self.inner.fds.borrow().mux.next_key();
         let shared = Rc::new(Shared {
             inner: Rc::clone(&self.inner),
-            key,
+            key: Cell::new(NOT_YET),
             source: Source::new(source),
             meta,
         });
@@ -180,8 +185,8 @@ impl Context {
             handler: ClosureCell::new(handler),
         });
         match self.inner.add_fd_event(number, flags, registered) {
-            Ok(added) => {
-                debug_assert_eq!(added, key);
+            Ok(key) => {
+                shared.key.set(key);
                 let event = Fd { shared, owns: true };
                 if self.inner.watch.is_traced() {
                     let traced = event.shared.meta.traced(EventKind::Fd, key);
@@ -279,7 +284,7 @@ impl<S: 'static> Fd<S> {
     #[doc(alias = "tevent_fd_get_flags")]
     pub fn flags(&self) -> FdFlags {
         let fds = self.shared.inner.fds.borrow();
-        fds.mux.flags(self.shared.key).unwrap_or_default()
+        fds.mux.flags(self.shared.key.get()).unwrap_or_default()
     }
 
     /// Changes what the event waits for.
@@ -304,7 +309,7 @@ impl<S: 'static> Fd<S> {
     #[inline]
     pub fn set_flags(&self, flags: FdFlags) {
         let mut fds = self.shared.inner.fds.borrow_mut();
-        fds.mux.set_flags(self.shared.key, flags);
+        fds.mux.set_flags(self.shared.key.get(), flags);
     }
 
     /// Turns [`FdFlags::READ`] on or off. See [`set_flags`](Fd::set_flags).
@@ -376,11 +381,11 @@ impl<S: 'static> Fd<S> {
     #[inline]
     fn set_flag(&self, flag: FdFlags, wanted: bool) {
         let mut fds = self.shared.inner.fds.borrow_mut();
-        let Some(mut flags) = fds.mux.flags(self.shared.key) else {
+        let Some(mut flags) = fds.mux.flags(self.shared.key.get()) else {
             return;
         };
         flags.set(flag, wanted);
-        fds.mux.set_flags(self.shared.key, flags);
+        fds.mux.set_flags(self.shared.key.get(), flags);
     }
 
     /// Sets the close callback, in place of an earlier one: it gets the source when the event has
@@ -432,7 +437,7 @@ impl<S: 'static> Fd<S> {
     /// # }
     /// ```
     pub fn remove(&self) {
-        self.shared.inner.remove_fd_event(self.shared.key);
+        self.shared.inner.remove_fd_event(self.shared.key.get());
     }
 
     /// Leaves the event to the context: it lives until it [removes](Fd::remove) itself, or the
@@ -537,7 +542,7 @@ impl<S: 'static> Fd<S> {
             .fds
             .borrow()
             .mux
-            .flags(self.shared.key)
+            .flags(self.shared.key.get())
             .is_some();
         is_registered.then(|| look(&self.shared.meta))
     }

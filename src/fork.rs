@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::sys;
 use std::io;
+use std::os::fd::RawFd;
 
 /// On which side of a [`Context::fork`] this is.
 ///
@@ -107,4 +108,60 @@ impl Context {
     pub fn reinitialise(&self) -> io::Result<()> {
         self.inner.reinitialise()
     }
+
+    /// Removes every event, but leaks what it owns: nothing is dropped, no close callback is called, no
+    /// descriptor closed. For the child of a process with many events, before it
+    /// [re-initialises](Context::reinitialise).
+    ///
+    /// A forked child shares its parent's memory until one of the two writes to it, and to drop an
+    /// event is to write to its memory. So a child that drops a thousand events gets a copy of
+    /// all that the parent knows of them. This doesn't so much as look at it.
+    ///
+    /// Signal dispositions are restored. Returns the numbers of the descriptors that there were
+    /// events on, each once. They are open still. A child that is not to have them closes those that its
+    /// parent's events owned, by number; nothing else must use these any more, such as handles of the
+    /// events, which are to be leaked as well (dropped, they would close the descriptors again). The
+    /// descriptor of the event whose handler is running is among them.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::os::fd::AsRawFd;
+    /// use std::os::unix::net::UnixStream;
+    /// use tevent::{Context, FdFlags};
+    ///
+    /// let context = Context::new()?;
+    /// let (one, _other) = UnixStream::pair()?;
+    /// let number = one.as_raw_fd();
+    /// context.add_fd(one, FdFlags::READ, |_, _, _| unreachable!())?.detach();
+    /// // Usually in the child of a fork.
+    /// assert_eq!(context.leak_events(), [number]);
+    /// context.reinitialise()?;
+    /// context.run() // returns, as nothing is left
+    /// # }
+    /// ```
+    pub fn leak_events(&self) -> Vec<RawFd> {
+        self.inner.leak_events()
+    }
+}
+
+/// Ends the process at once, as `_exit(2)` does: no destructor is run, nothing that was registered with
+/// `atexit`, and no buffer is flushed.
+///
+/// For a forked child: what [`std::process::exit`] would do besides is mostly its parent's, and writes
+/// to memory that is shared with it.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use tevent::{Context, Fork};
+///
+/// let context = Context::new()?;
+/// if let Fork::Child = context.fork()? {
+///     tevent::exit_at_once(0);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "_exit")]
+pub fn exit_at_once(code: i32) -> ! {
+    sys::fork::exit(code)
 }

@@ -418,6 +418,23 @@ mod tests {
         assert!(queue.is_empty());
     }
 
+    #[test]
+    fn a_list_that_is_ended_leaves_the_others() {
+        let mut queue = Numbers::new();
+        assert!(queue.end_current().is_none());
+        queue.push_once(vec![1, 2, 3].into_iter());
+        queue.push_once(vec![4].into_iter());
+        assert_eq!(queue.pop(), Some(Popped::Once(1)));
+        assert_eq!(queue.queued(), 3);
+        let left = queue.end_current().expect("two are left");
+        assert!(left.eq([2, 3]));
+        queue.check();
+        assert_eq!(queue.queued(), 1);
+        assert!(queue.end_current().is_none());
+        assert_eq!(queue.pop(), Some(Popped::Once(4)));
+        assert!(queue.is_empty() && !queue.has_runnable());
+    }
+
     proptest! {
         #[test]
         fn behaves_like_a_list(

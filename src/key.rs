@@ -9,6 +9,7 @@
 
 use slab::Slab;
 use std::fmt;
+use std::mem;
 use std::num::{NonZeroU32, NonZeroU64};
 
 /// The name of one insertion into a [`Slots`]: the generation in the upper half, the place in the
@@ -115,12 +116,6 @@ impl<T> Slots<T> {
         self.slab.reserve_exact((self.slab.len() / 8).max(4));
     }
 
-    /// Makes the next insertion get the key of the latest one, which was removed at once and left
-    /// no trace.
-    pub(crate) fn give_back(&mut self, key: Key) {
-        self.next_generation = key.generation();
-    }
-
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
         match self.slab.get(key.index() as usize) {
@@ -174,6 +169,11 @@ impl<T> Slots<T> {
     /// borrowed.
     pub(crate) fn take_all(&mut self) -> Vec<T> {
         self.slab.drain().map(|slot| slot.value).collect()
+    }
+
+    /// Empties the table; what was in it is leaked, as is its memory, which isn't written to.
+    pub(crate) fn leak_all(&mut self) {
+        mem::forget(mem::take(&mut self.slab));
     }
 }
 

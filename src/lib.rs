@@ -385,7 +385,7 @@ pub use context::{Context, ContextRef, WeakContext};
 pub use error::{AddFdError, OsError};
 pub use fd::Fd;
 pub use flags::{FdFlags, SignalFlags};
-pub use fork::Fork;
+pub use fork::{Fork, exit_at_once};
 pub use immediate::Immediate;
 pub use listener::{Accept, AsyncListener, BackOff, Connection, Listener, ListeningSocket, Permit};
 pub use peer_addr::PeerAddr;

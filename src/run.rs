@@ -553,6 +553,32 @@ impl Inner {
         is_run: bool,
         limit: Option<Timeout>,
     ) -> io::Result<io::Result<()>> {
+        let timeout = self.prepare_wait(now, is_run, limit)?;
+        self.counters.waits.count();
+        let result = if self.watch.is_watched() {
+            self.watch_wait(timeout.limit(), || -> io::Result<io::Result<()>> {
+                // The tracer, which was just told, may have changed everything, or forked.
+                if self.doorbell.attention() != 0 {
+                    return Ok(Ok(()));
+                }
+                let timeout = self.prepare_wait(None, is_run, limit)?;
+                Ok(self.wait_by_the_clock(timeout))
+            })?
+        } else {
+            self.wait_by_the_clock(timeout)
+        };
+        self.settle(now);
+        Ok(result)
+    }
+
+    /// Tells the backend what events want now. Returns for how long to wait.
+    #[inline(always)]
+    fn prepare_wait(
+        &self,
+        now: Option<Instant>,
+        is_run: bool,
+        limit: Option<Timeout>,
+    ) -> io::Result<Timeout> {
         if !self.has_wakeup() {
             // The backend fell back, and then refused it.
             self.add_wakeup()?;
@@ -560,26 +586,28 @@ impl Inner {
         if self.fds.borrow().mux.is_dirty() {
             self.flush()?;
         }
-        let timeout = if self.immediates().has_runnable() {
+        Ok(if self.immediates().has_runnable() {
             Timeout::ZERO
         } else {
             limit.unwrap_or_else(|| self.time_to_wait(now, is_run))
-        };
-        self.counters.waits.count();
-        let result = if self.clock.is_virtual() && timeout != Timeout::ZERO {
+        })
+    }
+
+    #[inline(always)]
+    fn wait_by_the_clock(&self, timeout: Timeout) -> io::Result<()> {
+        if self.clock.is_virtual() && timeout != Timeout::ZERO {
             self.wait_virtually(timeout)
         } else {
-            self.watch_wait(|| timeout.limit(), || self.wait_for(timeout))
-        };
-        self.settle(now);
-        Ok(result)
+            self.wait_for(timeout)
+        }
     }
 
     /// Tells the backend what events want now, if that is what has unsettled the loop. Returns whether
     /// that has settled it.
     #[inline(never)]
     fn settle_anew(&self) -> io::Result<bool> {
-        if !self.has_wakeup() || !self.fds.borrow().mux.is_dirty() {
+        // In a forked child the backend is the parent's until a turn in full has attended to that.
+        if !self.doorbell.is_quiet() || !self.has_wakeup() || !self.fds.borrow().mux.is_dirty() {
             return Ok(false);
         }
         self.flush()?;
@@ -649,7 +677,7 @@ impl Inner {
     fn wait_virtually(&self, timeout: Timeout) -> io::Result<()> {
         let has_timers = self.has_timers();
         let wait = if has_timers { Timeout::ZERO } else { timeout };
-        self.watch_wait(|| timeout.limit(), || self.wait_for(wait))?;
+        self.wait_for(wait)?;
         let has_nothing = !self.fds.borrow().has_ready() && self.doorbell.attention() == 0;
         if let (true, true, Some(limit)) = (has_timers, has_nothing, timeout.limit()) {
             self.clock.advance(limit);

@@ -112,6 +112,11 @@ impl SlowReport {
         self.report.replace(None)
     }
 
+    /// Whether there is somebody to be told, who isn't running.
+    pub(crate) fn is_there(&self) -> bool {
+        self.report.is_there()
+    }
+
     /// A handler took so long.
     pub(crate) fn tell(&self, event: &TracedEvent, took: Duration) {
         if self

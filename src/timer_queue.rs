@@ -547,6 +547,13 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
             .collect()
     }
 
+    /// Empties the queue like [`take_all`](TimerQueue::take_all), but leaks the handlers, without
+    /// writing to their memory.
+    pub(crate) fn leak_all(&mut self) {
+        mem::forget(mem::take(&mut self.entries));
+        drop(self.take_all());
+    }
+
     fn clear_nodes(&mut self) {
         self.heap.clear();
         self.settled = 0;

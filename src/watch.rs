@@ -67,15 +67,6 @@ impl Watch {
         self.wanted.set(all);
     }
 
-    /// Tells the tracer something. Called when nothing is borrowed.
-    ///
-    /// While a panic unwinds it isn't told anything: should it panic too, the process would end.
-    fn tell(&self, what: impl FnOnce(&mut dyn Tracer)) {
-        if !std::thread::panicking() {
-            self.tracer.call(|tracer| what(&mut **tracer));
-        }
-    }
-
     fn replace_tracer(&self, tracer: Option<Box<dyn Tracer>>) -> Option<Box<dyn Tracer>> {
         self.want(Wanted::TRACE, tracer.is_some());
         self.tracer.replace(tracer)
@@ -160,7 +151,36 @@ impl Context {
     }
 }
 
+/// Stops watching for somebody who has panicked, and is gone.
+struct AfterPanic<'a>(&'a Inner);
+
+impl Drop for AfterPanic<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let watch = &self.0.watch;
+        if !watch.slow.is_there() {
+            watch.want(Wanted::SLOW, false);
+        }
+        if !watch.tracer.is_there() {
+            watch.want(Wanted::TRACE, false);
+            self.0.fds.borrow_mut().mux.tell_of_disarmed(false);
+        }
+    }
+}
+
 impl Inner {
+    /// Tells the tracer something. Called when nothing is borrowed.
+    ///
+    /// While a panic unwinds it isn't told anything: should it panic too, the process would end.
+    fn tell(&self, what: impl FnOnce(&mut dyn Tracer)) {
+        if !std::thread::panicking() {
+            let _gone = AfterPanic(self);
+            self.watch.tracer.call(|tracer| what(&mut **tracer));
+        }
+    }
+
     /// Begins to watch a call, when nothing is borrowed. `describe` looks at the event.
     #[inline]
     pub(crate) fn begin_call(
@@ -176,7 +196,7 @@ impl Inner {
     #[cold]
     fn begin_watched_call(&self, event: TracedEvent) -> Option<Call> {
         let watch = &self.watch;
-        watch.tell(|tracer| tracer.handler_begin(&event));
+        self.tell(|tracer| tracer.handler_begin(&event));
         let wants_time = watch.wanted.get().intersects(Wanted::SLOW | Wanted::TIMES);
         let timed = wants_time.then(|| watch.start());
         Some(Call { event, timed })
@@ -198,44 +218,32 @@ impl Inner {
             if watch.has_times() {
                 self.counters.add_time(call.event.kind(), own);
             }
+            let _gone = AfterPanic(self);
             watch.slow.tell(&call.event, took);
         }
-        watch.tell(|tracer| tracer.handler_end(&call.event));
+        self.tell(|tracer| tracer.handler_end(&call.event));
     }
 
-    /// Waits, which is watched if somebody wants that.
-    #[inline]
-    pub(crate) fn watch_wait<R>(
-        &self,
-        limit: impl FnOnce() -> Option<Duration>,
-        wait: impl FnOnce() -> R,
-    ) -> R {
-        if self.watch.is_watched() {
-            self.watch_wait_of(limit(), wait)
-        } else {
-            wait()
-        }
-    }
-
+    /// Waits, for no longer than `limit`. The tracer is told before.
     #[cold]
-    fn watch_wait_of<R>(&self, limit: Option<Duration>, wait: impl FnOnce() -> R) -> R {
+    pub(crate) fn watch_wait<R>(&self, limit: Option<Duration>, wait: impl FnOnce() -> R) -> R {
         let watch = &self.watch;
-        watch.tell(|tracer| tracer.wait_begin(limit));
+        self.tell(|tracer| tracer.wait_begin(limit));
         let timed = watch.has_times().then(|| watch.start());
         let result = wait();
         if let Some(timed) = timed {
             self.counters.add_asleep(watch.finish(&timed).1);
         }
-        watch.tell(|tracer| tracer.wait_end());
+        self.tell(|tracer| tracer.wait_end());
         result
     }
 
     #[cold]
     pub(crate) fn trace_turn<R>(&self, turn: impl FnOnce() -> R) -> R {
-        self.watch.tell(|tracer| tracer.turn_begin());
+        self.tell(|tracer| tracer.turn_begin());
         let result = turn();
         self.trace_disarmed();
-        self.watch.tell(|tracer| tracer.turn_end());
+        self.tell(|tracer| tracer.turn_end());
         result
     }
 
@@ -243,7 +251,7 @@ impl Inner {
     #[cold]
     pub(crate) fn trace_added(&self, event: Option<TracedEvent>, set_tag: &dyn Fn(u64)) {
         let Some(event) = event else { return };
-        self.watch.tell(|tracer| tracer.event_added(&event));
+        self.tell(|tracer| tracer.event_added(&event));
         if event.tag() != 0 {
             set_tag(event.tag());
         }
@@ -253,7 +261,7 @@ impl Inner {
     #[cold]
     pub(crate) fn trace_removed(&self, events: impl IntoIterator<Item = TracedEvent>) {
         for event in events {
-            self.watch.tell(|tracer| tracer.event_removed(&event));
+            self.tell(|tracer| tracer.event_removed(&event));
         }
     }
 
@@ -264,8 +272,7 @@ impl Inner {
             let handler = self.fds.borrow().mux.handler(key);
             if let Some(handler) = handler {
                 let event = handler.meta().traced(EventKind::Fd, key);
-                self.watch
-                    .tell(|tracer| tracer.event_disarmed(&event, reason));
+                self.tell(|tracer| tracer.event_disarmed(&event, reason));
             }
         }
     }
@@ -274,7 +281,7 @@ impl Inner {
     pub(crate) fn trace_message(&self, severity: Severity, message: impl FnOnce() -> String) {
         if self.watch.is_traced() {
             let message = message();
-            self.watch.tell(|tracer| tracer.message(severity, &message));
+            self.tell(|tracer| tracer.message(severity, &message));
         }
     }
 }
@@ -283,5 +290,38 @@ impl Meta {
     pub(crate) fn traced(&self, kind: EventKind, key: Key) -> TracedEvent {
         let id = Some(key.to_bits());
         TracedEvent::new(kind, id, self.shared_name(), self.tag(), self.location)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    struct Panics;
+
+    impl Tracer for Panics {
+        fn handler_begin(&mut self, _: &TracedEvent) {
+            resume_unwind(Box::new(()));
+        }
+    }
+
+    fn panics(context: &Context) -> bool {
+        context.defer(|_| ());
+        catch_unwind(AssertUnwindSafe(|| context.run())).is_err()
+    }
+
+    #[test]
+    fn nobody_is_watched_for_those_who_have_panicked() {
+        let context = Context::new().expect("a context");
+        context.set_slow_handler(Duration::ZERO, |_| resume_unwind(Box::new(())));
+        assert!(panics(&context));
+        assert!(!context.inner.watch.is_watched());
+        context.set_slow_handler(Duration::MAX, |_| ());
+        context.set_tracer(Panics);
+        assert!(panics(&context));
+        assert!(!context.inner.watch.is_traced(), "the tracer is gone");
+        assert!(context.inner.watch.is_watched(), "the report is there");
+        assert!(!panics(&context));
     }
 }

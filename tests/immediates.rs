@@ -12,6 +12,7 @@ use std::time::Duration;
 use tevent::{BackendKind, Context, Immediate};
 
 on_every_backend!(
+    run_until_asks_before_each_turn_of_the_only_immediate,
     an_immediate_that_a_busy_descriptor_schedules_goes_before_the_next_call,
     immediates_run_in_the_order_they_were_scheduled,
     an_immediate_that_is_not_scheduled_does_not_run,
@@ -446,4 +447,19 @@ fn when_the_budget_is_used_up_one_descriptor_has_a_turn(kind: BackendKind) {
         "immediate immediate descriptor immediate immediate descriptor \
          immediate immediate descriptor immediate"
     );
+}
+
+fn run_until_asks_before_each_turn_of_the_only_immediate(kind: BackendKind) {
+    let context = context(kind);
+    let calls = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&calls);
+    let immediate = context.add_immediate(move |_, immediate| {
+        counter.set(counter.get() + 1);
+        immediate.schedule();
+    });
+    immediate.schedule();
+    for expected in [5, 10] {
+        context.run_until(|| calls.get() == expected).unwrap();
+        assert_eq!(calls.get(), expected);
+    }
 }

@@ -13,6 +13,7 @@ on_every_backend!(
     an_interest_changed_outside_the_loop_holds_in_the_next_turn,
     a_source_can_be_watched_by_one_context_after_the_other,
     a_source_refused_with_a_question_mark_is_closed,
+    flags_without_a_meaning_are_left_out,
 );
 
 #[test]
@@ -327,4 +328,15 @@ fn a_source_refused_with_a_question_mark_is_closed(kind: BackendKind) {
         "the source went with the error, and is closed"
     );
     context.run().expect("nothing was added");
+}
+
+fn flags_without_a_meaning_are_left_out(kind: BackendKind) {
+    let unknown = FdFlags::from_bits_retain(0x80);
+    let context = context(kind);
+    let (ours, _theirs) = pair();
+    let fd = context.add_fd(ours, READ | unknown, |_, _, _| ()).unwrap();
+    assert_eq!(fd.flags(), READ);
+    fd.set_flags(unknown);
+    assert_eq!(fd.flags(), NOTHING);
+    context.run().expect("there is nothing to wait for");
 }

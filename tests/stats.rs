@@ -16,6 +16,7 @@ on_every_backend!(
     the_turns_of_a_busy_server_are_counted,
     turns_in_which_a_short_one_does_not_suffice_are_counted_once,
     an_immediate_that_schedules_itself_is_counted_each_time,
+    a_closure_of_another_thread_is_counted_when_it_begins,
     what_is_there_is_counted,
     what_waits_in_the_queues_is_counted,
     a_late_timer_is_counted,
@@ -120,6 +121,20 @@ fn an_immediate_that_schedules_itself_is_counted_each_time(kind: BackendKind) {
     assert_eq!(calls(&stats), [0, 0, 0, 100]);
     // The last one has nothing to wait for.
     assert_eq!((stats.turns, stats.waits), (101, 0), "{stats}");
+}
+
+fn a_closure_of_another_thread_is_counted_when_it_begins(kind: BackendKind) {
+    let context = context(kind);
+    for number in 1..=5 {
+        let accepted = context.remote().schedule(move |context| {
+            let stats = context.stats();
+            assert_eq!(stats.scheduled_immediates as u64, 5 - number);
+            assert_eq!((stats.turns, calls(&stats)), (number, [0, 0, 0, number]));
+        });
+        assert!(accepted);
+    }
+    context.run().unwrap();
+    assert_eq!(calls(&context.stats()), [0, 0, 0, 5]);
 }
 
 fn what_is_there_is_counted(kind: BackendKind) {

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tevent::{
     Backend, BackendKind, Context, Disarmed, EventKind, FdFlags, ReadyList, Severity, SignalFlags,
     Timer, Token, TracedEvent, Tracer, WeakContext,
@@ -19,6 +19,7 @@ on_every_backend!(
     a_turn_and_its_wait_are_told_in_order,
     a_handler_of_each_kind_is_told_with_its_name_and_tag,
     a_closure_that_runs_once_is_told_with_its_place,
+    each_closure_of_another_thread_is_told_in_a_turn_of_its_own,
     an_event_comes_and_goes_once,
     a_detached_timer_goes_when_it_has_fired,
     a_detached_immediate_goes_when_it_has_run,
@@ -36,6 +37,7 @@ on_every_backend!(
     a_tracer_may_take_itself_away,
     a_tracer_is_told_nothing_while_a_panic_unwinds,
     a_traced_event_says_what_it_is,
+    what_a_tracer_arms_when_a_wait_begins_ends_the_wait,
     a_tracer_that_panics_is_taken_away,
     a_handler_that_panics_leaves_the_tracer_there,
     a_peer_that_is_gone_disarms_a_writer,
@@ -213,6 +215,23 @@ fn a_closure_that_runs_once_is_told_with_its_place(kind: BackendKind) {
     context.remote().schedule(|_| ());
     context.run_until(|| log.borrow().len() == 2).unwrap();
     assert_eq!(log.take(), [(None, line), (None, line + 1)]);
+}
+
+fn each_closure_of_another_thread_is_told_in_a_turn_of_its_own(kind: BackendKind) {
+    let context = context(kind);
+    let trace = Trace::of(&context);
+    for _ in 0..3 {
+        assert!(context.remote().schedule(|_| ()));
+    }
+    context.run().unwrap();
+    let told = trace.take();
+    let mut turns = told.split(|line| line == "turn").skip(1);
+    for _ in 0..3 {
+        let expected = ["begin immediate -", "end immediate -", "turn end"];
+        assert_eq!(turns.next(), Some(&expected.map(String::from)[..]));
+    }
+    assert_eq!(turns.next(), Some(&["turn end".to_owned()][..]));
+    assert_eq!(turns.next(), None);
 }
 
 fn an_event_comes_and_goes_once(kind: BackendKind) {
@@ -528,6 +547,30 @@ fn a_cleared_tracer_is_told_nothing_and_dropped(kind: BackendKind) {
     context.defer(|_| ());
     context.run().unwrap();
     assert_eq!(trace.take(), [""; 0]);
+}
+
+fn what_a_tracer_arms_when_a_wait_begins_ends_the_wait(kind: BackendKind) {
+    struct Arm(Option<(Timer, Instant)>);
+    impl Tracer for Arm {
+        fn wait_begin(&mut self, _: Option<Duration>) {
+            if let Some((timer, deadline)) = self.0.take() {
+                timer.set_deadline(deadline);
+                timer.detach();
+            }
+        }
+    }
+    let builder = Context::builder().backend(kind).virtual_time();
+    let context = builder.build().unwrap();
+    let start = context.now();
+    let called = Rc::new(Cell::new(None));
+    let flag = Rc::clone(&called);
+    let timer = context.add_timer(start, move |context, _| flag.set(Some(context.now())));
+    timer.disarm();
+    let _late = context.add_timer_after(Duration::from_secs(3600), |_, _| ());
+    let soon = start + Duration::from_secs(1);
+    context.set_tracer(Arm(Some((timer, soon))));
+    context.run_until(|| called.get().is_some()).unwrap();
+    assert_eq!(called.get(), Some(soon));
 }
 
 fn a_tracer_that_panics_is_taken_away(kind: BackendKind) {

@@ -167,11 +167,6 @@ impl<H: Clone> Mux<H> {
         !self.dirty.is_empty()
     }
 
-    /// The key of the event that is added next.
-    pub(crate) fn next_key(&self) -> Key {
-        self.entries.next_key()
-    }
-
     /// What an event wants; `None` if there is none.
     #[inline]
     pub(crate) fn flags(&self, key: Key) -> Option<FdFlags> {
@@ -190,6 +185,8 @@ impl<H: Clone> Mux<H> {
         handler: H,
     ) -> Result<Key, (H, io::Error)> {
         self.settled = None;
+        // Bits without a meaning would be wanted for ever, and never found.
+        let flags = flags & FdFlags::all();
         let watch = self.numbers.get(fd);
         let key = self.entries.insert(Entry {
             handler: Some(handler),
@@ -218,9 +215,6 @@ impl<H: Clone> Mux<H> {
             Err(error) => {
                 // The backend is as it was, and this takes the event out of our own tables again.
                 let handler = self.take_event(key).unwrap_or_else(|| unreachable!());
-                // So that the caller's second try, with another mechanism, gets the key that the
-                // handle has.
-                self.entries.give_back(key);
                 Err((handler, error))
             }
         }
@@ -232,6 +226,7 @@ impl<H: Clone> Mux<H> {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
+        let flags = flags & FdFlags::all();
         if entry.flags == flags || entry.handler.is_none() {
             return;
         }
@@ -502,6 +497,22 @@ impl<H: Clone> Mux<H> {
             .into_iter()
             .filter_map(|entry| entry.handler)
             .collect()
+    }
+
+    /// Empties the tables like [`take_all`](Mux::take_all), but leaks the handlers, without writing
+    /// to the memory that anything has here. Returns the descriptors that there were events on.
+    pub(crate) fn leak_all(&mut self) -> Vec<RawFd> {
+        let mut fds = Vec::with_capacity(self.entries.len());
+        let entries = self.entries.keys().filter_map(|key| self.entries.get(key));
+        let watches = entries.filter(|entry| !entry.is_member());
+        fds.extend(watches.map(|watch| watch.fd));
+        mem::forget(mem::take(&mut self.groups));
+        mem::forget(mem::take(&mut self.numbers));
+        mem::forget(mem::take(&mut self.dirty));
+        self.enabled = 0;
+        self.settled = None;
+        self.entries.leak_all();
+        fds
     }
 
     /// The places of all watches.

@@ -207,11 +207,12 @@ impl Doorbell {
         self.attention.load(Relaxed) == 0
     }
 
-    /// Whether `bits` were rung and not attended to yet. For those who have something to announce:
-    /// if so, whoever attends finds it.
+    /// Whether `bits` were rung, not attended to yet, and the loop is awake. For those who have something
+    /// to announce: if so, whoever attends finds it. (Who has rung a sleeping loop may have done so for a
+    /// former context, and not wake this one.)
     #[inline]
     pub(crate) fn is_ringing(&self, bits: u32) -> bool {
-        self.attention.load(SeqCst) & bits == bits
+        self.attention.load(SeqCst) & bits == bits && !self.asleep.load(SeqCst)
     }
 
     /// Says that what `bits` announced is about to be looked at.
@@ -540,5 +541,26 @@ mod tests {
             doorbell.attend(SIGNAL);
         }
         doorbell.release();
+    }
+
+    /// A sender to a context that is gone rings the one that has its doorbell now.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_late_ring_for_a_former_context_keeps_nobody_from_waking_the_present_one() {
+        use std::io::Read;
+        let wakeup = Wakeup::new().expect("a descriptor");
+        let doorbell = Doorbell::claim(wakeup.write_number());
+        assert!(doorbell.fall_asleep());
+        // The former context's sender, whose mailbox is closed.
+        doorbell.ring_if(REMOTE, || false);
+        // What Remote::schedule does for the present context.
+        if !doorbell.is_ringing(REMOTE) {
+            doorbell.ring_if(REMOTE, || true);
+        }
+        let mut bytes = [0; 8];
+        let fd = wakeup.fd().try_clone().expect("a descriptor");
+        let woken = std::fs::File::from(fd).read_exact(&mut bytes).is_ok();
+        doorbell.release();
+        assert!(woken, "the sleeping loop was not woken");
     }
 }

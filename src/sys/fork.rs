@@ -81,6 +81,12 @@ pub(crate) fn fork() -> io::Result<Option<u32>> {
     Ok((pid != 0).then_some(pid as u32))
 }
 
+/// Ends the process, and runs nothing before that.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: the call has no precondition, and doesn't return.
+    unsafe { libc::_exit(code) }
+}
+
 /// Counts this process's threads by `/proc`, or where there is none asks the kernel by a call that
 /// succeeds in single-threaded processes only.
 #[cfg(target_os = "linux")]

@@ -121,6 +121,8 @@ struct Place {
 
 struct Block {
     places: [Place; CAPACITY],
+    /// The number of the first place.
+    first: AtomicUsize,
     /// The block behind this one, in the list that it is in.
     next: AtomicPtr<Block>,
 }
@@ -137,6 +139,7 @@ impl Block {
                 state: AtomicPtr::new(ptr::null_mut()),
                 rest: UnsafeCell::new(MaybeUninit::uninit()),
             }),
+            first: AtomicUsize::new(0),
             next: AtomicPtr::new(ptr::null_mut()),
         });
         NonNull::from(Box::leak(block))
@@ -278,12 +281,15 @@ impl Places {
     fn go_over(&self, last: &TakenPlace, prepared: &mut Option<NonNull<Block>>) -> bool {
         let next = self.pop_spare().or_else(|| prepared.take());
         let next = next.unwrap_or_else(Block::new);
+        let end = following(last.number);
+        // SAFETY: it is ours until it is behind the other.
+        let first = &unsafe { next.as_ref() }.first;
+        first.store(following(end), Ordering::Relaxed);
         // SAFETY: the block isn't let go of before the job of its last place has come, which is
         // ours to post.
         let block = unsafe { last.block.as_ref() };
         block.next.store(next.as_ptr(), Ordering::Release);
         self.newest.store(next.as_ptr(), Ordering::Release);
-        let end = following(last.number);
         let mut word = self.numbers.load(Ordering::Relaxed);
         while word & !CLOSED == end {
             match self.numbers.compare_exchange_weak(
@@ -368,7 +374,12 @@ impl Places {
             // SAFETY: the receiver says that it has gone on before it lets go of a block, and from
             // there on all blocks are in the list.
             let block = unsafe { block.as_ref() };
-            let is_newest = first_of_block(number) == first_of_block(end);
+            let first = block.first.load(Ordering::Relaxed);
+            if first_of_block(number) != first {
+                // This is the next block; the receiver may be about to say so.
+                number = first;
+            }
+            let is_newest = first == first_of_block(end);
             let end_here = if is_newest { position(end) } else { CAPACITY };
             for place in block.places.iter().take(end_here).skip(position(number)) {
                 let _ = place.state.compare_exchange(
@@ -380,8 +391,9 @@ impl Places {
             }
             next = block.next.load(Ordering::SeqCst);
             if !is_newest {
-                number = first_of_block(number).wrapping_add(STEP * NUMBERS);
-            } else if end_here < CAPACITY {
+                continue;
+            }
+            if end_here < CAPACITY {
                 return;
             } else if next.is_null() {
                 // Whoever had the last place hasn't brought a block: somebody else will.

@@ -86,7 +86,10 @@ pub(super) fn unlock(mask: &libc::sigset_t) {
 /// the one that forked being gone. Async-signal-safe.
 pub(super) fn restore_unwanted(registry: &mut Registry) {
     for (signal, previous) in (1..).zip(&mut registry.previous[1..]) {
-        if doorbell::all().all(|doorbell| !doorbell.is_subscribed(signal)) {
+        // Looked at first, as to take what isn't there would be to write to memory that is shared with
+        // the parent.
+        let is_there = previous.is_some();
+        if is_there && doorbell::all().all(|doorbell| !doorbell.is_subscribed(signal)) {
             if let Some(action) = previous.take() {
                 restore(signal, &action);
             }

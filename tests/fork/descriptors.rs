@@ -3,9 +3,12 @@
 
 use crate::process::{self, context, sys, tests};
 use crate::{BY, By, Flag, fork, in_child, run_what_is_ready};
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use tevent::{BackendKind, FdFlags, OsError, SignalFlags, Signum};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use tevent::{BackendKind, Context, Fd, FdFlags, OsError, Severity, SignalFlags, Signum, Tracer};
 
 pub const TESTS: &[process::Test] = tests![
     running_in_a_child_without_descriptors_is_an_error_until_there_are_some,
@@ -15,6 +18,7 @@ pub const TESTS: &[process::Test] = tests![
     adding_fails_at_once_where_poll_takes_no_descriptor,
     a_descriptor_that_is_refused_leaves_epoll_in_charge,
     standard_output_is_a_descriptor_like_others,
+    an_event_that_a_tracer_adds_while_another_is_added_is_another,
 ];
 
 fn running_in_a_child_without_descriptors_is_an_error_until_there_are_some(kind: BackendKind) {
@@ -198,4 +202,30 @@ fn standard_output_is_a_descriptor_like_others(kind: BackendKind) {
     drop(other);
     theirs.write_all(b"x").unwrap();
     context.run_until(|| called.count() == 1).unwrap();
+}
+
+/// A child's first use of the context is told to the tracer.
+fn an_event_that_a_tracer_adds_while_another_is_added_is_another(kind: BackendKind) {
+    struct Add(Rc<Context>, Rc<RefCell<Option<Fd<UnixStream>>>>);
+    impl Tracer for Add {
+        fn message(&mut self, _: Severity, _: &str) {
+            let event = self
+                .0
+                .add_fd(sys::pair().0, FdFlags::READ, |_, _, _| unreachable!());
+            self.1.replace(Some(event.unwrap()));
+        }
+    }
+    for by in BY {
+        let context = Rc::new(context(kind));
+        let traced = Rc::new(RefCell::new(None));
+        context.set_tracer(Add(Rc::clone(&context), Rc::clone(&traced)));
+        in_child(&context, by, || {
+            let event = context.add_fd(sys::pair().0, FdFlags::READ, |_, _, _| unreachable!());
+            drop(event.unwrap());
+            let traced = traced.take().expect("the tracer was told of the fork");
+            assert!(traced.is_registered(), "{by:?}");
+            context.clear_tracer();
+        });
+        context.clear_tracer();
+    }
 }

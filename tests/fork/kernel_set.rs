@@ -2,8 +2,10 @@
 
 use crate::process::{self, context, sys, tests};
 use crate::{BY, Flag, fork, in_child, run_what_is_ready};
+use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::time::Duration;
 use tevent::{BackendKind, Context, Fd, FdFlags, SignalFlags, Signum};
 
@@ -12,6 +14,7 @@ pub const TESTS: &[process::Test] = tests![
     what_the_parent_does_never_reaches_the_set_of_the_child,
     a_context_dropped_in_the_child_leaves_the_set_of_the_parent,
     removing_in_the_child_before_it_ran_leaves_the_set_of_the_parent,
+    what_a_handler_wants_after_it_forked_leaves_the_set_of_the_parent,
     signals_and_remote_work_in_the_child_do_not_wake_the_parent,
     a_child_that_leaves_the_loop_does_not_wake_the_parent,
     the_child_takes_no_wakeup_of_the_parent,
@@ -142,6 +145,48 @@ fn removing_in_the_child_before_it_ran_leaves_the_set_of_the_parent(kind: Backen
         drop(source);
         drop(events);
     });
+}
+
+/// The child goes on in the loop, whose turns are short ones by then.
+fn what_a_handler_wants_after_it_forked_leaves_the_set_of_the_parent(kind: BackendKind) {
+    for (by, flags) in BY
+        .into_iter()
+        .flat_map(|by| [FdFlags::empty(), FdFlags::all()].map(|flags| (by, flags)))
+    {
+        let context = context(kind);
+        context.set_wait_timeout(Some(Duration::from_millis(1)));
+        let (ours, mut theirs) = sys::pair();
+        let calls = Flag::default();
+        let child = Rc::new(Cell::new(None));
+        let (flag, slot) = (calls.clone(), Rc::clone(&child));
+        let added = context.add_fd(ours, FdFlags::READ, move |context, event, _| {
+            flag.raise();
+            if flag.count() == 3 {
+                slot.set(fork(context, by));
+                if slot.get().is_none() {
+                    event.set_flags(flags);
+                }
+            }
+        });
+        let _event = added.unwrap();
+        run_what_is_ready(&context);
+        let before = sys::epoll_sets();
+        theirs.write_all(b"x").unwrap();
+        let mut turns = 0;
+        let several_after_the_fork = || {
+            turns += i32::from(calls.count() >= 3);
+            turns > 4
+        };
+        context.run_until(several_after_the_fork).unwrap();
+        let Some(pid) = child.get() else {
+            process::end_with(|| ());
+        };
+        sys::assert_succeeds(pid);
+        assert_eq!(sys::epoll_sets(), before, "{by:?}, {flags:?}");
+        let told = calls.count();
+        context.run_until(|| calls.count() > told).unwrap();
+        assert_eq!(sys::epoll_sets(), before, "{by:?}, {flags:?}");
+    }
 }
 
 fn signals_and_remote_work_in_the_child_do_not_wake_the_parent(kind: BackendKind) {

@@ -1,8 +1,11 @@
 //! Starting over: everything goes, and what is left is a usable, empty context.
 
 use crate::process::{self, context, sys, tests};
-use crate::{BY, Flag, in_child, run_what_is_ready, use_one_of_each};
-use std::io;
+use crate::{BY, Flag, fork, in_child, run_what_is_ready, use_one_of_each};
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tevent::{BackendKind, Context, FdFlags, Nesting, SignalFlags, Signum};
 
@@ -17,6 +20,9 @@ pub const TESTS: &[process::Test] = tests![
     it_leaks_no_descriptors,
     generations_of_children_leak_no_descriptors_and_leave_no_processes,
     remote_handles_of_before_go_on_working,
+    what_is_leaked_is_neither_dropped_nor_closed,
+    who_leaks_in_a_handler_goes_on_in_the_loop,
+    a_child_that_exits_at_once_runs_nothing_of_its_parent,
 ];
 
 struct Guard(Flag);
@@ -185,7 +191,6 @@ fn the_permission_to_nest_stays_and_the_hook_goes(kind: BackendKind) {
 }
 
 fn the_wait_timeout_and_the_number_of_the_descriptor_stay(kind: BackendKind) {
-    use std::os::fd::AsRawFd;
     let context = context(kind);
     let timeout = Some(Duration::from_secs(77));
     context.set_wait_timeout(timeout);
@@ -248,4 +253,104 @@ fn remote_handles_of_before_go_on_working(kind: BackendKind) {
     assert!(remote.schedule(|context| context.stop()));
     assert!(sys::is_readable(&context));
     context.run_until(|| false).unwrap();
+}
+
+fn what_is_leaked_is_neither_dropped_nor_closed(kind: BackendKind) {
+    for (by, starts_over) in BY.into_iter().flat_map(|by| [(by, false), (by, true)]) {
+        let context = context(kind);
+        let dropped = fill(&context);
+        let closed = Flag::default();
+        let flag = closed.clone();
+        let (ours, mut theirs) = sys::pair();
+        let ours = Rc::new(ours);
+        let number = ours.as_raw_fd();
+        let reader = context.add_fd(Rc::clone(&ours), FdFlags::READ, |_, _, _| unreachable!());
+        let reader = reader.unwrap();
+        reader.on_close(move |_stream| flag.raise());
+        let writer = context.add_fd(ours, FdFlags::WRITE, |_, _, _| unreachable!());
+        writer.unwrap().detach();
+        let handled = sys::handler_of(Signum::SIGUSR1);
+        in_child(&context, by, || {
+            let open = sys::open_descriptors();
+            let mut left = context.leak_events();
+            left.sort_unstable();
+            assert_eq!(left.len(), 2, "each once: {left:?}");
+            assert!(left.contains(&number), "{left:?}");
+            assert_eq!(sys::open_descriptors(), open, "{by:?}");
+            assert!(left.iter().all(|fd| open.contains(fd)), "{left:?}");
+            assert!(!reader.is_registered());
+            reader.set_flags(FdFlags::READ);
+            theirs.write_all(b"for nobody").unwrap();
+            if starts_over {
+                context.reinitialise().unwrap();
+            }
+            assert_eq!(sys::handler_of(Signum::SIGUSR1), libc::SIG_DFL);
+            sys::assert_masks_are_clean();
+            assert_eq!(run_what_is_ready(&context), 0);
+            for _ in 0..2 {
+                use_one_of_each(&context, Signum::SIGUSR1, SignalFlags::SIGINFO);
+                assert!(context.leak_events().is_empty());
+            }
+            assert_eq!(dropped.count() + closed.count(), 0, "{by:?}");
+        });
+        assert_eq!(sys::handler_of(Signum::SIGUSR1), handled, "the parent's");
+        assert!(reader.is_registered(), "the parent's");
+        assert_eq!(dropped.count() + closed.count(), 0, "{by:?}");
+        assert_eq!(context.leak_events().len(), 2);
+        assert_eq!(run_what_is_ready(&context), 0, "the kernel's set is empty");
+    }
+}
+
+fn who_leaks_in_a_handler_goes_on_in_the_loop(kind: BackendKind) {
+    for by in BY {
+        let context = context(kind);
+        let parent = std::process::id();
+        let dropped = Flag::default();
+        let guard = Guard(dropped.clone());
+        let (ours, theirs) = sys::pair();
+        let number = ours.as_raw_fd();
+        let child = Rc::new(Cell::new(None));
+        let slot = Rc::clone(&child);
+        let event = context.add_fd(ours, FdFlags::READ, move |context, event, _| {
+            let _captured = &guard;
+            slot.set(fork(context, by));
+            match slot.get() {
+                Some(_) => event.remove(),
+                None => {
+                    assert_eq!(context.leak_events(), [number]);
+                    context.reinitialise().unwrap();
+                }
+            }
+        });
+        event.unwrap().detach();
+        drop(theirs);
+        assert!(context.run_once().unwrap());
+        if std::process::id() != parent {
+            process::end_with(|| {
+                use_one_of_each(&context, Signum::SIGUSR1, SignalFlags::empty());
+                assert!(sys::is_open(number));
+                assert_eq!(dropped.count(), 0);
+            });
+        }
+        sys::assert_succeeds(child.get().expect("the parent knows its child"));
+        assert_eq!(dropped.count(), 1, "the parent has removed it");
+    }
+}
+
+fn a_child_that_exits_at_once_runs_nothing_of_its_parent(kind: BackendKind) {
+    extern "C" fn exit_otherwise() {
+        tevent::exit_at_once(9);
+    }
+    let context = context(kind);
+    sys::at_exit(exit_otherwise);
+    for by in BY {
+        let Some(pid) = fork(&context, by) else {
+            tevent::exit_at_once(3);
+        };
+        assert_eq!(sys::reap(pid), sys::Status::Exited(3), "{by:?}");
+        let Some(pid) = fork(&context, by) else {
+            std::process::exit(3);
+        };
+        assert_eq!(sys::reap(pid), sys::Status::Exited(9), "it is registered");
+    }
 }

@@ -46,6 +46,11 @@ pub fn end(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Has `exit(3)` call a function.
+pub fn at_exit(function: extern "C" fn()) {
+    assert_eq!(unsafe { libc::atexit(function) }, 0);
+}
+
 #[track_caller]
 pub fn reap(pid: u32) -> Status {
     let mut status = 0;

@@ -42,7 +42,16 @@ fn they_keep_their_order_with_immediates_of_later_turns(kind: BackendKind) {
     remote.schedule(|context| context.defer(|_| note("deferred")));
     remote.schedule(|_| note("third"));
     context.run().unwrap();
-    LOG.with_borrow(|log| assert_eq!(*log, ["third", "posted", "deferred"]));
+    assert_eq!(LOG.take(), ["third", "posted", "deferred"]);
+    let inner = remote.clone();
+    remote.schedule(move |context| {
+        context.defer(|_| note("deferred"));
+        assert!(inner.schedule(|_| note("posted")));
+    });
+    remote.schedule(|_| note("second"));
+    remote.schedule(|_| note("third"));
+    context.run().unwrap();
+    assert_eq!(LOG.take(), ["second", "third", "deferred", "posted"]);
 }
 
 fn none_of_many_is_lost_and_each_sender_keeps_its_order(kind: BackendKind) {

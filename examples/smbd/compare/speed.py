@@ -180,11 +180,11 @@ def rollup(pid):
     return {line.split(":")[0]: int(line.split()[1]) for line in lines}
 
 
-def memory(options, server):
+def memory(sessions, options, server):
     before = family(server)
     resting = sum(rollup(pid)["Pss"] for pid in before)
     command = [options.driver, "idle", f"127.0.0.1:{server.port}", USER, PASSWORD, "share",
-               str(options.sessions)]
+               str(sessions)]
     client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                               stderr=subprocess.DEVNULL)
     try:
@@ -195,9 +195,9 @@ def memory(options, server):
         parent = sum(rollup(pid)["Pss"] for pid in before)
         if not children:
             # All in one process.
-            each = (parent - resting) / options.sessions
+            each = (parent - resting) / sessions
             return {"KiB/session": each, "parent KiB": resting}
-        total = {key: sum(child[key] for child in children) / options.sessions
+        total = {key: sum(child[key] for child in children) / sessions
                  for key in ["Pss", "Pss_Anon", "Pss_File", "Private_Dirty"] if key in children[0]}
         return {"KiB/session": total["Pss"], "of it anonymous": total["Pss_Anon"],
                 "files": total["Pss_File"], "parent KiB": parent}
@@ -209,10 +209,11 @@ def memory(options, server):
 
 def benchmarks(options):
     """What is measured: its kind, its name, and what measures a server."""
-    def idle(when):
-        return "memory", f"PSS of {options.sessions} idle sessions, {when}", lambda s: memory(options, s)
+    def idle(sessions, when):
+        name = f"PSS of {sessions} idle sessions, {when}"
+        return "memory", name, lambda s: memory(sessions, options, s)
 
-    yield idle(JUST_STARTED)
+    yield idle(options.sessions, JUST_STARTED)
     for mode in MODES:
         for direction in ["put", "get"]:
             name = f"{direction} {options.size // 2**20} MiB, {mode}"
@@ -222,7 +223,10 @@ def benchmarks(options):
     for parallel in [1, 8]:
         how = "in order" if parallel == 1 else f"{parallel} at once"
         yield "connections", f"connections, {how}", lambda s, p=parallel: connect(p, options, s)
-    yield idle("of one that has had others")
+    yield idle(options.sessions, "of one that has had others")
+    yield idle(options.many, "of one that has had others")
+    # They have left holes.
+    yield idle(options.sessions, "of one that has had more")
     yield "clients", f"{options.clients} clients at once", lambda s: crowd(options, s)
 
 
@@ -283,6 +287,7 @@ def main():
     options.files = 200 if quick else 1000
     options.connections = 100 if quick else 400
     options.sessions = 20 if quick else 100
+    options.many = 3 * options.sessions
     options.clients = 50 if quick else 500
     options.driver = build_driver()
     in_memory = "/dev/shm" if os.path.isdir("/dev/shm") else None

@@ -106,7 +106,7 @@ pub(crate) fn serve(
     idle_timeout: Option<Duration>,
     users: Rc<SystemUsers>,
 ) -> std::io::Result<()> {
-    let uplink = Uplink::new(link)?;
+    let uplink = Uplink::new(link);
     let port = Rc::clone(&uplink) as Rc<dyn Link>;
     let process = isolation::enter(
         context.downgrade(),

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 
 use crate::auth::users::Users;
 use crate::auth::{self, Identity};
-use crate::rpc::srvsvc;
+use crate::rpc::accounts::Accounts;
+use crate::rpc::{self, srvsvc};
 use crate::share::Share;
 use crate::wire::text;
 
@@ -114,7 +115,12 @@ pub struct Config {
     server_guid: [u8; 16],
     shares: Vec<SharePoint>,
     security: Security,
+    /// The names of the system's users and groups.
+    accounts: Accounts,
 }
+
+/// What those are told who have no password, so that they can't try the names.
+static NO_ACCOUNTS: Accounts = Accounts::none();
 
 impl Config {
     /// A server called `server_name` with a fresh GUID.
@@ -130,6 +136,7 @@ impl Config {
             server_guid,
             shares,
             security: Security::default(),
+            accounts: Accounts::of_system(),
         })
     }
 
@@ -207,8 +214,9 @@ impl Config {
         })
     }
 
-    /// What `srvsvc` tells of the server.
-    pub fn rpc_server(&self) -> srvsvc::Server<'_> {
+    /// What is told over named pipes to somebody. Only who has proved to be a user hears what others
+    /// are called.
+    pub fn rpc_server<'a>(&'a self, identity: &'a Identity) -> rpc::Server<'a> {
         let mut shares: Vec<_> = self
             .shares
             .iter()
@@ -223,9 +231,15 @@ impl Config {
             kind: srvsvc::STYPE_IPC_SPECIAL,
             remark: "Named pipes",
         });
-        srvsvc::Server {
+        let user = match identity {
+            Identity::User(name) => Some(name.as_str()),
+            Identity::Guest(_) | Identity::Anonymous => None,
+        };
+        rpc::Server {
             name: &self.server_name,
             shares,
+            user,
+            accounts: user.map_or(&NO_ACCOUNTS, |_| &self.accounts),
         }
     }
 }

@@ -1,11 +1,10 @@
 //! The parent process: listening sockets, children, signals.
 //!
 //! Every listening socket is a listener with a close callback. Its handler gets a client's connection
-//! and forks. The child re-initialises the context, which closes all that was the parent's,
-//! and adds its one client; then the handler returns, and the loop that called it goes on in the
-//! child with the client's events alone. (Returning, rather than running a loop inside the
-//! handler, lets go of the one listening socket that the handler still holds.) The parent closes
-//! its copy of the connection, counts the child, and has its end reported by an event.
+//! and forks. The child re-initialises the context, closes all that was the parent's, and
+//! adds its one client; then the handler returns, and the loop that called it goes on in the
+//! child with the client's events alone. The parent closes its copy of the connection, counts the
+//! child, and has its end reported by an event.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -70,8 +69,8 @@ struct Served {
     peer: Rc<str>,
     address: IpAddr,
     id: ClientId,
-    /// Reports the end of the process, for as long as it is in the table.
-    event: Cell<Option<Child>>,
+    /// Reports the end of the process.
+    _event: Child,
 }
 
 impl Daemon {
@@ -173,7 +172,7 @@ impl Daemon {
 
     /// Somebody has connected: they get a process, or wait for one, or are refused.
     fn connected(self: &Rc<Self>, context: &Context, stream: TcpStream, peer: &Rc<str>) {
-        if let Err(e) = sockets::prepare(&stream, &self.options.socket_options) {
+        if let Err(e) = sockets::set_options(&stream, &self.options.socket_options) {
             log::warn!("{peer}: {e}");
             return;
         }
@@ -265,7 +264,7 @@ impl Daemon {
         peer: &Rc<str>,
         address: IpAddr,
     ) {
-        let link = UnixStream::pair().and_then(|(ours, theirs)| {
+        let link = sockets::pair().and_then(|(ours, theirs)| {
             let id = self.hub.add(context, ours, peer)?;
             Ok((id, theirs))
         });
@@ -291,14 +290,7 @@ impl Daemon {
             }
             Ok(Fork::Child) => {
                 self.is_child.set(true);
-                self.close_listeners();
-                self.waiting.clear();
-                self.hub.close();
-                for served in self.children.borrow().values() {
-                    drop(served.event.take());
-                }
-                // Never freed: that would write to memory that is shared with the parent until then.
-                std::mem::forget(Rc::clone(self));
+                leave_parent(context);
                 match context.reinitialise() {
                     Ok(()) => self.serve(context, stream, link, peer),
                     Err(e) => log::error!("{peer}: re-initialising: {e}"),
@@ -333,7 +325,7 @@ impl Daemon {
                     peer: Rc::clone(peer),
                     address,
                     id,
-                    event: Cell::new(Some(event)),
+                    _event: event,
                 };
                 self.children.borrow_mut().insert(child, served);
             }
@@ -505,6 +497,18 @@ impl Daemon {
             }
             Err(e) => log::error!("configuration kept as it was: {e}"),
         }
+    }
+}
+
+/// In a child: closes what its parent's events have watched, which is the listening sockets, the
+/// lines to the children, what tells of their ends, and the connections that wait.
+///
+/// What is known of all that is left as it is, and never used again. To drop it would be to write to
+/// memory that is shared with the parent until then, for each client that there is.
+fn leave_parent(context: &Context) {
+    for fd in context.leak_events() {
+        // There is nothing to be done about one that can't be closed.
+        let _ = nix::unistd::close(fd);
     }
 }
 

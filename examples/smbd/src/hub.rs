@@ -23,6 +23,17 @@ const MAX_QUEUED: usize = 4 * 1024 * 1024;
 /// How much is read from a child at a time; the others get their turns in between. Not more than
 /// needed: what the parent writes to after a fork, the child has a copy of.
 const READ_LEN: usize = 1024;
+/// How much is read from a child before another is told that it stands in its way.
+const MAX_CAUGHT_UP: usize = 256 * 1024;
+
+/// Which of two children is heard first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Those that stand in the way of the one that is read from.
+    LookAround,
+    /// The one that is read from.
+    AsTheyCome,
+}
 
 /// All children that share.
 pub(crate) struct Hub {
@@ -42,6 +53,8 @@ struct Child {
     /// Missing before the fork.
     pid: Cell<Option<Pid>>,
     event: RefCell<Option<Fd<UnixStream>>>,
+    /// What has been read of a message that is not complete yet.
+    stream: RefCell<Stream>,
     queue: RefCell<SendQueue>,
 }
 
@@ -63,7 +76,7 @@ impl Hub {
         let _ = self.on_logon.set(Box::new(hear));
     }
 
-    /// Takes over the parent's end of a client's socket pair.
+    /// Takes over the parent's end of a client's socket pair, which doesn't block.
     ///
     /// # Errors
     ///
@@ -74,19 +87,18 @@ impl Hub {
         socket: UnixStream,
         peer: &Rc<str>,
     ) -> io::Result<ClientId> {
-        socket.set_nonblocking(true)?;
         let id = self.table.borrow_mut().add_client();
         let child = Rc::new(Child {
             peer: Rc::clone(peer),
             pid: Cell::new(None),
             event: RefCell::default(),
+            stream: RefCell::default(),
             queue: RefCell::default(),
         });
         let hub = Rc::downgrade(self);
-        let mut stream = Stream::default();
-        let added = context.add_fd(socket, FdFlags::READ, move |context, event, flags| {
+        let added = context.add_fd(socket, FdFlags::READ, move |context, _, flags| {
             if let Some(hub) = hub.upgrade() {
-                hub.ready(context, id, event.get_ref(), flags, &mut stream);
+                hub.ready(context, id, flags);
             }
         });
         match added {
@@ -121,14 +133,6 @@ impl Hub {
         }
     }
 
-    /// In a child: closes the lines to the other children. What else is known of them is left as it
-    /// is: to free memory is to write to it, and then there are two copies.
-    pub(crate) fn close(&self) {
-        for child in self.children.borrow().values() {
-            drop(child.event.take());
-        }
-    }
-
     /// What a client has open.
     pub(crate) fn summary(&self, id: ClientId) -> Summary {
         self.table.borrow().summary(id)
@@ -142,45 +146,62 @@ impl Hub {
             .map_or(0, |child| child.queue.borrow().len())
     }
 
-    fn ready(
-        self: &Rc<Self>,
-        context: &Context,
-        id: ClientId,
-        socket: &UnixStream,
-        flags: FdFlags,
-        stream: &mut Stream,
-    ) {
+    fn ready(self: &Rc<Self>, context: &Context, id: ClientId, flags: FdFlags) {
         if flags.contains(FdFlags::WRITE) {
             self.unsent.borrow_mut().insert(id);
         }
         if flags.contains(FdFlags::READ) {
-            match self.read(context, id, socket, stream) {
-                Ok(true) => {}
-                Ok(false) => self.remove(context, id),
-                Err(Misbehaviour(what)) => self.evict(context, id, what),
-            }
+            self.read(context, id, Order::LookAround);
         }
         self.act(context);
     }
 
-    /// Hears what a child has to say. `false` at its end.
-    fn read(
-        &self,
+    /// Hears what a child has to say, and lets it go at its end. `false` if there was nothing.
+    fn read(self: &Rc<Self>, context: &Context, id: ClientId, order: Order) -> bool {
+        let child = self.children.borrow().get(&id).cloned();
+        let Some(child) = child else { return false };
+        let mut buffer = [0; READ_LEN];
+        let received = match &*child.event.borrow() {
+            Some(event) => event.get_ref().read(&mut buffer),
+            None => return false,
+        };
+        let bytes = match received {
+            Ok(count @ 1..) => &buffer[..count],
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return false;
+            }
+            Ok(0) | Err(_) => {
+                self.remove(context, id);
+                return false;
+            }
+        };
+        child.stream.borrow_mut().extend(bytes);
+        if let Err(Misbehaviour(what)) = self.hear(context, id, &child.stream, order) {
+            self.evict(context, id, what);
+            return false;
+        }
+        true
+    }
+
+    fn hear(
+        self: &Rc<Self>,
         context: &Context,
         id: ClientId,
-        mut socket: &UnixStream,
-        stream: &mut Stream,
-    ) -> Result<bool, Misbehaviour> {
+        stream: &RefCell<Stream>,
+        order: Order,
+    ) -> Result<(), Misbehaviour> {
         const NO_MESSAGE: Misbehaviour = Misbehaviour("what it sends is no message");
-        let mut buffer = [0; READ_LEN];
-        match socket.read(&mut buffer) {
-            Ok(0) => return Ok(false),
-            Ok(count) => stream.extend(&buffer[..count]),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(_) => return Ok(false),
-        }
-        while let Some(message) = stream.next_message().map_err(|_| NO_MESSAGE)? {
-            let ask = Ask::parse(message).map_err(|_| NO_MESSAGE)?;
+        loop {
+            let ask = match stream.borrow_mut().next_message().map_err(|_| NO_MESSAGE)? {
+                Some(message) => Ask::parse(message).map_err(|_| NO_MESSAGE)?,
+                None => break,
+            };
+            if order == Order::LookAround {
+                let in_the_way = self.table.borrow().in_the_way(id, &ask);
+                for other in in_the_way {
+                    self.catch_up(context, other);
+                }
+            }
             let is_good = match ask {
                 Ask::Session(SessionAsk::Begun { .. }) => Some(true),
                 Ask::Session(SessionAsk::Refused) => Some(false),
@@ -191,8 +212,19 @@ impl Hub {
                 hear(context, id, is_good);
             }
         }
-        stream.release();
-        Ok(true)
+        stream.borrow_mut().release();
+        Ok(())
+    }
+
+    /// Hears what a child has already said. Its client may have told another of a file that it has
+    /// closed, and that one's request have been read before.
+    fn catch_up(self: &Rc<Self>, context: &Context, id: ClientId) {
+        // As much as a socket holds; one that sends for ever holds up nobody.
+        for _ in 0..MAX_CAUGHT_UP / READ_LEN {
+            if !self.read(context, id, Order::AsTheyCome) {
+                break;
+            }
+        }
     }
 
     /// Does what the table wants done.

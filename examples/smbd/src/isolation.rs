@@ -201,9 +201,11 @@ pub(crate) fn enter(
 
 /// Lowers a limit for good.
 fn limit(resource: Resource, value: u64) -> io::Result<()> {
-    let value = match getrlimit(resource).maximum {
-        Some(maximum) => maximum.min(value),
-        None => value,
+    let value = match value {
+        0 => 0, // no maximum is lower
+        _ => getrlimit(resource)
+            .maximum
+            .map_or(value, |maximum| maximum.min(value)),
     };
     let limit = Rlimit {
         current: Some(value),

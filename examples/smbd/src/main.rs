@@ -95,7 +95,9 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     }
     if daemon.is_child() {
         // The kernel takes everything back at once; to do that one by one takes time and memory.
-        std::process::exit(0);
+        // Nor are there destructors to be run: nothing waits to be written, and all else is the
+        // parent's.
+        tevent::exit_at_once(0);
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Listening sockets, and what is set on sockets.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -55,17 +56,27 @@ pub(crate) fn listen(address: SocketAddr, options: &[SocketOption]) -> io::Resul
     Ok(TcpListener::from(socket))
 }
 
-/// Makes an accepted socket non-blocking and sets its options.
+/// Opens the two ends of the line between parent and child, non-blocking.
 ///
 /// # Errors
 ///
-/// The connection is gone already.
-pub(crate) fn prepare(stream: &TcpStream, options: &[SocketOption]) -> io::Result<()> {
-    stream.set_nonblocking(true)?;
-    set_options(stream, options)
+/// There are no descriptors left.
+pub(crate) fn pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    Ok((ours.into(), theirs.into()))
 }
 
-fn set_options(socket: &impl AsFd, options: &[SocketOption]) -> io::Result<()> {
+/// Sets the options of a socket; an accepted one is non-blocking already.
+///
+/// # Errors
+///
+/// The connection is gone already, or the system doesn't know one of the options.
+pub(crate) fn set_options(socket: &impl AsFd, options: &[SocketOption]) -> io::Result<()> {
     for option in options {
         set_option(socket.as_fd(), option)
             .map_err(|e| io::Error::new(e.kind(), format!("{option:?}: {e}")))?;

@@ -26,16 +26,13 @@ impl fmt::Debug for Uplink {
 }
 
 impl Uplink {
-    /// # Errors
-    ///
-    /// The socket can't be made not to block.
-    pub(crate) fn new(socket: UnixStream) -> io::Result<Rc<Uplink>> {
-        socket.set_nonblocking(true)?;
-        Ok(Rc::new(Uplink {
+    /// The socket doesn't block.
+    pub(crate) fn new(socket: UnixStream) -> Rc<Uplink> {
+        Rc::new(Uplink {
             socket: Rc::new(socket),
             queue: RefCell::default(),
             event: OnceCell::new(),
-        }))
+        })
     }
 
     /// Begins to listen to the parent: `deliver` takes what it says, and `None` when it is gone.

@@ -245,3 +245,43 @@ fn negotiation_is_validated_before_3_1_1() {
     let unknown = ioctl(0x0009_FFFF, none, &[], 4096);
     client.expect(request(IOCTL, unknown), Status::FILE_CLOSED);
 }
+
+#[test]
+fn what_was_sent_before_a_channel_was_lost_changes_nothing() {
+    let dir = TempDir::new();
+    let config = config(&[("data", dir.path())]);
+    for (dialect, counts) in [(0x0311, true), (0x0300, true), (0x0210, false)] {
+        let mut client = Client::connected(&config, dialect, "data");
+        let file = client.open_if("file", 0);
+        let mut at = |sequence: u16, request: Request| {
+            let mut message = client.message(&[request]);
+            message[8..10].copy_from_slice(&sequence.to_le_bytes());
+            let frame = client.connection.process(&message).unwrap();
+            responses(&frame.unwrap())[0].status
+        };
+        let write = |byte: u8| request(WRITE, write_at(file, 0, &[byte]));
+        let rename = || request(SET_INFO, set_info(file, 1, 20, &8u64.to_le_bytes()));
+        let control = || request(IOCTL, ioctl(0x0009_00C4, file, &[], 0)); // SET_SPARSE
+        let too_old = match counts {
+            true => Status::FILE_NOT_AVAILABLE,
+            false => Status::SUCCESS,
+        };
+        assert_eq!(at(0, write(b'a')), Status::SUCCESS);
+        assert_eq!(at(0x8000, write(b'b')), too_old);
+        assert_eq!(at(0x7FFF, write(b'c')), Status::SUCCESS);
+        assert_eq!(at(0xFFFE, write(b'd')), Status::SUCCESS);
+        assert_eq!(at(0xFFFD, write(b'e')), too_old);
+        assert_eq!(at(0xFFFD, rename()), too_old);
+        assert_eq!(at(0xFFFD, control()), too_old);
+        assert_eq!(
+            at(0xFFFD, request(READ, read(file, 0, 1, 0))),
+            Status::SUCCESS
+        );
+        let content = std::fs::read(dir.path().join("file")).unwrap();
+        assert_eq!(content[0], if counts { b'd' } else { b'e' });
+        // A read counts as well: what comes after the turn of the counter is newer.
+        assert_eq!(at(1, request(READ, read(file, 0, 1, 0))), Status::SUCCESS);
+        assert_eq!(at(0xFFFE, write(b'f')), too_old);
+        assert_eq!(at(1, write(b'g')), Status::SUCCESS);
+    }
+}

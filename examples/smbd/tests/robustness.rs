@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use smbd::auth::ntlmv2::NtHash;
 use smbd::auth::users::Users;
 use smbd::auth::{Acceptor, Server, Step};
-use smbd::rpc::{Pipe, srvsvc};
+use smbd::rpc::accounts::Accounts;
+use smbd::rpc::{self, Pipe, Service};
 use smbd::transport::MAX_REPLY_LEN;
 
 /// One valid request of each kind.
@@ -192,7 +193,13 @@ proptest! {
         damages in prop::collection::vec((0..200usize, byte()), 0..6),
         chunk in 1..300usize,
     ) {
-        let server = srvsvc::Server { name: "server", shares: Vec::new() };
+        let accounts = Accounts::none();
+        let server = rpc::Server {
+            name: "server",
+            shares: Vec::new(),
+            user: None,
+            accounts: &accounts,
+        };
         let mut stream = bind();
         stream.extend([5, 0, 0, 3, 0x10, 0, 0, 0, 64, 0, 0, 0, 2, 0, 0, 0]);
         stream.extend([40, 0, 0, 0, 0, 0, 15, 0]);
@@ -202,7 +209,7 @@ proptest! {
             let at = at % stream.len();
             stream[at] = byte;
         }
-        let mut pipe = Pipe::new();
+        let mut pipe = Pipe::new(Service::Srvsvc);
         for chunk in stream.chunks(chunk) {
             if pipe.write(chunk, &server).is_err() {
                 break;

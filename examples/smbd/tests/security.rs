@@ -673,6 +673,39 @@ fn a_session_can_be_renewed() {
 }
 
 #[test]
+fn a_pipe_stays_with_who_has_opened_it() {
+    /// A PDU of DCE/RPC: kind and body.
+    fn pdu(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = 16 + body.len() as u8;
+        let head = [5, 0, kind, 3, 0x10, 0, 0, 0, length, 0, 0, 0, 1, 0, 0, 0];
+        [&head, body].concat()
+    }
+    let setup = Setup::new();
+    let mut client = setup.logged_on(&Offer::of(Dialect::Smb311), &alice());
+    client.connection.mode = Mode::Sign;
+    client.connect_tree("IPC$", Status::SUCCESS);
+    let pipe = client.open("lsarpc");
+    let transceive = |client: &mut Alice, pdu: Vec<u8>| {
+        let request = request(IOCTL, ioctl(0x0011_C017, pipe, &pdu, 4280));
+        client.expect(request, Status::SUCCESS).body
+    };
+    let bind = [
+        0xB8, 0x10, 0xB8, 0x10, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0x78, 0x57, 0x34, 0x12, 0x34,
+        0x12, 0xCD, 0xAB, 0xEF, 0, 1, 0x23, 0x45, 0x67, 0x89, 0xAB, 0, 0, 0, 0, 0x04, 0x5D, 0x88,
+        0x8A, 0xEB, 0x1C, 0xC9, 0x11, 0x9F, 0xE8, 0x08, 0, 0x2B, 0x10, 0x48, 0x60, 2, 0, 0, 0,
+    ];
+    transceive(&mut client, pdu(11, &bind));
+    client.authenticate(&bob(), 1, Status::SUCCESS);
+    // LsarGetUserName
+    let call = [0, 0, 0, 0, 0, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let answer = transceive(&mut client, pdu(0, &call));
+    assert!(
+        answer.windows(10).any(|w| w == utf16("Alice")),
+        "{answer:?}"
+    );
+}
+
+#[test]
 fn sessions_stand_beside_each_other() {
     let setup = Setup::new();
     let offer = Offer::of(Dialect::Smb210);

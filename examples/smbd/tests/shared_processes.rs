@@ -4,14 +4,16 @@ mod common;
 
 use common::TempDir;
 use common::client::*;
-use common::process::{children, eventually};
+use common::process::{children, eventually, process};
 use common::server::{Server, kill};
-use common::wire::Wire;
+use common::wire::{Wire, frame};
 use rustix::process::Signal;
 use smbd::wire::status::Status;
 
 const BOTH: u32 = 0x0012_019F;
 const EXCLUSIVE_LOCK: u32 = 2;
+const UNLOCK: u32 = 4;
+const FAIL_IMMEDIATELY: u32 = 0x10;
 const BATCH: u8 = 9;
 
 /// A client, and the process that serves it.
@@ -35,11 +37,15 @@ fn open(name: &str, share: u32, oplock: u8) -> Request {
 }
 
 fn lock_range(file: [u8; 16]) -> Request {
+    change_lock(file, EXCLUSIVE_LOCK)
+}
+
+fn change_lock(file: [u8; 16], flags: u32) -> Request {
     let mut body = vec![48, 0, 1, 0, 0, 0, 0, 0];
     body.extend(file);
     body.extend(0u64.to_le_bytes());
     body.extend(10u64.to_le_bytes());
-    body.extend(EXCLUSIVE_LOCK.to_le_bytes());
+    body.extend(flags.to_le_bytes());
     body.extend([0; 4]);
     request(LOCK, body)
 }
@@ -102,6 +108,61 @@ fn a_break_goes_from_process_to_process() {
     first.expect(request(18, acknowledgment), Status::SUCCESS);
     let opened = second.next();
     assert_eq!((opened.status, opened.body[2]), (Status::SUCCESS, 1));
+}
+
+/// What a client hears that asks for something of `file` when another one, which has it open,
+/// has heard that it has let go of that, if the parent finds the one's question first. Both
+/// requests are made of the client's own open.
+fn ask_overtaking(
+    file: &str,
+    share: u32,
+    let_go: impl Fn([u8; 16]) -> Request,
+    ask: impl Fn([u8; 16]) -> Request,
+) -> Status {
+    let (dir, server) = setup();
+    dir.write("shared", b"0123456789");
+    let (mut first, _) = connect(&server);
+    let (mut second, _) = connect(&server);
+    let (other, shared) = (second.open("dir"), second.open("shared"));
+    let held = first
+        .expect(open(file, share, 0), Status::SUCCESS)
+        .file_id();
+    if share != 0 {
+        first.expect(lock_range(held), Status::SUCCESS);
+    }
+    server.signal(Signal::STOP);
+    let parent = || process(server.pid()).expect("no server").state;
+    eventually("the parent stands still", || parent() == 'T');
+    // Told without waiting, and so what the parent finds first.
+    second.close(other);
+    first.expect(let_go(held), Status::SUCCESS);
+    // When there is an answer to the ECHO what comes with it has been passed on.
+    let echo = second.message(&[request(ECHO, empty())]);
+    let question = second.message(&[ask(shared)]);
+    second
+        .connection
+        .send(&[frame(&echo), frame(&question)].concat());
+    assert_eq!(second.next().command, ECHO);
+    server.signal(Signal::CONT);
+    second.next().status
+}
+
+#[test]
+fn what_a_client_has_let_go_is_free_when_it_hears_so() {
+    let opened = ask_overtaking(
+        "file",
+        0,
+        |file| request(CLOSE, close(file, 0)),
+        |_| open("file", 0, 0),
+    );
+    assert_eq!(opened, Status::SUCCESS, "a file that was closed");
+    let locked = ask_overtaking(
+        "shared",
+        7,
+        |file| change_lock(file, UNLOCK),
+        |file| change_lock(file, EXCLUSIVE_LOCK | FAIL_IMMEDIATELY),
+    );
+    assert_eq!(locked, Status::SUCCESS, "a range that was unlocked");
 }
 
 #[test]

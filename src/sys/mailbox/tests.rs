@@ -126,7 +126,8 @@ fn numbers_go_round() {
 
 #[test]
 fn large_and_aligned_closures_have_a_box() {
-    #[repr(align(128))]
+    // Small enough, but for its alignment.
+    #[repr(align(32))]
     #[derive(Clone, Copy)]
     struct Aligned(u32);
     let mailbox = Mailbox::new();
@@ -254,9 +255,13 @@ fn in_a_child(before: usize, taken: usize, had_places: usize) {
     mailbox.places.enter_child();
     // Again, as in a child's child.
     mailbox.places.enter_child();
+    let number = || mailbox.places.numbers.load(Ordering::SeqCst);
+    let first = number();
     for number in 1..=2 * NUMBERS {
         post(&mailbox, job(0, (before + number) as u32));
     }
+    let taken_by_these = places_between(first, number());
+    assert_eq!(taken_by_these, 2 * NUMBERS, "no place but theirs is passed");
     let said = said_by(mailbox.take_all());
     let expected = taken as u32..=(before + 2 * NUMBERS) as u32;
     assert!(
@@ -279,6 +284,62 @@ fn a_child_passes_places_of_threads_it_does_not_have() {
     let mailbox = Mailbox::<Said>::new();
     mailbox.places.enter_child();
     assert!(mailbox.close().is_empty());
+}
+
+#[test]
+fn a_child_passes_them_also_if_the_receiver_was_between_two_blocks() {
+    let mailbox = Mailbox::new();
+    for number in 0..CAPACITY + 3 {
+        post(&mailbox, job(0, number as u32));
+    }
+    mailbox.look();
+    for _ in 0..CAPACITY {
+        mailbox.take().expect("it was seen");
+    }
+    mailbox.places.take_place().expect("it is open");
+    // The receiver goes on, and somebody forks before it has said all of that.
+    let places = &*mailbox.places;
+    let first = NonNull::new(places.oldest.load(Ordering::SeqCst)).expect("a block");
+    // SAFETY: it is in the list.
+    let second = unsafe { first.as_ref() }.next.load(Ordering::SeqCst);
+    places.oldest.store(second, Ordering::SeqCst);
+    places.enter_child();
+    places.oldest.store(first.as_ptr(), Ordering::SeqCst);
+    post(&mailbox, job(0, 1000));
+    let last = CAPACITY as u32;
+    let expected = [last, last + 1, last + 2, 1000];
+    assert_eq!(said_by(mailbox.take_all()), expected);
+    assert!(mailbox.close().is_empty());
+}
+
+#[test]
+fn who_finds_its_place_abandoned_posts_to_the_next() {
+    // As in the child of a signal handler that forks between the taking of a place and the posting.
+    let mailbox = Mailbox::new();
+    let owned = std::sync::Arc::new(());
+    let large = [7u32; 100];
+    for round in 0..2 * CAPACITY as u32 {
+        post(&mailbox, job(0, 0));
+        let places = &*mailbox.places;
+        let newest = NonNull::new(places.newest.load(Ordering::SeqCst)).expect("a block");
+        let number = places.numbers.load(Ordering::SeqCst);
+        // SAFETY: it is in the list.
+        let place = &unsafe { newest.as_ref() }.places[position(number)];
+        place.state.store(abandoned(), Ordering::SeqCst);
+        if round % 2 == 0 {
+            let owned = std::sync::Arc::clone(&owned);
+            post(&mailbox, move |said: &Said| {
+                said.borrow_mut().push((0, large[99]));
+                drop(owned);
+            });
+        } else {
+            post(&mailbox, job(0, 7));
+        }
+        let end = places.numbers.load(Ordering::SeqCst);
+        assert_eq!(places_between(number, end), 2);
+        assert_eq!(said_by(mailbox.take_all()), [0, 7]);
+        assert_eq!(std::sync::Arc::strong_count(&owned), 1);
+    }
 }
 
 /// As far as a sender gets with the last place of a block before somebody else forks.
@@ -306,6 +367,9 @@ fn a_child_brings_the_end_of_a_block_in_order() {
             places.numbers.fetch_add(STEP, Ordering::SeqCst);
             let new = Block::new();
             if reached != Reached::Nothing {
+                // SAFETY: nobody else has seen it.
+                let first = &unsafe { new.as_ref() }.first;
+                first.store(STEP * NUMBERS, Ordering::SeqCst);
                 // SAFETY: it is in the list.
                 let next = &unsafe { last.as_ref() }.next;
                 next.store(new.as_ptr(), Ordering::SeqCst);

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = tests![
     files_are_ready_under_every_backend_that_takes_them,
     a_file_asked_for_nothing_and_then_for_something,
     an_eventfd_that_is_full,
+    siblings_that_poll_has_in_an_order_of_its_own,
 ];
 
 fn an_event_added_in_a_handler_of_its_descriptor(kind: BackendKind) {
@@ -165,4 +166,55 @@ fn an_eventfd_that_is_full(kind: BackendKind) {
         Turn,
     ];
     compare(kind, &actions, &[]);
+}
+
+/// Two entries are taken out of the C library's array before it waits again. Their places have to be
+/// known to tell siblings apart.
+fn siblings_that_poll_has_in_an_order_of_its_own(kind: BackendKind) {
+    let nested = [
+        Toggle {
+            event: 5,
+            flag: 2,
+            on: false,
+        },
+        Turn,
+        add(5, 0, 0),
+    ];
+    let scripts: [Script<'_>; 6] = [
+        &[],
+        &[],
+        &nested,
+        &[Pipe, timer(When::Zero, 5)],
+        &[add(255, READ | 4, 0)],
+        &[add(2, READ, 2), timer(When::Zero, 4)],
+    ];
+    let actions = [
+        Pipe,
+        File,
+        Pipe,
+        SocketPair,
+        Close(1),
+        AddImmediate { script: 3 },
+        add(0, 0, 0),
+        Schedule(0),
+        Until(3),
+        Turn,
+        Turn,
+        add(1, 4, 0),
+        Schedule(0),
+        Turn,
+        Turn,
+        set(5, WRITE | 4),
+        Pipe,
+        add(0, READ, 4),
+        Turn,
+        Turn,
+        Turn,
+    ];
+    let program = Program {
+        nesting: true,
+        kernel_order: true,
+        ..program(&actions, &scripts)
+    };
+    assert_same(&program, kind);
 }

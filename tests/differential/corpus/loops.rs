@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = tests![
     a_loop_that_is_stopped,
     a_stop_in_a_nested_loop,
     a_nesting_hook,
+    a_nested_loop_after_a_fork_in_a_handler,
 ];
 
 fn reinitialised_in_a_handler_that_goes_on(kind: BackendKind) {
@@ -114,6 +115,14 @@ fn a_nesting_hook(kind: BackendKind) {
             ],
             &scripts,
         )
+    };
+    assert_same(&program, kind);
+}
+
+fn a_nested_loop_after_a_fork_in_a_handler(kind: BackendKind) {
+    let program = Program {
+        nesting: true,
+        ..program(&[SocketPair, add(0, WRITE, 0), Turn], &[&[Fork, Until(2)]])
     };
     assert_same(&program, kind);
 }

@@ -1,19 +1,24 @@
 //! DCE/RPC over a named pipe: the connection-oriented protocol of C706
-//! chapter 12 with the profile of [MS-RPCE], and one interface, `srvsvc`.
+//! chapter 12 with the profile of [MS-RPCE], and three interfaces: `srvsvc`,
+//! `wkssvc` and `lsarpc`.
 //!
-//! A [`Pipe`] is what an open of `\srvsvc` on `IPC$` reads from and writes to.
+//! A [`Pipe`] is what an open of `srvsvc` on `IPC$`, say, reads from and writes to.
 //! It takes bytes as they are written, acts on each complete PDU at once, and
 //! keeps the answers as messages, one a fragment, until they are read. Only
 //! NDR32 in little-endian is spoken and no authentication above the session's;
 //! whatever else a client proposes is refused in the protocol's own words.
 
+pub mod accounts;
+pub mod lsarpc;
 pub mod ndr;
 pub mod pdu;
 pub mod srvsvc;
+pub mod wkssvc;
 
 use std::collections::VecDeque;
 
-use crate::wire::Malformed;
+use crate::wire::{Malformed, text};
+use accounts::Accounts;
 use pdu::{Bind, Kind, Pdu, Syntax};
 
 /// The largest fragment sent or received.
@@ -22,6 +27,57 @@ pub const MAX_FRAGMENT: usize = 4280;
 const MAX_REQUEST: usize = 256 * 1024;
 /// With more answers than this unread, in fragments, nothing more is executed.
 const MAX_WAITING: usize = 64;
+
+/// What the machine says it is in, as it is in no domain.
+const WORKGROUP: &str = "WORKGROUP";
+
+/// What the services tell.
+#[derive(Debug, Clone)]
+pub struct Server<'a> {
+    /// The server's name.
+    pub name: &'a str,
+    /// Its shares.
+    pub shares: Vec<srvsvc::ShareEntry<'a>>,
+    /// Who asks, if that has been proved.
+    pub user: Option<&'a str>,
+    /// The names of system users and groups that they may know.
+    pub accounts: &'a Accounts,
+}
+
+/// What is at the other end of a pipe. Each has an interface of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the names are the specifications'
+pub enum Service {
+    Srvsvc,
+    Wkssvc,
+    Lsarpc,
+}
+
+impl Service {
+    const ALL: [Service; 3] = [Service::Srvsvc, Service::Wkssvc, Service::Lsarpc];
+
+    /// The service behind the pipe of this name.
+    pub fn of_pipe(name: &str) -> Option<Service> {
+        let mut all = Service::ALL.into_iter();
+        all.find(|service| text::same_name(service.name(), name))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Service::Srvsvc => "srvsvc",
+            Service::Wkssvc => "wkssvc",
+            Service::Lsarpc => "lsarpc",
+        }
+    }
+
+    fn interface(self) -> Syntax {
+        match self {
+            Service::Srvsvc => Syntax::SRVSVC,
+            Service::Wkssvc => Syntax::WKSSVC,
+            Service::Lsarpc => Syntax::LSARPC,
+        }
+    }
+}
 
 /// The client has broken the protocol or does not read its answers; nothing
 /// more can be done with the pipe.
@@ -43,9 +99,12 @@ struct Call {
     stub: Vec<u8>,
 }
 
-/// One open of the `srvsvc` pipe.
-#[derive(Debug, Default)]
+/// One open of a pipe.
+#[derive(Debug)]
 pub struct Pipe {
+    service: Service,
+    /// What has been opened through it.
+    handles: lsarpc::Handles,
     /// Bytes of a PDU that is not complete yet.
     incoming: Vec<u8>,
     call: Option<Call>,
@@ -60,8 +119,17 @@ pub struct Pipe {
 
 impl Pipe {
     /// A pipe just opened.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(service: Service) -> Self {
+        Pipe {
+            service,
+            handles: lsarpc::Handles::default(),
+            incoming: Vec::new(),
+            call: None,
+            contexts: Vec::new(),
+            max_fragment: 0,
+            outgoing: VecDeque::new(),
+            read: 0,
+        }
     }
 
     /// Takes bytes written by the client and answers the PDUs they complete.
@@ -69,7 +137,7 @@ impl Pipe {
     /// # Errors
     ///
     /// [`PipeBroken`]: close the pipe.
-    pub fn write(&mut self, bytes: &[u8], server: &srvsvc::Server<'_>) -> Result<(), PipeBroken> {
+    pub fn write(&mut self, bytes: &[u8], server: &Server<'_>) -> Result<(), PipeBroken> {
         self.incoming.extend_from_slice(bytes);
         let mut incoming = std::mem::take(&mut self.incoming);
         let mut done = 0;
@@ -115,7 +183,7 @@ impl Pipe {
         (all - self.read, first - self.read)
     }
 
-    fn act(&mut self, pdu: &Pdu<'_>, server: &srvsvc::Server<'_>) -> Result<(), PipeBroken> {
+    fn act(&mut self, pdu: &Pdu<'_>, server: &Server<'_>) -> Result<(), PipeBroken> {
         match pdu.kind {
             Kind::Bind | Kind::AlterContext => {
                 if pdu.auth_length > 0 {
@@ -146,7 +214,7 @@ impl Pipe {
             .contexts
             .iter()
             .map(|context| {
-                if context.interface != Syntax::SRVSVC {
+                if context.interface != self.service.interface() {
                     pdu::ContextResult::UnknownInterface
                 } else if !context.transfer.contains(&Syntax::NDR32) {
                     pdu::ContextResult::UnknownTransferSyntax
@@ -158,10 +226,11 @@ impl Pipe {
                 }
             })
             .collect();
-        pdu::bind_ack(pdu, self.max_fragment as u16, "\\PIPE\\srvsvc", &results)
+        let address = format!("\\PIPE\\{}", self.service.name());
+        pdu::bind_ack(pdu, self.max_fragment as u16, &address, &results)
     }
 
-    fn request(&mut self, pdu: &Pdu<'_>, server: &srvsvc::Server<'_>) -> Result<(), PipeBroken> {
+    fn request(&mut self, pdu: &Pdu<'_>, server: &Server<'_>) -> Result<(), PipeBroken> {
         let request = pdu::Request::parse(pdu)?;
         let mut call = match self.call.take() {
             None if pdu.is_first() => Call {
@@ -182,7 +251,13 @@ impl Pipe {
             return Ok(());
         }
         let answer = if self.contexts.contains(&call.context) {
-            srvsvc::call(call.operation, &call.stub, server)
+            match self.service {
+                Service::Srvsvc => srvsvc::call(call.operation, &call.stub, server),
+                Service::Wkssvc => wkssvc::call(call.operation, &call.stub, server),
+                Service::Lsarpc => {
+                    lsarpc::call(call.operation, &call.stub, server, &mut self.handles)
+                }
+            }
         } else {
             Err(pdu::Fault::UnknownInterface)
         };

@@ -1,5 +1,6 @@
-//! NDR32 (C706 chapter 14), as far as srvsvc uses it: integers, unique
-//! pointers and strings. Everything here is aligned to 4.
+//! NDR32 (C706 chapter 14), as far as the services use it: integers, unique
+//! pointers and strings. Everything is aligned to 4; what is shorter has its
+//! padding written and read with it.
 
 use crate::wire::{Malformed, Put, Reader, text};
 
@@ -20,6 +21,20 @@ impl<'a> Decoder<'a> {
     /// A 32-bit integer; so for the others: [`Malformed`] when the stub ends early.
     pub fn u32(&mut self) -> Result<u32, Malformed> {
         self.reader.u32()
+    }
+
+    /// A 16-bit integer, with what pads it.
+    pub fn u16(&mut self) -> Result<u16, Malformed> {
+        let value = self.reader.u16()?;
+        // A last argument may come without.
+        self.reader.skip(self.reader.rest().len().min(2))?;
+        Ok(value)
+    }
+
+    /// Bytes, a multiple of 4.
+    pub fn array<const LEN: usize>(&mut self) -> Result<[u8; LEN], Malformed> {
+        const { assert!(LEN.is_multiple_of(4)) };
+        self.reader.array()
     }
 
     /// A pointer: whether it points to something. What it points to follows
@@ -75,6 +90,39 @@ impl Encoder {
     /// A 32-bit integer.
     pub fn u32(&mut self, value: u32) {
         self.out.put_u32(value);
+    }
+
+    /// A 16-bit integer. What follows [is to be aligned](Encoder::align), or is another one.
+    pub fn u16(&mut self, value: u16) {
+        self.out.put_u16(value);
+    }
+
+    /// Bytes as they are.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.out.put_bytes(bytes);
+    }
+
+    /// Pads to a multiple of 4.
+    pub fn align(&mut self) {
+        self.out.align(0, 4);
+    }
+
+    /// An `RPC_UNICODE_STRING` without what it points to.
+    pub fn unicode_head(&mut self, string: &str) {
+        let length = string.encode_utf16().count() as u16 * 2;
+        self.u16(length);
+        self.u16(length);
+        self.pointer();
+    }
+
+    /// What an `RPC_UNICODE_STRING` points to: no NUL ends it.
+    pub fn unicode_text(&mut self, string: &str) {
+        let units = string.encode_utf16().count() as u32;
+        self.u32(units);
+        self.u32(0);
+        self.u32(units);
+        text::put_utf16le(&mut self.out, string);
+        self.align();
     }
 
     /// A pointer to something that is encoded later.

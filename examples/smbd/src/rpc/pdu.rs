@@ -42,6 +42,22 @@ impl Syntax {
         ],
         version: 3,
     };
+    /// wkssvc, 6bffd098-a112-3610-9833-46c3f87e345a version 1.0
+    pub const WKSSVC: Syntax = Syntax {
+        uuid: [
+            0x98, 0xD0, 0xFF, 0x6B, 0x12, 0xA1, 0x10, 0x36, 0x98, 0x33, 0x46, 0xC3, 0xF8, 0x7E,
+            0x34, 0x5A,
+        ],
+        version: 1,
+    };
+    /// lsarpc, 12345778-1234-abcd-ef00-0123456789ab version 0.0
+    pub const LSARPC: Syntax = Syntax {
+        uuid: [
+            0x78, 0x57, 0x34, 0x12, 0x34, 0x12, 0xCD, 0xAB, 0xEF, 0x00, 0x01, 0x23, 0x45, 0x67,
+            0x89, 0xAB,
+        ],
+        version: 0,
+    };
     /// NDR, 8a885d04-1ceb-11c9-9fe8-08002b104860 version 2.0
     pub const NDR32: Syntax = Syntax {
         uuid: [
@@ -310,6 +326,8 @@ pub enum Fault {
     UnknownOperation,
     /// `nca_s_unk_if`: the context is none that was accepted.
     UnknownInterface,
+    /// `nca_s_fault_context_mismatch`: the handle is none that was given out.
+    ContextMismatch,
     /// `RPC_X_BAD_STUB_DATA`: the arguments cannot be decoded.
     BadStub,
 }
@@ -334,6 +352,7 @@ pub fn fault(call_id: u32, context: u16, fault: Fault) -> Vec<u8> {
     out.put_u32(match fault {
         Fault::UnknownOperation => 0x1C01_0002,
         Fault::UnknownInterface => 0x1C01_0003,
+        Fault::ContextMismatch => 0x1C00_001A,
         Fault::BadStub => 0x0000_06F7,
     });
     out.put_u32(0);

@@ -6,6 +6,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::Server;
 use super::ndr::{Decoder, Encoder};
 use super::pdu::Fault;
 use crate::wire::text;
@@ -19,11 +20,15 @@ const NETR_SERVER_GET_INFO: u16 = 21;
 const NETR_REMOTE_TOD: u16 = 28;
 const NETR_SHARE_ENUM_STICKY: u16 = 36;
 
-const NERR_SUCCESS: u32 = 0;
-const ERROR_ACCESS_DENIED: u32 = 5;
-const ERROR_INVALID_LEVEL: u32 = 124;
+pub(super) const NERR_SUCCESS: u32 = 0;
+pub(super) const ERROR_ACCESS_DENIED: u32 = 5;
+pub(super) const ERROR_INVALID_LEVEL: u32 = 124;
 const ERROR_MORE_DATA: u32 = 234;
 const NERR_NET_NAME_NOT_FOUND: u32 = 2310;
+
+pub(super) const PLATFORM_ID_NT: u32 = 500;
+/// The system's version, as NTLMSSP says.
+pub(super) const VERSION: (u32, u32) = (6, 1);
 
 /// `STYPE_DISKTREE`
 pub const STYPE_DISKTREE: u32 = 0;
@@ -39,15 +44,6 @@ pub struct ShareEntry<'a> {
     pub kind: u32,
     /// The comment.
     pub remark: &'a str,
-}
-
-/// What the service tells of the server.
-#[derive(Debug, Clone)]
-pub struct Server<'a> {
-    /// The server's name.
-    pub name: &'a str,
-    /// Its shares.
-    pub shares: Vec<ShareEntry<'a>>,
 }
 
 /// Levels of SHARE_INFO that are answered.
@@ -179,7 +175,8 @@ impl Enumeration {
         }
         if arguments.pointer()? {
             let entries = arguments.u32()?;
-            if arguments.pointer()? || entries != 0 {
+            let has_array = arguments.pointer()?;
+            if entries != 0 || has_array && arguments.u32()? != 0 {
                 return Err(Fault::BadStub); // the container is for results
             }
         }
@@ -196,7 +193,7 @@ impl Enumeration {
 
 /// Who is connected and what they have open ([MS-SRVS] 3.1.4.1, 3.1.4.2, 3.1.4.5) is not for all to
 /// know.
-fn deny_enum(arguments: &mut Decoder<'_>, names: usize) -> Result<Vec<u8>, Fault> {
+pub(super) fn deny_enum(arguments: &mut Decoder<'_>, names: usize) -> Result<Vec<u8>, Fault> {
     for _ in 0..names {
         arguments.unique_string()?;
     }
@@ -358,7 +355,6 @@ fn share_get_info(arguments: &mut Decoder<'_>, server: &Server<'_>) -> Result<Ve
 
 /// [MS-SRVS] 3.1.4.17, levels 100 to 102
 fn server_get_info(arguments: &mut Decoder<'_>, server: &Server<'_>) -> Result<Vec<u8>, Fault> {
-    const PLATFORM_ID_NT: u32 = 500;
     const SV_TYPE_WORKSTATION_SERVER_NT: u32 = 0x0000_9003;
     arguments.unique_string()?;
     let level = arguments.u32()?;
@@ -370,8 +366,8 @@ fn server_get_info(arguments: &mut Decoder<'_>, server: &Server<'_>) -> Result<V
             out.u32(PLATFORM_ID_NT);
             out.pointer();
             if level >= 101 {
-                out.u32(6); // version 6.1, as NTLMSSP says
-                out.u32(1);
+                out.u32(VERSION.0);
+                out.u32(VERSION.1);
                 out.u32(SV_TYPE_WORKSTATION_SERVER_NT);
                 out.pointer();
             }

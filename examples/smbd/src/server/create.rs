@@ -1,6 +1,6 @@
 //! CREATE ([MS-SMB2] 3.3.5.9, [MS-FSA] 2.1.5.1).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use super::reply::Reply;
 use super::request::Request;
 use super::session::Tree;
 use super::tree::{MAXIMAL_PIPE_ACCESS, maximal_disk_access};
+use crate::auth::Identity;
 use crate::rpc;
 use crate::share::change::may;
 use crate::share::info::OpenState;
@@ -81,7 +82,7 @@ impl Connection {
                 if opens.values().filter(|open| open.is_pipe()).count() >= MAX_PIPES {
                     return Err(Status::TOO_MANY_OPENED_FILES.into());
                 }
-                open_pipe(&create, &name)?
+                open_pipe(&create, &name, session.identity())?
             }
             Tree::Disk(share) => self.open_disk(request, &create, &name, &share).await?,
         };
@@ -89,6 +90,7 @@ impl Connection {
         session.last_file_id.set(id);
         let open = Open {
             tree_id: request.tree_id,
+            channel_sequence: Cell::new(request.channel_sequence.unwrap_or(0)),
             object: opened.object,
         };
         session.opens.borrow_mut().insert(id, Rc::new(open));
@@ -320,11 +322,9 @@ impl<'a> Wish<'a> {
     }
 }
 
-fn open_pipe(create: &Create<'_>, name: &str) -> Result<Opened, Status> {
+fn open_pipe(create: &Create<'_>, name: &str, opener: Identity) -> Result<Opened, Status> {
     create.contexts()?;
-    if !text::same_name(name.trim_start_matches('\\'), "srvsvc") {
-        return Err(Status::OBJECT_NAME_NOT_FOUND);
-    }
+    let service = rpc::Service::of_pipe(name).ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
     let desired = access::expand_generic(create.desired_access);
     if desired & !(MAXIMAL_PIPE_ACCESS | access::FILE_EXECUTE | access::MAXIMUM_ALLOWED) != 0 {
         return Err(Status::ACCESS_DENIED);
@@ -336,7 +336,7 @@ fn open_pipe(create: &Create<'_>, name: &str) -> Result<Opened, Status> {
     };
     Ok(Opened {
         oplock: Oplock::None,
-        object: Object::Pipe(RefCell::new(rpc::Pipe::new())),
+        object: Object::Pipe(RefCell::new(rpc::Pipe::new(service)), opener),
         action: Action::Opened,
         attributes,
         contexts: Vec::new(),

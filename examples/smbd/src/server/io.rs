@@ -135,9 +135,7 @@ impl Connection {
         let id = request.file(read.file_id);
         reply.file_id = Some(id);
         reply.check_room(read.length as usize)?;
-        let open = self
-            .session(request.session_id)?
-            .open(request.tree_id, id)?;
+        let open = self.session(request.session_id)?.open(request, id)?;
         let body = reply.out.len();
         file::put_read(reply.out);
         let data = reply.out.len();
@@ -156,7 +154,7 @@ impl Connection {
                     disk.node.set_times(access_time, None)?;
                 }
             }
-            Object::Pipe(pipe) => {
+            Object::Pipe(pipe, _) => {
                 // A pipe here never has an answer still to come: what was
                 // asked has been answered at once.
                 let more = pipe
@@ -180,14 +178,14 @@ impl Connection {
         let id = request.file(write.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        match &session.open(request.tree_id, id)?.object {
+        match &session.open(request, id)?.object {
             Object::Disk(disk) => {
                 check_locks(disk, write.offset, write.data.len() as u64, true).await?;
                 write_file(&mut disk.borrow_mut(), &write)?;
             }
-            Object::Pipe(pipe) => {
+            Object::Pipe(pipe, opener) => {
                 pipe.borrow_mut()
-                    .write(write.data, &self.config.rpc_server())
+                    .write(write.data, &self.config.rpc_server(opener))
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
             }
         }
@@ -201,7 +199,7 @@ impl Connection {
         let id = request.file(close.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
+        let open = session.open(request, id)?;
         let attributes = match &open.object {
             Object::Disk(disk) if close.query_attributes => {
                 let mut disk = disk.borrow_mut();
@@ -249,7 +247,7 @@ impl Connection {
         let id = request.file(file::parse_flush(request.message)?);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        if let Object::Disk(disk) = &session.open(request.tree_id, id)?.object {
+        if let Object::Disk(disk) = &session.open(request, id)?.object {
             let disk = disk.borrow();
             disk.check_access(access::FILE_WRITE_DATA | access::FILE_APPEND_DATA)?;
             disk.share.sync(&disk.node)?;

@@ -64,13 +64,13 @@ impl Connection {
         let id = request.file(ioctl.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
+        let open = session.open(request, id)?;
         let max_output = ioctl.max_output as usize;
         let mut output = Vec::new();
         match (&open.object, ioctl.code) {
-            (Object::Pipe(pipe), fsctl::PIPE_TRANSCEIVE) => {
+            (Object::Pipe(pipe, opener), fsctl::PIPE_TRANSCEIVE) => {
                 let mut pipe = pipe.borrow_mut();
-                pipe.write(ioctl.input, &self.config.rpc_server())
+                pipe.write(ioctl.input, &self.config.rpc_server(opener))
                     .map_err(|_| Status::INVALID_PIPE_STATE)?;
                 let more = pipe
                     .read(max_output, &mut output)
@@ -82,7 +82,7 @@ impl Connection {
                 };
                 Ok((status, output))
             }
-            (Object::Pipe(pipe), fsctl::PIPE_PEEK) => {
+            (Object::Pipe(pipe, _), fsctl::PIPE_PEEK) => {
                 // FSCTL_PIPE_PEEK reply ([MS-FSCC] 2.3.46), without data
                 const FILE_PIPE_CONNECTED_STATE: u32 = 3;
                 if max_output < 16 {

@@ -22,7 +22,7 @@ impl Connection {
         let id = request.file(id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
+        let open = session.open(request, id)?;
         let asked = {
             let disk = open.disk()?;
             if disk.is_directory() {

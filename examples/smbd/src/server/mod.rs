@@ -62,6 +62,7 @@ use crate::sharing::{Break, Link, Notice, Port, SessionNotice};
 use crate::transport::Message;
 use crate::wire::file::FileId;
 use crate::wire::header::{self, Command, HEADER_LEN, Header, ResponseHeader};
+use crate::wire::negotiate::Dialect;
 use crate::wire::session as wire_session;
 use crate::wire::status::Status;
 use credits::CreditWindow;
@@ -356,10 +357,14 @@ impl Connection {
         exchange.begin(header, session_id, protection);
         let request = Request {
             message,
+            command,
             session_id,
             tree_id,
             related_file: inherited.and_then(|chain| chain.file_id),
             credit_charge: header.credit_charge,
+            channel_sequence: dialect
+                .filter(|&dialect| dialect >= Dialect::Smb300)
+                .map(|_| header.channel_sequence),
             dialect,
             exchange,
         };

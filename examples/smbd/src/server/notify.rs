@@ -33,7 +33,7 @@ impl Connection {
         request.check_payload(room)?;
         let id = request.file(notify.file_id);
         let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
+        let open = session.open(request, id)?;
         if notify.filter & !filter::ALL != 0 {
             return Err(Status::INVALID_PARAMETER.into());
         }
@@ -74,7 +74,7 @@ impl Connection {
             let is_deleted = is_deleted
                 || open.upgrade().is_some_and(|open| match &open.object {
                     Object::Disk(disk) => disk.borrow().is_delete_pending(),
-                    Object::Pipe(_) => false,
+                    Object::Pipe(..) => false,
                 });
             if is_deleted {
                 return Poll::Ready(Taken::Gone);

@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::auth::Identity;
 use crate::rpc::Pipe;
 use crate::share::changes::Watch;
 use crate::share::directory::Enumeration;
@@ -22,6 +23,8 @@ use crate::wire::time;
 pub(super) struct Open {
     /// The tree connect it was made through.
     pub(super) tree_id: u32,
+    /// The newest that a request for it has had.
+    pub(super) channel_sequence: Cell<u16>,
     pub(super) object: Object,
 }
 
@@ -29,8 +32,8 @@ pub(super) struct Open {
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(super) enum Object {
-    /// The `srvsvc` pipe.
-    Pipe(RefCell<Pipe>),
+    /// A named pipe, and who has opened it: that counts, also when the session is somebody else's.
+    Pipe(RefCell<Pipe>, Identity),
     /// A file or directory.
     Disk(RefCell<DiskOpen>),
 }
@@ -362,7 +365,7 @@ fn is_below(path: &[u8], parent: &[u8]) -> bool {
 
 impl Open {
     pub(super) fn is_pipe(&self) -> bool {
-        matches!(self.object, Object::Pipe(_))
+        matches!(self.object, Object::Pipe(..))
     }
 
     /// The file or directory. Not to be held over an `.await`.
@@ -373,7 +376,7 @@ impl Open {
     pub(super) fn disk(&self) -> Result<RefMut<'_, DiskOpen>, Status> {
         match &self.object {
             Object::Disk(disk) => Ok(disk.borrow_mut()),
-            Object::Pipe(_) => Err(Status::INVALID_DEVICE_REQUEST),
+            Object::Pipe(..) => Err(Status::INVALID_DEVICE_REQUEST),
         }
     }
 }

@@ -74,7 +74,7 @@ impl Connection {
             OplockBreak::Oplock(id, level) => {
                 let id = request.file(id);
                 reply.file_id = Some(id);
-                let open = session.open(request.tree_id, id)?;
+                let open = session.open(request, id)?;
                 let oplock = match level {
                     0x00 | 0x01 | 0x08 | 0x09 => Oplock::from_level(level),
                     _ => return Err(Status::INVALID_PARAMETER.into()),

@@ -29,7 +29,7 @@ impl Connection {
         let id = request.file(query.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
+        let open = session.open(request, id)?;
         let mut disk = open.disk().map_err(|_| Status::INVALID_PARAMETER)?;
         if disk.node.metadata.kind != Kind::Directory {
             return Err(Status::INVALID_PARAMETER.into());
@@ -77,7 +77,7 @@ impl Connection {
         let id = request.file(query.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
+        let open = session.open(request, id)?;
 
         // FileNormalizedNameInformation (3.3.5.20.1)
         if (query.info_type, query.class) == (query::INFO_FILE, 48)
@@ -88,10 +88,10 @@ impl Connection {
 
         let mark = query::start_output(reply.out);
         match &open.object {
-            Object::Pipe(_) if query.info_type == query::INFO_FILE => {
+            Object::Pipe(..) if query.info_type == query::INFO_FILE => {
                 put_pipe_info(query.class, room, reply.out)?;
             }
-            Object::Pipe(_) => return Err(Status::NOT_SUPPORTED.into()),
+            Object::Pipe(..) => return Err(Status::NOT_SUPPORTED.into()),
             Object::Disk(disk) => put_disk_info(&mut disk.borrow_mut(), &query, room, reply.out)?,
         }
         // What is longer than its fixed part may be cut ([MS-FSA] 2.1.5.12).

@@ -6,6 +6,7 @@ use std::future::Future;
 use super::pending::{Exchange, Interrupt};
 use crate::sharing::Asked;
 use crate::wire::file::FileId;
+use crate::wire::header::Command;
 use crate::wire::negotiate::Dialect;
 use crate::wire::status::Status;
 
@@ -17,6 +18,8 @@ const CREDIT_UNIT: usize = 65536;
 pub(super) struct Request<'a> {
     /// The request from its header on, without those that follow.
     pub(super) message: &'a [u8],
+    /// What it asks for.
+    pub(super) command: Command,
     /// The session it is for.
     pub(super) session_id: u64,
     /// The tree connect it is for.
@@ -25,6 +28,8 @@ pub(super) struct Request<'a> {
     pub(super) related_file: Option<FileId>,
     /// What it costs.
     pub(super) credit_charge: u16,
+    /// How often the client has lost a channel, as far as its dialect counts that.
+    pub(super) channel_sequence: Option<u16>,
     /// `None` before and while negotiating.
     pub(super) dialect: Option<Dialect>,
     /// The message it is part of.

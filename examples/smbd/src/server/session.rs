@@ -18,6 +18,7 @@ use crate::crypto::preauth::PreauthHash;
 use crate::crypto::signing::Algorithm;
 use crate::share::Share;
 use crate::wire::file::FileId;
+use crate::wire::header::Command;
 use crate::wire::negotiate::{Dialect, SIGNING_REQUIRED};
 use crate::wire::session::{self, SessionSetup};
 use crate::wire::status::Status;
@@ -84,15 +85,27 @@ impl Session {
         (id == FileId::of(self.id, id.volatile)).then(|| Rc::clone(open))
     }
 
-    /// The open of a request, which has to belong to the request's tree.
-    pub(super) fn open(&self, tree_id: u32, id: FileId) -> Result<Rc<Open>, Status> {
-        self.tree(tree_id)?;
-        self.opens
-            .borrow()
+    /// The open of a request, which has to belong to the request's tree. A request that was sent
+    /// before a channel was lost changes nothing any more (3.3.5.2.10): its client has sent it again
+    /// since.
+    pub(super) fn open(&self, request: &Request<'_>, id: FileId) -> Result<Rc<Open>, Status> {
+        const FURTHEST_AHEAD: u16 = 0x7FFF;
+        self.tree(request.tree_id)?;
+        let opens = self.opens.borrow();
+        let open = opens
             .get(&id.volatile)
-            .filter(|open| id == FileId::of(self.id, id.volatile) && open.tree_id == tree_id)
-            .cloned()
-            .ok_or(Status::FILE_CLOSED)
+            .filter(|open| {
+                id == FileId::of(self.id, id.volatile) && open.tree_id == request.tree_id
+            })
+            .ok_or(Status::FILE_CLOSED)?;
+        if let Some(sequence) = request.channel_sequence {
+            if sequence.wrapping_sub(open.channel_sequence.get()) <= FURTHEST_AHEAD {
+                open.channel_sequence.set(sequence);
+            } else if let Command::Write | Command::SetInfo | Command::Ioctl = request.command {
+                return Err(Status::FILE_NOT_AVAILABLE);
+            }
+        }
+        Ok(Rc::clone(open))
     }
 }
 

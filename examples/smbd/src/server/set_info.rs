@@ -28,9 +28,9 @@ impl Connection {
         let id = request.file(set.file_id);
         reply.file_id = Some(id);
         let session = self.session(request.session_id)?;
-        let open = session.open(request.tree_id, id)?;
+        let open = session.open(request, id)?;
         match &open.object {
-            Object::Pipe(_) => set_pipe_info(&set)?,
+            Object::Pipe(..) => set_pipe_info(&set)?,
             Object::Disk(disk) => {
                 if let Some(disposition) = Disposition::parse(&set)? {
                     disposition.set(request, id, disk).await?;

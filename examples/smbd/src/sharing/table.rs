@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::file::{File, Wanted};
+use super::file::{File, Open, Wanted};
 use super::message::{Ask, FileKey, Notice, OpenId, Oplock, Refusal, Ticket};
+use super::modes::conflicts;
 use super::sessions::Sessions;
 
 /// How long a client has to acknowledge the break of an oplock.
@@ -372,7 +373,7 @@ impl Table {
             Ask::Move { ticket, open } => {
                 self.file_of(id, open)?;
                 let name = self.name_of(Owner { client: id, open }).unwrap_or_default();
-                let answer = match self.has_open_below(name) {
+                let answer = match self.opens_below(name).next().is_some() {
                     true => Notice::Refused {
                         ticket,
                         why: Refusal::SharingViolation,
@@ -436,6 +437,45 @@ impl Table {
                 Ok(())
             }
         }
+    }
+
+    /// The other clients whose opens and locks stand against what `ask` asks for. Closing and
+    /// unlocking is told and not asked for, so their word may be on its way: it is to be heard before
+    /// this is [handled](Table::handle).
+    pub fn in_the_way(&self, id: ClientId, ask: &Ask) -> BTreeSet<ClientId> {
+        let mut clients = match *ask {
+            Ask::Open {
+                file,
+                access,
+                share,
+                ..
+            } => {
+                let opens = self.files.get(&file).into_iter().flat_map(|it| &it.opens);
+                opens
+                    .filter(|open| {
+                        open.oplock >= Oplock::Exclusive
+                            || conflicts((access, share), (open.access, open.share))
+                    })
+                    .map(|open| open.owner.client)
+                    .collect()
+            }
+            Ask::Lock { open, .. } | Ask::Check { open, .. } => {
+                let known = self.clients.get(&id);
+                let key = known.and_then(|client| client.opens.get(&open));
+                let file = key.and_then(|key| self.files.get(key));
+                let locks = file.into_iter().flat_map(|file| file.locks.iter());
+                locks.map(|(owner, _)| owner.client).collect()
+            }
+            Ask::Move { open, .. } => {
+                let name = self.name_of(Owner { client: id, open });
+                self.opens_below(name.unwrap_or_default())
+                    .map(|open| open.owner.client)
+                    .collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        clients.remove(&id);
+        clients
     }
 
     fn end_open(&mut self, owner: Owner, key: FileKey) {
@@ -554,15 +594,13 @@ impl Table {
         Some(&open.name)
     }
 
-    /// Whether a client has something open below the directory `name`.
-    fn has_open_below(&self, name: &str) -> bool {
-        let is_below = |open: &super::file::Open| {
+    /// What clients have open below the directory `name`.
+    fn opens_below(&self, name: &str) -> impl Iterator<Item = &Open> {
+        let opens = self.files.values().flat_map(|file| &file.opens);
+        opens.filter(move |open| {
             let rest = open.name.strip_prefix(name);
             rest.is_some_and(|rest| rest.starts_with('\\'))
-        };
-        self.files
-            .values()
-            .any(|file| file.opens.iter().any(is_below))
+        })
     }
 
     /// Takes the next thing to be done, and for whom.

@@ -84,6 +84,8 @@ impl Command {
 pub struct Header {
     /// Credits the request costs; 0 counts as 1.
     pub credit_charge: u16,
+    /// How often the client has lost a channel; from SMB 3.0 on.
+    pub channel_sequence: u16,
     /// The command code, possibly of a command that does not exist.
     pub command: u16,
     /// Credits the client asks for.
@@ -122,9 +124,11 @@ impl Header {
         }
         r.structure_size(HEADER_LEN as u16)?;
         let credit_charge = r.u16()?;
-        r.skip(4)?; // ChannelSequence and Reserved, or Status
+        let channel_sequence = r.u16()?; // in responses half of the status
+        r.skip(2)?;
         let header = Header {
             credit_charge,
+            channel_sequence,
             command: r.u16()?,
             credit_request: r.u16()?,
             flags: r.u32()?,
