@@ -507,11 +507,12 @@ impl Inner {
         let is_ours = self.is_in_its_process();
         // That nothing is registered with the new backend need not be noted, as nothing stays.
         let reopened = self.fds.borrow_mut().backend.reopen();
+        let has_forgotten = reopened.is_ok();
         let reopened = reopened.and_then(|()| self.reopen_wakeup());
         match reopened {
             Ok(()) => self.doorbell.attend(FORK),
             Err(_) => {
-                if is_ours {
+                if is_ours && !has_forgotten {
                     self.unwatch_all();
                 }
                 // Tried again with the next use, like after a fork.
