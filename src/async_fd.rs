@@ -30,8 +30,8 @@ use std::task::{self, Poll, Waker};
 
 /// A descriptor whose readiness tasks can await, made by [`Context::add_async_fd`].
 ///
-/// Any number of tasks may await it at a time, by an `Rc` say; it is meant for a handful. There may be
-/// other events on the same descriptor, as there may with [`Fd`].
+/// Any number of tasks may await it at a time, by an `Rc` say; it is meant for a handful. There may
+/// be other events on the same descriptor, as there may with [`Fd`].
 ///
 /// The source is owned as by [`Fd`]: it is closed when this is dropped and not before, unless
 /// [`into_source`](AsyncFd::into_source) gives it back.
@@ -58,6 +58,7 @@ use std::task::{self, Poll, Waker};
 /// # }
 /// ```
 #[doc(alias = "tevent_fd")]
+#[must_use = "dropping it closes the descriptor"]
 pub struct AsyncFd<S: 'static> {
     fd: Fd<S>,
     waiters: Rc<Waiters>,
@@ -243,8 +244,8 @@ impl WeakContext {
 impl<S: 'static> AsyncFd<S> {
     /// Waits until the descriptor is ready for one of `flags`, and returns which of them.
     ///
-    /// Hang-up and errors of the descriptor end every wait: they are reported as what was asked for,
-    /// and what is tried next says what they are. As with handlers, that the descriptor was
+    /// Hang-up and errors of the descriptor end every wait: they are reported as what was asked
+    /// for, and what is tried next says what they are. As with handlers, that the descriptor was
     /// ready doesn't mean that it is still: be prepared to wait again, or use
     /// [`io`](AsyncFd::io).
     ///
@@ -253,10 +254,10 @@ impl<S: 'static> AsyncFd<S> {
     ///
     /// # Errors
     ///
-    /// - [`io::ErrorKind::NotConnected`]: the event was [removed](AsyncFd::remove), or the context is
-    ///   gone or was re-initialised. Also if the backend refuses to go on watching the
-    ///   descriptor; but that is an error of [`run`](Context::run) first, and this learns of it when
-    ///   it is polled.
+    /// - [`io::ErrorKind::NotConnected`]: the event was [removed](AsyncFd::remove), or the context
+    ///   is gone or was re-initialised. Also if the backend refuses to go on watching the
+    ///   descriptor; but that is an error of [`run`](Context::run) first, and this learns of it
+    ///   when it is polled.
     /// - [`io::ErrorKind::InvalidInput`]: `flags` is empty.
     pub fn ready(&self, flags: FdFlags) -> Ready<'_, S> {
         Ready {
@@ -271,8 +272,8 @@ impl<S: 'static> AsyncFd<S> {
     /// at once).
     ///
     /// Dropping the future loses nothing, as nothing is awaited between the success of `operation`
-    /// and its return. The downside of trying first: a loop of this which never has to wait keeps all
-    /// others from their turns; see [`yield_now`](crate::yield_now).
+    /// and its return. The downside of trying first: a loop of this which never has to wait keeps
+    /// all others from their turns; see [`yield_now`](crate::yield_now).
     ///
     /// # Errors
     ///

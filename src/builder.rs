@@ -73,7 +73,8 @@ impl Builder {
         self
     }
 
-    /// How many ready descriptors one wait fetches at most. The default is 256.
+    /// How many ready descriptors one wait fetches at most. The default is 256; more than 65,535
+    /// are taken for 65,535.
     ///
     /// The fetched ones are handed out one a turn, in an order of precedence that doesn't depend
     /// on this number, and nothing is called that was removed or disarmed in between. But a
@@ -141,15 +142,15 @@ impl Builder {
     /// nothing is ready it jumps to the deadline of the first timer instead of waiting for it. So a
     /// day of timers is over in milliseconds, in order, and the same every time.
     ///
-    /// - [`Context::now`] follows that clock; so do `add_timer_after`, [`Timer::set_after`], sleeps,
-    ///   timeouts and deadlines of requests. `Instant::now()` does not. What is slow, and times that are
-    ///   [measured](Context::set_times_measured), are real.
-    /// - Descriptors, signals and other threads are real. Before each jump the loop asks the backend
-    ///   what is ready, without waiting. It doesn't know of what is on its way: of another process or
-    ///   thread that will answer soon.
+    /// - [`Context::now`] follows that clock; so do `add_timer_after`, [`Timer::set_after`],
+    ///   sleeps, timeouts and deadlines of requests. `Instant::now()` does not. What is slow, and
+    ///   times that are [measured](Context::set_times_measured), are real.
+    /// - Descriptors, signals and other threads are real. Before each jump the loop asks the
+    ///   backend what is ready, without waiting. It doesn't know of what is on its way: of another
+    ///   process or thread that will answer soon.
     /// - Without an armed timer there is nothing to jump to, and the loop waits as usual.
-    /// - A timer that is later than the [wait timeout](Context::set_wait_timeout) is reached in several
-    ///   jumps, as it would be in several waits.
+    /// - A timer that is later than the [wait timeout](Context::set_wait_timeout) is reached in
+    ///   several jumps, as it would be in several waits.
     ///
     /// [`Timer::set_after`]: crate::Timer::set_after
     ///
@@ -175,8 +176,9 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The batch is 0, the backend doesn't exist on this system, or there are no descriptors
-    /// left.
+    /// The batch is 0, the backend doesn't exist on this system, or there are no descriptors or no
+    /// memory left. With [`BackendKind::Epoll`], which has nothing to fall back to, also that the
+    /// kernel has no room for another watch (`ENOSPC`).
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

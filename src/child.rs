@@ -13,7 +13,7 @@
 //! A forked child of this process keeps the event but isn't the parent of the process it is about.
 //! The closure compares process ids and ends the event instead of asking.
 
-use crate::context::Context;
+use crate::context::{self, Context, WeakContext};
 use crate::error::{OsError, errno};
 use crate::fd::Fd;
 use crate::flags::{FdFlags, SignalFlags};
@@ -55,6 +55,7 @@ use std::task::{self, Poll};
 /// ```
 #[doc(alias = "pidfd")]
 #[doc(alias = "SIGCHLD")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Child {
     pid: u32,
     event: Event,
@@ -124,13 +125,13 @@ impl Context {
     /// with `ECHILD`: the child has ended, and how is not known.
     ///
     /// When this process forks, the child in question remains the parent's. In the other process
-    /// the event never calls its handler. It stays until [`reinitialise`](Context::reinitialise), or
-    /// until it would have called it.
+    /// the event never calls its handler. It stays until [`reinitialise`](Context::reinitialise),
+    /// or until it would have called it.
     ///
     /// On Linux the event holds a descriptor (a pidfd). Where the kernel has none to give (before
     /// Linux 5.4, under a sandbox that forbids it, or because the process has no descriptors left)
-    /// and on other systems, it has a handler for `SIGCHLD`, and each such signal costs a system call
-    /// for each child that is added. Then the event comes in order with signals, not with
+    /// and on other systems, it has a handler for `SIGCHLD`, and each such signal costs a system
+    /// call for each child that is added. Then the event comes in order with signals, not with
     /// descriptors. The downside of that way: it can be disturbed by others in the process who
     /// replace the signal's handler.
     ///
@@ -256,6 +257,45 @@ impl Drop for Over {
     }
 }
 
+impl WeakContext {
+    /// As [`Context::add_child`].
+    ///
+    /// # Errors
+    ///
+    /// Also [`io::ErrorKind::NotConnected`]: the context is gone.
+    ///
+    /// # Panics
+    ///
+    /// As [`Context::add_child`].
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::process::Command;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let weak = context.downgrade();
+    /// let task = context.spawn(async move {
+    ///     let pid = Command::new("true").spawn()?.id();
+    ///     weak.add_child(pid, |_, _, _| ())?.wait().await
+    /// });
+    /// let status = context.block_on(task)?.expect("nobody cancels it")?;
+    /// assert!(status.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn add_child(
+        &self,
+        pid: u32,
+        handler: impl FnOnce(&Context, &Child, io::Result<ExitStatus>) + 'static,
+    ) -> io::Result<Child> {
+        match self.upgrade() {
+            Some(context) => context.add_child(pid, handler),
+            None => Err(context::closed()),
+        }
+    }
+}
+
 impl Child {
     /// The process id. When the handler was called it may be that of another process.
     ///
@@ -275,8 +315,8 @@ impl Child {
     /// Waits for the end of the process, and returns how it has ended, for any number of tasks
     /// and any number of times. The handler is called first.
     ///
-    /// [`ExitStatusExt`](std::os::unix::process::ExitStatusExt) tells the signal that has killed it,
-    /// and whether it has dumped core. Dropping the future loses nothing.
+    /// [`ExitStatusExt`](std::os::unix::process::ExitStatusExt) tells the signal that has killed
+    /// it, and whether it has dumped core. Dropping the future loses nothing.
     ///
     /// # Errors
     ///

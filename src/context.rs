@@ -13,7 +13,7 @@
 //! empties the tables; that breaks the cycle. What is left for handles that outlive it is tables
 //! in which they find nothing.
 
-use crate::backend::{AnyBackend, Backend, ReadyList, Token};
+use crate::backend::{AnyBackend, Backend, ReadyList, Token, mux};
 use crate::builder::{Builder, Options};
 use crate::callback::Callback;
 use crate::clock::{self, Clock};
@@ -115,8 +115,8 @@ pub(crate) struct RunState {
     /// The innermost `run` is to return.
     pub(crate) stop: Cell<bool>,
     /// There may be more to look at than the doorbell and the descriptors: an immediate, an armed
-    /// timer, a request to stop, somebody who watches, an ended event. Whoever adds one of these sets
-    /// this; a turn that finds none, or only timers that are later, clears it.
+    /// timer, a request to stop, somebody who watches, an ended event. Whoever adds one of these
+    /// sets this; a turn that finds none, or only timers that are later, clears it.
     busy: Cell<Busy>,
     /// If the loop is busy later, when.
     pub(crate) quiet_until: Cell<Instant>,
@@ -188,8 +188,8 @@ impl RunState {
         self.busy.set(Busy::No);
     }
 
-    /// Says that there is nothing to look at but timers, and at those from this time on. A wait that
-    /// begins before and doesn't last longer than `limit` ends before the first is due.
+    /// Says that there is nothing to look at but timers, and at those from this time on. A wait
+    /// that begins before and doesn't last longer than `limit` ends before the first is due.
     pub(crate) fn set_quiet_until(&self, time: Instant, limit: Duration) {
         self.quiet_until.set(time);
         self.quiet_limit.set(limit);
@@ -202,7 +202,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// The process or the system has no descriptors left.
+    /// The process or the system has no descriptors or no memory left. A kernel that has no room
+    /// for another watch (`fs.epoll.max_user_watches`) is no error: then the context works by poll.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -389,8 +390,9 @@ impl fmt::Debug for Context {
 /// forked child or by [`reinitialise`](Context::reinitialise): add it again then.
 ///
 /// The poll backend has no such descriptor. There, only signals and other threads' work make what
-/// is lent here readable, so a context that is to be embedded wants [`BackendKind::Standard`](crate::BackendKind::Standard) (and
-/// should that have to fall back to poll, the loop it is embedded in must make turns by the clock).
+/// is lent here readable, so a context that is to be embedded wants
+/// [`BackendKind::Standard`](crate::BackendKind::Standard) (and should that have to fall back to
+/// poll, the loop it is embedded in must make turns by the clock).
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -471,13 +473,26 @@ impl Inner {
         self.add_wakeup()
     }
 
-    /// Registers the wake-up descriptor with a backend that doesn't know it.
+    /// Registers the wake-up descriptor with a backend that doesn't know it. No loop does without,
+    /// so a backend that refuses it is to fall back to another mechanism.
     pub(crate) fn add_wakeup(&self) -> io::Result<()> {
-        if let Some(wakeup) = &*self.wakeup.borrow() {
-            self.has_wakeup.set(false);
-            self.fds.borrow_mut().add_wakeup(wakeup)?;
-            self.has_wakeup.set(true);
+        let Some(wakeup) = self.wakeup.borrow().clone() else {
+            return Ok(());
+        };
+        self.has_wakeup.set(false);
+        let added = self.fds.borrow_mut().add_wakeup(&wakeup);
+        if let Err(error) = added {
+            {
+                let fds = &mut *self.fds.borrow_mut();
+                if mux::concerns_one_descriptor(&error) || !fds.backend.fall_back() {
+                    return Err(error);
+                }
+                fds.mux.forget_registrations();
+            }
+            self.trace_fall_back("adding the wake-up descriptor", &error);
+            self.fds.borrow_mut().add_wakeup(&wakeup)?;
         }
+        self.has_wakeup.set(true);
         Ok(())
     }
 
@@ -492,11 +507,12 @@ impl Inner {
         let is_ours = self.is_in_its_process();
         // That nothing is registered with the new backend need not be noted, as nothing stays.
         let reopened = self.fds.borrow_mut().backend.reopen();
+        let has_forgotten = reopened.is_ok();
         let reopened = reopened.and_then(|()| self.reopen_wakeup());
         match reopened {
             Ok(()) => self.doorbell.attend(FORK),
             Err(_) => {
-                if is_ours {
+                if is_ours && !has_forgotten {
                     self.unwatch_all();
                 }
                 // Tried again with the next use, like after a fork.
@@ -666,7 +682,7 @@ impl Backend for Closed {
     }
 }
 
-fn closed() -> io::Error {
+pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the context is gone")
 }
 
@@ -721,8 +737,28 @@ impl WeakContext {
 }
 
 impl WeakContext {
-    /// The time on the context's clock; on the system's, if the context is gone.
-    pub(crate) fn now(&self) -> Instant {
+    /// As [`Context::now`]: what the deadlines of [`sleep_until`](WeakContext::sleep_until) are
+    /// counted from. If the context is gone, it is the time on the system's clock.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let weak = context.downgrade();
+    /// let task = context.spawn(async move {
+    ///     let mut deadline = weak.now();
+    ///     for _tick in 0..3 {
+    ///         deadline += Duration::from_millis(1); // whatever the work between takes
+    ///         weak.sleep_until(deadline).await;
+    ///     }
+    /// });
+    /// context.block_on(task)?.expect("nobody cancels it");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_timeval_current")]
+    pub fn now(&self) -> Instant {
         let inner = self.inner.upgrade();
         inner.map_or_else(Instant::now, |inner| inner.clock.now())
     }

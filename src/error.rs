@@ -4,7 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// A system call that failed, inside an [`io::Error`]: its name, and what the system said.
+/// A system call that failed, inside an [`io::Error`]: its name, and what the system said. (Also
+/// its [`source`](Error::source).)
 ///
 /// [`io::Error::raw_os_error`] knows no number of an error with a text, so it is here:
 ///
@@ -13,7 +14,7 @@ use std::io;
 ///
 /// fn number(error: &std::io::Error) -> Option<i32> {
 ///     let inner = error.get_ref()?.downcast_ref::<OsError>()?;
-///     inner.source().raw_os_error()
+///     inner.error().raw_os_error()
 /// }
 /// # assert_eq!(number(&std::io::Error::from_raw_os_error(9)), None);
 /// ```
@@ -39,7 +40,9 @@ impl OsError {
         Some(inner.operation)
     }
 
-    /// The name of the system call, such as `"epoll_ctl"`.
+    /// The name of the system call, such as `"epoll_ctl"`. Where the library doesn't know that,
+    /// since a program's own backend hasn't said it, it is what was to be done: `"reopening after
+    /// fork"`, `"changing an interest"`, `"wait"`.
     ///
     /// ```
     /// fn operation(error: &std::io::Error) -> &str {
@@ -55,7 +58,7 @@ impl OsError {
     }
 
     /// What the system said, with its number.
-    pub fn source(&self) -> &io::Error {
+    pub fn error(&self) -> &io::Error {
         &self.source
     }
 }

@@ -3,13 +3,13 @@
 //! # Implementation
 //!
 //! An event is two allocations. [`Shared`], with the source, is what its handles refer to.
-//! [`Registered`], with the handler and the handle that it is given, is what the table refers to, and
-//! the loop while the handler runs. (In one, each call would have to make that handle, and finding
-//! the source would depend on the closure's type.)
+//! [`Registered`], with the handler and the handle that it is given, is what the table refers to,
+//! and the loop while the handler runs. (In one, each call would have to make that handle, and
+//! finding the source would depend on the closure's type.)
 //!
-//! The source leaves when all handles are gone: then it is dropped, or handed to the close callback.
-//! By then the event is out of the tables and out of the kernel's set. So nobody can hold a `&S` to
-//! a source that was closed. The handler goes earlier, when the event ends
+//! The source leaves when all handles are gone: then it is dropped, or handed to the close
+//! callback. By then the event is out of the tables and out of the kernel's set. So nobody can hold
+//! a `&S` to a source that was closed. The handler goes earlier, when the event ends
 //! and isn't running.
 
 use crate::context::{Context, Inner};
@@ -64,6 +64,7 @@ const NOT_YET: Key = Key::new(u32::MAX, NonZeroU32::MAX);
 /// # }
 /// ```
 #[doc(alias = "tevent_fd")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Fd<S: 'static> {
     shared: Rc<Shared<S>>,
     /// Whether dropping this removes the event: not so the handler's copy.
@@ -128,8 +129,13 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// The backend can't watch the descriptor. The source is in the error, which turns into an
+    /// The backend can't watch the descriptor, or the kernel watches as many for this user as it
+    /// may (`ENOSPC`, `fs.epoll.max_user_watches`). The source is in the error, which turns into an
     /// [`io::Error`] by `?`.
+    ///
+    /// # Panics
+    ///
+    /// When there are 2³² - 1 descriptor events already.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -231,8 +237,8 @@ impl<S: 'static> Fd<S> {
     ///
     /// The event has ended, but the handler is running right now and may be looking at the source:
     /// the handle comes back, to be tried again after the handler has returned. Likewise while the
-    /// handler is being dropped (when a destructor in its closure calls this), and while the context
-    /// is re-initialised or dropped.
+    /// handler is being dropped (when a destructor in its closure calls this), and while the
+    /// context is re-initialised or dropped.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

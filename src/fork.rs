@@ -79,14 +79,16 @@ impl Context {
     /// there, nesting or not: the loop that called the handler counts no more. Handles of former
     /// events do nothing.
     ///
-    /// A source that somebody can still look at stays open, as [`Fd::on_close`](crate::Fd::on_close)
-    /// says: that of an event with a handle, until the handle is dropped, and that of the event
-    /// whose handler is running, until it returns. So for a child to close the listener, leave the
-    /// listener's event to the context ([`detach`](crate::Fd::detach)) and fork in a closure that
-    /// its handler [defers](Context::defer), not in the handler itself.
+    /// A source that somebody can still look at stays open, as
+    /// [`Fd::on_close`](crate::Fd::on_close) says: that of an event with a handle, until the handle
+    /// is dropped, and that of the event whose handler is running, until it returns. So for a child
+    /// to close the listener, leave the listener's event to the context
+    /// ([`detach`](crate::Fd::detach)) and fork in a closure that its handler
+    /// [defers](Context::defer), not in the handler itself.
     ///
-    /// A signal that has come but wasn't handled goes with its event. So a parent that tells a child
-    /// to end right after the fork may not be heard: it has to tell it again until it has ended.
+    /// A signal that has come but wasn't handled goes with its event. So a parent that tells a
+    /// child to end right after the fork may not be heard: it has to tell it again until it has
+    /// ended.
     ///
     /// # Errors
     ///

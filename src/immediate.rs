@@ -79,6 +79,7 @@ impl List for Once {
 /// # }
 /// ```
 #[doc(alias = "tevent_immediate")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Immediate {
     inner: Rc<Inner>,
     key: Key,
@@ -141,8 +142,8 @@ impl Context {
     }
 
     /// Calls the first scheduled immediate, if there is one. If there is no other, and it schedules
-    /// itself again, the turns that do nothing else are made here, unless `only_once`. What `begins` is
-    /// told before.
+    /// itself again, the turns that do nothing else are made here, unless `only_once`. What
+    /// `begins` is told before.
     #[inline]
     pub(crate) fn run_immediate(&self, only_once: bool, begins: impl FnOnce()) -> bool {
         let inner = &*self.inner;
@@ -270,8 +271,8 @@ impl Inner {
         }
     }
 
-    /// Takes the job that was popped out of where it waits. If that is the inbox, and a sender isn't
-    /// done with it, the list of such is at its end.
+    /// Takes the job that was popped out of where it waits. If that is the inbox, and a sender
+    /// isn't done with it, the list of such is at its end.
     #[inline]
     fn job(&self, one: One, immediates: &mut Immediates) -> Option<Job<Context>> {
         match one {
@@ -409,7 +410,8 @@ impl Immediate {
         self.inner.immediates().push(self.key)
     }
 
-    /// Schedules it for what is built on it, see [`Inner::tell_if_left`]. Returns as [`schedule`](Immediate::schedule).
+    /// Schedules it for what is built on it, see [`Inner::tell_if_left`]. Returns as
+    /// [`schedule`](Immediate::schedule).
     #[inline]
     pub(crate) fn schedule_and_tell(&self) -> bool {
         let is_there = self.schedule();

@@ -8,8 +8,8 @@
 //! gap; when there are more gaps than items the ring is compacted.
 //!
 //! Invariants: an entry is `queued` if and only if the item at its position is its index; `items`
-//! counts the items that aren't gaps, and the list that was taken out of the ring. An entry that is queued without a handler is one whose handler
-//! is running and has queued it again.
+//! counts the items that aren't gaps, and the list that was taken out of the ring. An entry that is
+//! queued without a handler is one whose handler is running and has queued it again.
 
 use crate::key::{Key, Slots};
 use std::collections::VecDeque;
@@ -257,11 +257,12 @@ impl<H, T, L: List> ImmediateQueue<H, T, L> {
         let popped = match item {
             Item::Gap => return None,
             Item::Once(list) => {
-                let once = list.next();
+                let popped = list.next().map(Popped::Once);
                 if !list.is_empty() {
-                    return once.map(Popped::Once);
+                    // What is left of it keeps its place.
+                    return popped;
                 }
-                once.map(Popped::Once)
+                popped
             }
             &mut Item::Entry(index) => {
                 let entry = self.entries.at_mut(index)?;

@@ -50,7 +50,8 @@ impl Key {
         self.0.get()
     }
 
-    /// The inverse of [`Key::to_bits`]; of bits that no key has, a key that finds nothing, or `None`.
+    /// The inverse of [`Key::to_bits`]; of bits that no key has, a key that finds nothing, or
+    /// `None`.
     #[inline]
     pub(crate) fn from_bits(bits: u64) -> Option<Key> {
         NonZeroU64::new(bits).map(Key)

@@ -32,8 +32,8 @@
 //!
 //! The repository has whole programs in `examples/`, a table for those who come from the C library
 //! in `docs/porting.md`, futures in `docs/futures.md`, requests and queues in `docs/requests.md`,
-//! listening sockets in `docs/listener.md`, loops inside each other in `docs/embedding.md`, threads and
-//! processes in `docs/many-cores.md`, statistics, tracers and tests without waiting in
+//! listening sockets in `docs/listener.md`, loops inside each other in `docs/embedding.md`, threads
+//! and processes in `docs/many-cores.md`, statistics, tracers and tests without waiting in
 //! `docs/observing.md`, and
 //! how this is built in `docs/architecture.md`.
 //!
@@ -62,10 +62,10 @@
 //!
 //! # Ownership
 //!
-//! Adding an event returns a handle: [`Fd`], [`Timer`], [`Immediate`], [`Signal`], [`Child`]. Dropping
-//! the handle removes the event; `detach()` leaves it to the context. A handler gets its own event as a
-//! parameter, so that a detached one can re-arm or remove itself, and the context, so that it needs
-//! to capture neither. Whatever else it needs, its closure owns:
+//! Adding an event returns a handle: [`Fd`], [`Timer`], [`Immediate`], [`Signal`], [`Child`].
+//! Dropping the handle removes the event; `detach()` leaves it to the context. A handler gets its
+//! own event as a parameter, so that a detached one can re-arm or remove itself, and the context,
+//! so that it needs to capture neither. Whatever else it needs, its closure owns:
 //!
 //! ```
 //! use std::time::Duration;
@@ -201,9 +201,9 @@
 //!
 //! # Listening sockets
 //!
-//! [`Context::add_listener`] accepts the clients of a TCP or Unix socket. It does what every daemon's
-//! handler for that has to learn: it takes several in a turn, holds to a limit, and when the process has
-//! no descriptors left it pauses, and says so, where others spin.
+//! [`Context::add_listener`] accepts the clients of a TCP or Unix socket. It does what every
+//! daemon's handler for that has to learn: it takes several in a turn, holds to a limit, and when
+//! the process has no descriptors left it pauses, and says so, where others spin.
 //!
 //! ```
 //! use std::net::TcpListener;
@@ -230,15 +230,16 @@
 //! [deadline](Context::next_deadline) to another loop, which has it make turns that don't wait
 //! ([`Context::run_ready`]): a loop of epoll, or tokio.
 //!
-//! The downside: what changes timers, immediates and interests between the turns has to say so, if that
-//! loop sleeps without asking for the deadline. `docs/embedding.md` has the details.
+//! The downside: what changes timers, immediates and interests between the turns has to say so, if
+//! that loop sleeps without asking for the deadline. `docs/embedding.md` has the details.
 //!
 //! # Futures
 //!
 //! Any part of a program may be written as futures, which run on the same loop, in order with the
 //! immediates: [`Context::spawn`] makes a [`Task`], [`Context::block_on`] runs the loop for one
 //! future. There are futures for the [clock](Context::sleep), [descriptors](AsyncFd),
-//! [clients](AsyncListener), [signals](SignalStream) and [child processes](Child::wait); wakers work from any thread.
+//! [clients](AsyncListener), [signals](SignalStream) and [child processes](Child::wait); wakers
+//! work from any thread.
 //!
 //! ```
 //! use std::time::Duration;
@@ -292,8 +293,8 @@
 //! # }
 //! ```
 //!
-//! The downside: a request whose [`Completer`] is kept by an event that is never called stays pending.
-//! Give it a deadline. `docs/requests.md` has the rest.
+//! The downside: a request whose [`Completer`] is kept by an event that is never called stays
+//! pending. Give it a deadline. `docs/requests.md` has the rest.
 //!
 //! # Panics
 //!

@@ -2,10 +2,10 @@
 //!
 //! # Implementation
 //!
-//! Entries are numbered in their order; the first one is the *head*. Each has an immediate, which is
-//! scheduled when the entry is the head and the queue runs, and calls the entry's trigger. (An immediate
-//! of its own rather than the queue's: a trigger may run the loop, and the next entry's trigger is to be
-//! called in there.)
+//! Entries are numbered in their order; the first one is the *head*. Each has an immediate, which
+//! is scheduled when the entry is the head and the queue runs, and calls the entry's trigger. (An
+//! immediate of its own rather than the queue's: a trigger may run the loop, and the next entry's
+//! trigger is to be called in there.)
 //!
 //! What takes an entry out of the queue is the end of its request: a [`Place`] is attached to that.
 
@@ -23,12 +23,12 @@ use std::rc::{Rc, Weak};
 /// Requests that are to be worked on one after the other, such as writes to one socket; made by
 /// [`Context::queue`].
 ///
-/// An entry has a *trigger*, a closure that starts the work. It is called, by the loop, when the entry is
-/// the first one. The next one is triggered when the first one's request has ended, by whatever; not
-/// when its trigger returns.
+/// An entry has a *trigger*, a closure that starts the work. It is called, by the loop, when the
+/// entry is the first one. The next one is triggered when the first one's request has ended, by
+/// whatever; not when its trigger returns.
 ///
-/// Dropping the queue removes all entries and triggers nothing. A request for which nobody else has a
-/// [`Completer`] is abandoned by that.
+/// Dropping the queue removes all entries and triggers nothing. A request for which nobody else has
+/// a [`Completer`] is abandoned by that.
 ///
 /// ```
 /// use std::{io, time::Duration};
@@ -305,9 +305,9 @@ impl Inner {
 
 impl Queue {
     /// Puts a request at the end of the queue. `trigger` is called when it is the first one, in a
-    /// later turn at the earliest, and starts the work: it gets the completer, which it may clone, or
-    /// start a [sub-request](Completer::then) for. If nobody has a completer when it returns, the request
-    /// is abandoned, and the queue goes on.
+    /// later turn at the earliest, and starts the work: it gets the completer, which it may clone,
+    /// or start a [sub-request](Completer::then) for. If nobody has a completer when it returns,
+    /// the request is abandoned, and the queue goes on.
     ///
     /// While the entry waits, it has a completer itself.
     ///
@@ -370,8 +370,8 @@ impl Queue {
         entry
     }
 
-    /// As [`add`](Queue::add), with a trigger that may be called again: it is told which entry it is
-    /// called for, and if it can't go on, it [untriggers](QueueEntry::untrigger) that.
+    /// As [`add`](Queue::add), with a trigger that may be called again: it is told which entry it
+    /// is called for, and if it can't go on, it [untriggers](QueueEntry::untrigger) that.
     ///
     /// # Panics
     ///
@@ -414,8 +414,8 @@ impl Queue {
         self.start_with(entry)
     }
 
-    /// Puts a request at the end of the queue that isn't triggered: when it is the first one, the queue
-    /// waits until it has ended. The entry has no completer of its own.
+    /// Puts a request at the end of the queue that isn't triggered: when it is the first one, the
+    /// queue waits until it has ended. The entry has no completer of its own.
     ///
     /// # Panics
     ///
@@ -441,8 +441,8 @@ impl Queue {
         self.start_with(entry)
     }
 
-    /// A request that is done when it is the first one in the queue. Its value holds that place: the
-    /// queue goes on when the [`QueueTurn`] is dropped. To be awaited, or made a
+    /// A request that is done when it is the first one in the queue. Its value holds that place:
+    /// the queue goes on when the [`QueueTurn`] is dropped. To be awaited, or made a
     /// [sub-request](Completer::then); dropping it gives the place up.
     ///
     /// It is abandoned when the queue is dropped, and when the context goes or is re-initialised.
@@ -516,8 +516,8 @@ impl Queue {
         entry
     }
 
-    /// Lets a stopped queue go on: the first entry is triggered in a later turn, unless it was already.
-    /// A queue that runs goes on as it was.
+    /// Lets a stopped queue go on: the first entry is triggered in a later turn, unless it was
+    /// already. A queue that runs goes on as it was.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -541,8 +541,8 @@ impl Queue {
         }
     }
 
-    /// Keeps the queue from triggering entries. The one that was triggered goes on. Stopping twice is
-    /// stopping once.
+    /// Keeps the queue from triggering entries. The one that was triggered goes on. Stopping twice
+    /// is stopping once.
     #[doc(alias = "tevent_queue_stop")]
     pub fn stop(&self) {
         self.inner.stop();
@@ -604,8 +604,8 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// An entry of a [`Queue`]. It belongs to its request: dropping this changes nothing. Clones are the
-/// same entry.
+/// An entry of a [`Queue`]. It belongs to its request: dropping this changes nothing. Clones are
+/// the same entry.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -662,8 +662,8 @@ impl QueueEntry {
         }
     }
 
-    /// Takes the entry out of the queue. Its trigger isn't called any more; its request is as before,
-    /// and is abandoned if only the entry has had a completer.
+    /// Takes the entry out of the queue. Its trigger isn't called any more; its request is as
+    /// before, and is abandoned if only the entry has had a completer.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

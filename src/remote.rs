@@ -1,6 +1,6 @@
 //! Scheduling from other threads.
 
-use crate::context::{Context, Inner};
+use crate::context::{Context, Inner, WeakContext};
 use crate::sys::doorbell::{Doorbell, REMOTE};
 use crate::sys::job::Job;
 use crate::sys::mailbox::{Mailbox, Sender};
@@ -123,6 +123,32 @@ impl Context {
     }
 }
 
+impl WeakContext {
+    /// As [`Context::remote`]. `None`: the context is gone.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::thread;
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let weak = context.downgrade();
+    /// let task = context.spawn(async move {
+    ///     let remote = weak.remote().expect("the task's context is there");
+    ///     thread::spawn(move || remote.schedule(|context| context.stop()))
+    /// });
+    /// context.run_until(|| false)?; // until another thread says that it is enough
+    /// # let thread = context.block_on(task)?.expect("it has run");
+    /// # assert!(thread.join().expect("no panic"));
+    /// # drop(context);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tevent_threaded_context_create")]
+    pub fn remote(&self) -> Option<Remote> {
+        Some(self.upgrade()?.remote())
+    }
+}
+
 impl Remote {
     /// Runs `closure` on the context's thread, as an immediate, after what this thread has
     /// scheduled before.
@@ -154,7 +180,7 @@ impl Remote {
         true
     }
 
-    /// Whether the context is there still.
+    /// Whether the context is gone.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

@@ -239,24 +239,30 @@ impl Context {
         self.inner.options.nesting_allowed.set(allowed);
     }
 
-    /// Sets a closure that is told of the begin and end of every loop, or takes it away. It may
-    /// do so itself. One that panics is taken away too.
+    /// Sets a closure that is told of the begin and end of every loop, in place of the one before. It
+    /// may do so itself, or [take itself away](Context::clear_nesting_hook). One that panics is taken
+    /// away too.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
     /// use tevent::{Context, Nesting};
     ///
     /// let context = Context::new()?;
-    /// context.set_nesting_hook(Some(|_: &Context, nesting| println!("{nesting:?}")));
+    /// context.set_nesting_hook(|_: &Context, nesting| println!("{nesting:?}"));
     /// context.run()?; // prints Begin(1) and End(1)
-    /// context.set_nesting_hook(None::<fn(&Context, Nesting)>);
+    /// context.clear_nesting_hook();
     /// # Ok(())
     /// # }
     /// ```
     #[doc(alias = "tevent_loop_set_nesting_hook")]
-    pub fn set_nesting_hook(&self, hook: Option<impl FnMut(&Context, Nesting) + 'static>) {
-        let hook = hook.map(|hook| Box::new(hook) as NestingHook);
-        let old = self.inner.state.nesting_hook.replace(hook);
+    pub fn set_nesting_hook(&self, hook: impl FnMut(&Context, Nesting) + 'static) {
+        let old = self.inner.state.nesting_hook.replace(Some(Box::new(hook)));
+        drop(old);
+    }
+
+    /// Takes away what [`set_nesting_hook`](Context::set_nesting_hook) has set.
+    pub fn clear_nesting_hook(&self) {
+        let old = self.inner.state.nesting_hook.replace(None);
         drop(old);
     }
 
@@ -694,7 +700,7 @@ impl Inner {
 
     /// The backend has fallen back to another mechanism, because of an error.
     #[cold]
-    fn trace_fall_back(&self, operation: &str, error: &io::Error) {
+    pub(crate) fn trace_fall_back(&self, operation: &str, error: &io::Error) {
         self.trace_message(Severity::Warning, || {
             format!(
                 "{operation} has failed ({error}); the backend has fallen back to another mechanism"
@@ -827,7 +833,7 @@ impl Inner {
                 Ok(key) => return Ok(key),
                 Err(refused) => refused,
             };
-            if mux::concerns_one_descriptor(&error) || !fds.backend.fall_back() {
+            if mux::concerns_what_is_added(&error) || !fds.backend.fall_back() {
                 drop(borrowed);
                 return Err((Removed::new(refused), error));
             }

@@ -283,6 +283,7 @@ impl SignalEntry {
 /// # }
 /// ```
 #[doc(alias = "tevent_signal")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Signal {
     inner: Rc<Inner>,
     key: Key,
@@ -456,8 +457,8 @@ impl Inner {
 }
 
 impl Inner {
-    /// Changes a signal event in a way that may remove it, which a tracer is told. What is left of it
-    /// is returned, to be dropped then.
+    /// Changes a signal event in a way that may remove it, which a tracer is told. What is left of
+    /// it is returned, to be dropped then.
     fn change_signal<R>(&self, key: Key, change: impl FnOnce(&mut SignalTable) -> R) -> R {
         let former = match self.watch.is_traced() {
             true => self.traced_signal(key),

@@ -5,7 +5,7 @@
 //! A signal event whose handler puts what it is told into a queue. A plain event's signals are
 //! counted, so what comes while there is something in the queue is added to that.
 
-use crate::context::Context;
+use crate::context::{self, Context, WeakContext};
 use crate::flags::SignalFlags;
 use crate::signal::{Signal, SignalInfo};
 use crate::signum::Signum;
@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::panic::Location;
 use std::rc::Rc;
 use std::task::{self, Poll};
 
@@ -39,6 +40,7 @@ use std::task::{self, Poll};
 /// # }
 /// ```
 #[doc(alias = "tevent_signal")]
+#[must_use = "dropping it ends it"]
 pub struct SignalStream {
     signal: Signal,
     signum: Signum,
@@ -126,6 +128,47 @@ impl Context {
     }
 }
 
+impl WeakContext {
+    /// As [`Context::add_signal_stream`].
+    ///
+    /// # Errors
+    ///
+    /// Also [`io::ErrorKind::NotConnected`]: the context is gone.
+    ///
+    /// # Panics
+    ///
+    /// As [`Context::add_signal_stream`].
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{SignalFlags, Signum};
+    ///
+    /// let context = tevent::Context::new()?;
+    /// let weak = context.downgrade();
+    /// let task = context.spawn(async move {
+    ///     let mut reload = weak.add_signal_stream(Signum::SIGHUP, SignalFlags::RESTART)?;
+    /// #   unsafe extern "C" { safe fn raise(signal: i32) -> i32; }
+    /// #   raise(1);
+    ///     reload.next().await;
+    ///     Ok::<_, std::io::Error>("asked to reload")
+    /// });
+    /// assert_eq!(context.block_on(task)?.expect("nobody cancels it")?, "asked to reload");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn add_signal_stream(
+        &self,
+        signum: Signum,
+        flags: SignalFlags,
+    ) -> io::Result<SignalStream> {
+        match self.upgrade() {
+            Some(context) => context.add_signal_stream(signum, flags),
+            None => Err(context::closed()),
+        }
+    }
+}
+
 impl SignalStream {
     /// Waits for the next signal. `None`: there will be no more, as the event has ended (by
     /// [`SignalFlags::RESETHAND`] after the first), or the context is gone or was re-initialised.
@@ -163,6 +206,58 @@ impl SignalStream {
     /// Which signal.
     pub fn signum(&self) -> Signum {
         self.signum
+    }
+
+    /// Ends the event. What has come before is still to be had by [`next`](SignalStream::next), and
+    /// then `None`. Whoever awaits it is woken.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tevent::{Context, SignalFlags, Signum};
+    ///
+    /// let context = Context::new()?;
+    /// let mut stream = context.add_signal_stream(Signum::SIGHUP, SignalFlags::empty())?;
+    /// stream.remove();
+    /// assert!(!stream.is_registered());
+    /// assert!(context.block_on(stream.next())?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn remove(&self) {
+        self.signal.remove();
+    }
+
+    /// Whether the event is there still: it wasn't removed, no [`SignalFlags::RESETHAND`] has ended
+    /// it, and its context is neither gone nor re-initialised.
+    pub fn is_registered(&self) -> bool {
+        self.signal.is_registered()
+    }
+
+    /// The number that [`set_tag`](SignalStream::set_tag) has set, 0 before.
+    #[doc(alias = "tevent_signal_get_tag")]
+    pub fn tag(&self) -> u64 {
+        self.signal.tag()
+    }
+
+    /// Gives the event a number, which means nothing to the loop.
+    #[doc(alias = "tevent_signal_set_tag")]
+    pub fn set_tag(&self, tag: u64) {
+        self.signal.set_tag(tag);
+    }
+
+    /// The name that [`set_name`](SignalStream::set_name) has set.
+    pub fn name(&self) -> Option<String> {
+        self.signal.name()
+    }
+
+    /// Gives the event a name, for whoever looks at the loop.
+    pub fn set_name(&self, name: &str) {
+        self.signal.set_name(name);
+    }
+
+    /// Where the event was added; `None` when it is over.
+    pub fn location(&self) -> Option<&'static Location<'static>> {
+        self.signal.location()
     }
 }
 

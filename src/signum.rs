@@ -98,7 +98,7 @@ impl Signum {
     /// # Errors
     ///
     /// [`io::ErrorKind::InvalidInput`]: no signal has that number, or it is one that no loop can
-    /// handle.
+    /// handle. That goes for numbers above 64 too, which only Linux on MIPS has.
     ///
     /// ```
     /// use tevent::Signum;
@@ -155,9 +155,10 @@ fn first_realtime() -> Option<i32> {
     Some(libc::SIGRTMIN())
 }
 
+/// Linux has more of them on MIPS, but they are as many as there are bits for in a loop.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn last() -> i32 {
-    libc::SIGRTMAX()
+    libc::SIGRTMAX().min(64)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

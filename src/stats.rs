@@ -230,8 +230,8 @@ impl Context {
     }
 
     /// Whether [`stats`](Context::stats) tell for how long handlers ran and the loop was asleep. It
-    /// isn't measured by default, as it takes two looks at the clock for each handler and each wait,
-    /// and a turn that looks at everything.
+    /// isn't measured by default, as it takes two looks at the clock for each handler and each
+    /// wait, and a turn that looks at everything.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

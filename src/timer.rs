@@ -28,8 +28,8 @@ pub(crate) type Timers = TimerQueue<Instant, TimerHandler, Meta>;
 ///
 /// It fires once for each time it is armed, never before its deadline. Its handler, or whoever has
 /// the handle, can arm it again, which allocates nothing. Dropping the handle removes it;
-/// [`detach`](Timer::detach) leaves it to the context until it has fired. A closure that captures no
-/// more than two words costs no allocation.
+/// [`detach`](Timer::detach) leaves it to the context until it has fired. A closure that captures
+/// no more than two words costs no allocation.
 ///
 /// A repeating timer without drift:
 ///
@@ -51,6 +51,7 @@ pub(crate) type Timers = TimerQueue<Instant, TimerHandler, Meta>;
 /// # }
 /// ```
 #[doc(alias = "tevent_timer")]
+#[must_use = "dropping the handle removes the event; `detach` leaves it to the context"]
 pub struct Timer {
     inner: Rc<Inner>,
     /// No timer's, if dropping the handle is not to remove the timer.
@@ -83,8 +84,8 @@ impl Context {
         self.add_timer_at(deadline, Location::caller(), handler)
     }
 
-    /// Calls `handler` when `delay` has passed. A delay of more than 584 years is taken for
-    /// 584 years.
+    /// Calls `handler` when `delay` has passed. A delay that is too long for the clock, which
+    /// counts for far longer on most systems, is taken for 584 years.
     ///
     /// # Panics
     ///

@@ -7,21 +7,22 @@
 //!
 //! Two things are put off until somebody asks for the first timer. New nodes are *pending*: they
 //! wait behind the heap, in the same vector, so that a timer that is added and removed between two
-//! turns never was in the heap. If many are added at once, they are sorted instead, and are then the
-//! *run* beside the heap, from whose front they are taken one after the other. And what a node says
-//! is a *lower bound* of what its entry wants. Postponing a timer, and disarming it, only write to
-//! the entry; the node is put right when it comes to the top. An idle timeout that is pushed back at
-//! every request therefore costs a store, and one sift when its first deadline passes. At most one
-//! node exists per entry and removing an entry removes its node, so nothing piles up.
+//! turns never was in the heap. If many are added at once, they are sorted instead, and are then
+//! the *run* beside the heap, from whose front they are taken one after the other. And what a node
+//! says is a *lower bound* of what its entry wants. Postponing a timer, and disarming it, only
+//! write to the entry; the node is put right when it comes to the top. An idle timeout that is
+//! pushed back at every request therefore costs a store, and one sift when its first deadline
+//! passes. At most one node exists per entry and removing an entry removes its node, so nothing
+//! piles up.
 //!
-//! A node that is taken out of the middle of the run leaves a gap there; when there are more gaps than
-//! nodes, the run is compacted.
+//! A node that is taken out of the middle of the run leaves a gap there; when there are more gaps
+//! than nodes, the run is compacted.
 //!
 //! Invariants: `heap[..settled]` is a heap; `run[next..]` is sorted; `entries[node.index].place` is
-//! the index in `heap` for every node in there, or `RUN` and the index in `run`; a node's `(deadline,
-//! sequence)` is not after that of its entry; an armed entry has a node unless it is suspended;
-//! `armed` counts the armed entries that aren't. An entry without a generation is vacant, has neither
-//! handler nor note, and `place` links it to the next one.
+//! the index in `heap` for every node in there, or `RUN` and the index in `run`; a node's
+//! `(deadline, sequence)` is not after that of its entry; an armed entry has a node unless it is
+//! suspended; `armed` counts the armed entries that aren't. An entry without a generation is
+//! vacant, has neither handler nor note, and `place` links it to the next one.
 //!
 //! The table isn't [`Slots`](crate::key::Slots), since entries are to be no larger than a cache
 //! line: there may be very many timers.
@@ -36,8 +37,8 @@ use std::num::NonZeroU32;
 use std::panic::Location;
 
 const ARITY: usize = 4;
-/// The place of an entry that has no node, the end of the list of vacant entries, and the index of a
-/// gap in the run.
+/// The place of an entry that has no node, the end of the list of vacant entries, and the index of
+/// a gap in the run.
 const NOWHERE: u32 = u32::MAX;
 /// In a place: it is one in the run.
 const RUN: u32 = 1 << 31;
@@ -71,7 +72,8 @@ struct Entry<D, H> {
     /// Missing while it runs, and if the entry is vacant.
     handler: Option<H>,
     location: &'static Location<'static>,
-    /// 0 if the entry is vacant: one comparison says that a key's is another, and a vacant one's too.
+    /// 0 if the entry is vacant: one comparison says that a key's is another, and a vacant one's
+    /// too.
     generation: u32,
     sequence: u32,
     place: u32,
@@ -95,8 +97,8 @@ impl<D: Copy, H> Entry<D, H> {
     }
 }
 
-/// A queue of timers with deadlines `D` that carry a handler `H` each, and some a note `T` that means
-/// nothing here, and whose destructor runs no code of the user.
+/// A queue of timers with deadlines `D` that carry a handler `H` each, and some a note `T` that
+/// means nothing here, and whose destructor runs no code of the user.
 #[derive(Debug)]
 pub(crate) struct TimerQueue<D, H, T> {
     entries: Vec<Entry<D, H>>,
@@ -426,8 +428,8 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         self.notes.remove(&index);
     }
 
-    /// Leaves a timer to itself: it goes when it isn't armed any more, which may be at once. Then its
-    /// handler is returned, to be dropped when nothing is borrowed.
+    /// Leaves a timer to itself: it goes when it isn't armed any more, which may be at once. Then
+    /// its handler is returned, to be dropped when nothing is borrowed.
     pub(crate) fn detach(&mut self, key: Key) -> Option<H> {
         let entry = self.entry_mut(key)?;
         entry.detached = true;
@@ -485,8 +487,8 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         }
     }
 
-    /// Disarms the first timer if `is_due` says so of its deadline, and gives out its handler, which
-    /// is to be [put back](TimerQueue::put_back).
+    /// Disarms the first timer if `is_due` says so of its deadline, and gives out its handler,
+    /// which is to be [put back](TimerQueue::put_back).
     ///
     /// A node in the heap stays until the next look at the first, as the timer may well be armed
     /// again.
@@ -513,8 +515,8 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
     }
 
     /// Takes back a handler after it was called, and lets its timer fire again. When the timer was
-    /// removed meanwhile, or nobody can arm it any more, the handler is returned, to be dropped when
-    /// nothing is borrowed.
+    /// removed meanwhile, or nobody can arm it any more, the handler is returned, to be dropped
+    /// when nothing is borrowed.
     #[inline]
     pub(crate) fn put_back(&mut self, key: Key, handler: H) -> Option<H> {
         let Some(entry) = self.entry_mut(key) else {
@@ -642,7 +644,7 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         let place = place as usize;
         if place < self.settled {
             self.remove_settled(place);
-        } else if place + 1 == self.heap.len() {
+        } else if Some(place) == self.heap.len().checked_sub(1) {
             // Of pending ones the newest goes most often.
             self.heap.pop();
         } else if place < self.heap.len() {
@@ -698,7 +700,9 @@ impl<D: Ord + Copy, H, T> TimerQueue<D, H, T> {
         self.heap.swap_remove(hole);
         self.note_place(hole);
         if place == hole {
-        } else if place > 0 && last.before(&self.heap[(place - 1) / ARITY]) {
+            return;
+        }
+        if place > 0 && last.before(&self.heap[(place - 1) / ARITY]) {
             self.sift_up(place, last);
         } else {
             self.sift_down(place, last);
@@ -769,9 +773,9 @@ fn in_run(place: u32) -> Option<usize> {
     (place & RUN != 0 && place != NOWHERE).then_some((place & !RUN) as usize)
 }
 
-/// Appends to a vector that may become long. It grows by a twelfth instead of doubling, so that little
-/// memory lies idle: of vectors that are longer than a few pages the allocator moves pages and not
-/// bytes.
+/// Appends to a vector that may become long. It grows by a twelfth instead of doubling, so that
+/// little memory lies idle: of vectors that are longer than a few pages the allocator moves pages
+/// and not bytes.
 #[inline]
 fn push<E>(vector: &mut Vec<E>, element: E) {
     if vector.len() == vector.capacity() {

@@ -12,6 +12,7 @@ use std::time::Duration;
 /// assert_eq!(tevent::EventKind::Timer.to_string(), "timer");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum EventKind {
     /// A [descriptor event](crate::Fd).
     Fd,
@@ -54,8 +55,8 @@ impl fmt::Display for EventKind {
 /// - A method is called when nothing in the context is borrowed, so handles may be used in it. What
 ///   it does itself isn't reported.
 /// - Loops inside handlers are reported like others: what begins inside ends inside.
-/// - When a handler panics, its `handler_end` and the `turn_end` are left out, and so is what is removed
-///   while the panic unwinds.
+/// - When a handler panics, its `handler_end` and the `turn_end` are left out, and so is what is
+///   removed while the panic unwinds.
 /// - A tracer that panics is taken away, and its panic comes out of what it was told of.
 ///
 /// ```

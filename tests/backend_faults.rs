@@ -203,7 +203,7 @@ impl Scenario {
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<OsError>());
         let number = match inner {
-            Some(inner) => OsError::source(inner).raw_os_error(),
+            Some(inner) => inner.error().raw_os_error(),
             None => error.raw_os_error(),
         };
         let mut numbers = self.plan.faults.iter().map(|fault| Some(fault.2));

@@ -171,7 +171,7 @@ fn a_failed_wait_is_reported_and_the_context_can_be_run_again() {
         .and_then(|inner| inner.downcast_ref::<OsError>())
         .unwrap();
     assert_eq!(inner.operation(), "wait");
-    assert_eq!(inner.source().raw_os_error(), Some(libc::ENOMEM));
+    assert_eq!(inner.error().raw_os_error(), Some(libc::ENOMEM));
     assert_eq!(fd.flags(), READ, "nothing is lost");
     assert!(turn(&context), "it goes on");
     assert_eq!(log.take(), "called");

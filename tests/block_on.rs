@@ -209,9 +209,9 @@ fn the_nesting_hook_is_told(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
     let inner = log.clone();
-    context.set_nesting_hook(Some(move |_: &tevent::Context, nesting: Nesting| {
+    context.set_nesting_hook(move |_: &tevent::Context, nesting: Nesting| {
         inner.add(format!("{nesting:?}"));
-    }));
+    });
     context.block_on(yield_now()).unwrap();
     assert_eq!(log.take(), "Begin(1) End(1)");
 }
@@ -334,9 +334,9 @@ fn it_waits_although_there_is_nothing_to_wait_for(kind: BackendKind) {
         .unwrap();
     let turns = Rc::new(Cell::new(0));
     let count = Rc::clone(&turns);
-    context.set_nesting_hook(Some(move |_: &tevent::Context, _: Nesting| {
+    context.set_nesting_hook(move |_: &tevent::Context, _: Nesting| {
         count.set(count.get() + 1);
-    }));
+    });
     let (sender, receiver) = async_channel::bounded(1);
     let thread = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(20));
@@ -355,6 +355,6 @@ fn an_error_of_the_backend_comes_back_and_the_future_can_go_on() {
     let error = context.block_on(sleep.as_mut()).unwrap_err();
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let inner: &tevent::OsError = inner.expect("a named call");
-    assert_eq!(inner.source().raw_os_error(), Some(libc::ENOMEM));
+    assert_eq!(inner.error().raw_os_error(), Some(libc::ENOMEM));
     context.block_on(sleep).unwrap();
 }

@@ -277,15 +277,15 @@ fn a_turn_that_does_not_wait_is_a_loop_of_its_own(kind: BackendKind) {
         note.add("refused");
     });
     let note = log.clone();
-    context.set_nesting_hook(Some(move |_: &Context, nesting| {
+    context.set_nesting_hook(move |_: &Context, nesting| {
         note.add(format!("{nesting:?}"));
-    }));
+    });
     assert!(context.run_ready().unwrap());
     assert_eq!(log.take(), "Begin(1) refused End(1)");
     // It ends with the turn, and a request to stop with it.
     context.defer(|context| context.stop());
     context.defer(log.once("after"));
-    context.set_nesting_hook(None::<fn(&Context, tevent::Nesting)>);
+    context.clear_nesting_hook();
     assert!(context.run_ready().unwrap() && context.run_ready().unwrap());
     assert_eq!(log.take(), "after");
     context.defer(|_| panic!("in a turn"));

@@ -295,7 +295,7 @@ fn dropping_the_context_drops_all_handlers_and_scheduled_work(kind: BackendKind)
     let held = hold();
     context.defer(move |_| drop(held));
     let held = hold();
-    context.set_nesting_hook(Some(move |_: &Context, _| drop(Rc::clone(&held))));
+    context.set_nesting_hook(move |_: &Context, _| drop(Rc::clone(&held)));
     assert_eq!(Rc::strong_count(&owned), 6);
     drop(context);
     assert_eq!(Rc::strong_count(&owned), 1, "though all handles are kept");

@@ -185,7 +185,7 @@ fn refuse_a_change(number: i32, refuse: impl FnOnce(&common::recording::Recorder
                 .get_ref()
                 .and_then(|inner| inner.downcast_ref::<tevent::OsError>());
             let inner = inner.expect("an error that says what failed");
-            assert_eq!(inner.source().raw_os_error(), Some(number));
+            assert_eq!(inner.error().raw_os_error(), Some(number));
             said = inner.operation().to_owned();
         }
     }

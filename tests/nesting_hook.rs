@@ -23,9 +23,7 @@ fn the_hook_is_told_of_begin_and_end_of_every_level(kind: BackendKind) {
     let context = nesting(kind);
     let log = Log::new();
     let inner = log.clone();
-    context.set_nesting_hook(Some(move |_: &Context, nesting| {
-        inner.add(format!("{nesting:?}"))
-    }));
+    context.set_nesting_hook(move |_: &Context, nesting| inner.add(format!("{nesting:?}")));
     let inner = log.clone();
     context.defer(move |context| {
         let innermost = inner.clone();
@@ -42,7 +40,7 @@ fn the_hook_is_told_of_begin_and_end_of_every_level(kind: BackendKind) {
         log.take(),
         "Begin(1) Begin(2) Begin(3) deep End(3) End(2) between Begin(2) End(2) End(1)"
     );
-    context.set_nesting_hook(None::<fn(&Context, Nesting)>);
+    context.clear_nesting_hook();
     context.run().unwrap();
     assert_eq!(log.take(), "", "it was taken away");
 }
@@ -51,9 +49,7 @@ fn the_hook_is_not_told_of_a_refused_loop(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
     let inner = log.clone();
-    context.set_nesting_hook(Some(move |_: &Context, nesting| {
-        inner.add(format!("{nesting:?}"))
-    }));
+    context.set_nesting_hook(move |_: &Context, nesting| inner.add(format!("{nesting:?}")));
     context.defer(|context| assert!(context.run().is_err()));
     context.run().unwrap();
     assert_eq!(log.take(), "Begin(1) End(1)");
@@ -63,15 +59,15 @@ fn a_hook_may_replace_itself_and_take_itself_away(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
     let (inner, witness) = (log.clone(), log.on_drop("dropped"));
-    context.set_nesting_hook(Some(move |context: &Context, nesting| {
+    context.set_nesting_hook(move |context: &Context, nesting| {
         witness.keep();
         inner.add(format!("{nesting:?}"));
         let other = inner.clone();
-        context.set_nesting_hook(Some(move |context: &Context, nesting| {
+        context.set_nesting_hook(move |context: &Context, nesting| {
             other.add(format!("other {nesting:?}"));
-            context.set_nesting_hook(None::<fn(&Context, Nesting)>);
-        }));
-    }));
+            context.clear_nesting_hook();
+        });
+    });
     context.run().unwrap();
     assert_eq!(log.take(), "Begin(1) dropped other End(1)");
     context.run().unwrap();
@@ -82,7 +78,7 @@ fn a_hook_may_use_the_context(kind: BackendKind) {
     let context = nesting(kind);
     let log = Log::new();
     let inner = log.clone();
-    context.set_nesting_hook(Some(move |context: &Context, nesting| {
+    context.set_nesting_hook(move |context: &Context, nesting| {
         if nesting == Nesting::Begin(1) {
             context.defer(inner.once("deferred"));
             context.run_once().expect("a loop in the hook");
@@ -90,7 +86,7 @@ fn a_hook_may_use_the_context(kind: BackendKind) {
                 .add_timer(context.now(), inner.timer("timer"))
                 .detach();
         }
-    }));
+    });
     context.run().unwrap();
     assert_eq!(log.take(), "deferred timer");
 }
@@ -131,7 +127,7 @@ fn reinitialising_keeps_the_permission_and_removes_the_hook(kind: BackendKind) {
     let context = nesting(kind);
     let log = Log::new();
     let inner = log.clone();
-    context.set_nesting_hook(Some(move |_: &Context, _| inner.add("hook")));
+    context.set_nesting_hook(move |_: &Context, _| inner.add("hook"));
     context.reinitialise().unwrap();
     context.defer(|context| context.run().expect("the permission is kept"));
     context.run().unwrap();
@@ -145,9 +141,7 @@ fn a_hook_set_after_reinitialising_is_not_told_of_the_end_of_the_former_loop(kin
     context.defer(move |context| {
         context.reinitialise().unwrap();
         let told = inner.clone();
-        context.set_nesting_hook(Some(move |_: &Context, nesting| {
-            told.add(format!("{nesting:?}"))
-        }));
+        context.set_nesting_hook(move |_: &Context, nesting| told.add(format!("{nesting:?}")));
         inner.add("handler");
     });
     context.run_once().unwrap();

@@ -195,11 +195,11 @@ fn a_panic_in_a_nested_loop_comes_through_both_and_the_events_still_work(kind: B
     let context = builder(kind).nesting_allowed(true).build().unwrap();
     let log = Log::new();
     let hook = log.clone();
-    context.set_nesting_hook(Some(move |_: &Context, nesting| {
+    context.set_nesting_hook(move |_: &Context, nesting| {
         if let Nesting::End(level) = nesting {
             hook.add(format!("end{level}"));
         }
-    }));
+    });
     let _kept = nested_panic(&context, &log);
     for _ in 0..3 {
         assert_eq!(panic_of(|| context.run()), "inside");
@@ -254,11 +254,11 @@ fn a_panic_of_the_nesting_hook_leaves_the_context_usable(kind: BackendKind) {
     let context = context(kind);
     let log = Log::new();
     for bad in [Nesting::Begin(1), Nesting::End(1)] {
-        context.set_nesting_hook(Some(move |_: &Context, nesting| {
+        context.set_nesting_hook(move |_: &Context, nesting| {
             if nesting == bad {
                 panic!("in the hook");
             }
-        }));
+        });
         context.defer(log.once("ran"));
         assert_eq!(panic_of(|| context.run()), "in the hook");
         context.run().expect("the loop isn't running any more");

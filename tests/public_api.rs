@@ -120,3 +120,44 @@ fn handlers_get_what_they_need_as_parameters() {
     context.run_until(|| false).unwrap();
     assert!(!immediate.is_registered());
 }
+
+/// What ends with its handle isn't to be dropped by oversight.
+#[test]
+fn handles_must_be_used() {
+    let mut files = Vec::new();
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut files,
+    );
+    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
+    let text: String = texts.collect();
+    let lines: Vec<&str> = text.lines().collect();
+    for handle in [
+        "Fd",
+        "Timer",
+        "Immediate",
+        "Signal",
+        "Child",
+        "Listener",
+        "AsyncFd",
+        "AsyncListener",
+        "SignalStream",
+        "Permit",
+        "Task",
+        "Request",
+        "QueueTurn",
+        "Sleep",
+    ] {
+        let is_declared = |line: &&str| {
+            let name = line.strip_prefix("pub struct ");
+            let rest = name.and_then(|name| name.strip_prefix(handle));
+            rest.is_some_and(|rest| rest.starts_with([' ', '<', '(']))
+        };
+        let place = lines.iter().position(is_declared).expect(handle);
+        let attributes = lines[..place].iter().rev();
+        let must_be_used = attributes
+            .take_while(|line| line.starts_with("#["))
+            .any(|line| line.starts_with("#[must_use = "));
+        assert!(must_be_used, "{handle}");
+    }
+}

@@ -53,7 +53,7 @@ fn use_all(weak: &WeakContext, log: &Log) {
     drop(immediate);
     context.remote();
     context.next_deadline();
-    context.set_nesting_hook(None::<fn(&Context, tevent::Nesting)>);
+    context.clear_nesting_hook();
     let _ = format!("{:?}", *context);
     log.add("used");
 }
@@ -196,8 +196,8 @@ fn a_deferred_closure_may_use_the_context_when_it_is_dropped(kind: BackendKind) 
 
 fn a_nesting_hooks_closure_may_use_the_context_when_it_is_dropped(kind: BackendKind) {
     let (context, on_drop, log) = using(kind);
-    context.set_nesting_hook(Some(move |_: &Context, _| on_drop.keep()));
-    context.set_nesting_hook(Some(|_: &Context, _| ()));
+    context.set_nesting_hook(move |_: &Context, _| on_drop.keep());
+    context.set_nesting_hook(|_: &Context, _| ());
     assert_eq!(log.take(), "used");
 }
 
@@ -237,7 +237,7 @@ fn one_of_each(context: &Context, log: &Log) {
     let immediate = use_it();
     context.defer(move |_| immediate.keep());
     let hook = use_it();
-    context.set_nesting_hook(Some(move |_: &Context, _| hook.keep()));
+    context.set_nesting_hook(move |_: &Context, _| hook.keep());
 }
 
 fn closures_may_use_the_context_while_it_is_reinitialised(kind: BackendKind) {

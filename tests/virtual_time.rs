@@ -20,6 +20,7 @@ on_every_backend!(
     sleeps_timeouts_and_requests_follow_the_clock,
     a_far_timer_fires_in_one_run,
     a_re_initialised_context_goes_on_with_the_time,
+    a_weak_reference_shows_the_same_time,
 );
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -231,4 +232,20 @@ fn a_re_initialised_context_goes_on_with_the_time(kind: BackendKind) {
     let _timer = context.add_timer_after(DAY, move |_, _| setter.set(true));
     run_until(&context, "a timer after re-initialising", || fired.get());
     assert_eq!(context.now() - start, 2 * DAY);
+}
+
+fn a_weak_reference_shows_the_same_time(kind: BackendKind) {
+    let context = virtual_context(kind);
+    let start = context.now();
+    let weak = context.downgrade();
+    let inner = weak.clone();
+    let task = context.spawn(async move {
+        let deadline = inner.now() + DAY;
+        inner.sleep_until(deadline).await;
+        (deadline, inner.now())
+    });
+    let (deadline, woken) = context.block_on(task).unwrap().unwrap();
+    assert_eq!((deadline, woken), (start + DAY, start + DAY));
+    drop(context);
+    assert!(weak.now() < start + DAY, "only the system's clock is left");
 }

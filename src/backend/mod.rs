@@ -161,6 +161,7 @@ impl ReadyList {
     }
 
     /// Whether epoll can be given the list as it is: all of its memory is what may be filled.
+    #[cfg(target_os = "linux")]
     fn is_as_long_as_its_memory(&self) -> bool {
         self.events.capacity() == usize::from(self.limit)
     }
@@ -186,6 +187,7 @@ impl ReadyList {
     }
 
     /// Moves the last `count` before the others.
+    #[cfg(target_os = "linux")]
     fn move_to_front(&mut self, count: usize) {
         let count = count.min(self.events.len());
         self.events.rotate_right(count);
@@ -308,7 +310,8 @@ pub trait Backend {
     ///
     /// # Errors
     ///
-    /// They are ignored, as the descriptor is about to go.
+    /// They are ignored when the descriptor is about to go. When it stays, as its events have no
+    /// flags any more, they are treated as those of [`modify`](Backend::modify).
     #[doc(alias = "tevent_common_fd_destructor")]
     #[doc(alias = "tevent_common_fd_set_close_fn")]
     fn remove(&mut self, fd: RawFd, token: Token) -> io::Result<()>;
@@ -378,13 +381,16 @@ pub(crate) struct PlainWait(crate::sys::epoll::Waiter);
 pub(crate) enum PlainWait {}
 
 impl PlainWait {
-    /// Fills the list anew, waiting for at most so many milliseconds (-1: for ever). `None` if there
-    /// is something in it then; else the wait's result.
+    /// Fills the list anew, waiting for at most so many milliseconds (-1: for ever). `None` if
+    /// there is something in it then; else the wait's result.
+    #[cfg(target_os = "linux")]
     #[inline(always)]
     pub(crate) fn wait(self, limit: i32, ready: &mut ReadyList) -> Option<io::Result<()>> {
-        #[cfg(target_os = "linux")]
-        return self.0.wait(&mut ready.events, limit);
-        #[cfg(not(target_os = "linux"))]
+        self.0.wait(&mut ready.events, limit)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn wait(self, _limit: i32, _ready: &mut ReadyList) -> Option<io::Result<()>> {
         match self {}
     }
 }
@@ -392,19 +398,20 @@ impl PlainWait {
 impl AnyBackend {
     /// How to wait as [`wait_for`](AnyBackend::wait_for) would, in fewer steps. It holds until the
     /// backend is told something.
+    #[cfg(target_os = "linux")]
     pub(crate) fn plain_wait(&self, ready: &ReadyList) -> Option<PlainWait> {
-        #[cfg(target_os = "linux")]
-        {
-            let waiter = match self {
-                AnyBackend::Epoll(epoll) => epoll.waiter(),
-                AnyBackend::Standard(standard) => standard.waiter()?,
-                _ => return None,
-            };
-            ready
-                .is_as_long_as_its_memory()
-                .then_some(PlainWait(waiter))
-        }
-        #[cfg(not(target_os = "linux"))]
+        let waiter = match self {
+            AnyBackend::Epoll(epoll) => epoll.waiter(),
+            AnyBackend::Standard(standard) => standard.waiter()?,
+            _ => return None,
+        };
+        ready
+            .is_as_long_as_its_memory()
+            .then_some(PlainWait(waiter))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn plain_wait(&self, _ready: &ReadyList) -> Option<PlainWait> {
         None
     }
 
@@ -469,6 +476,7 @@ impl DerefMut for AnyBackend {
 /// ```
 #[doc(alias = "tevent_backend_list")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
 pub enum BackendKind {
     /// `epoll(7)`, Linux only. Refuses regular files.
     Epoll,

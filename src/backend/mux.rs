@@ -648,6 +648,12 @@ pub(crate) fn concerns_one_descriptor(error: &io::Error) -> bool {
     )
 }
 
+/// The same of a descriptor that is added: also that the kernel watches as many as it may, for then
+/// those that it watches are better off where they are, and the caller has the new one back.
+pub(crate) fn concerns_what_is_added(error: &io::Error) -> bool {
+    concerns_one_descriptor(error) || errno(error) == Some(libc::ENOSPC)
+}
+
 #[inline]
 fn is_dead(readiness: Readiness) -> bool {
     readiness.intersects(Readiness::HANGUP.union(Readiness::ERROR))

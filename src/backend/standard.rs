@@ -4,7 +4,8 @@
 //!   says of it. Such descriptors are kept in a list of their own and share the room of a wait
 //!   with epoll's.
 //! - When epoll itself fails (there is none, its descriptor was closed by somebody, the kernel
-//!   has no memory for it), [`Backend::fall_back`] moves everything to poll, for good.
+//!   has no memory for it, or no room for the wake-up descriptor), [`Backend::fall_back`] moves
+//!   everything to poll, for good.
 
 use super::epoll::Epoll;
 use super::poll::Poll;

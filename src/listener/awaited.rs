@@ -2,10 +2,10 @@
 //!
 //! # Implementation
 //!
-//! An [`AsyncListener`] is a [`Listener`] whose handler puts the connection where those who await can
-//! take it, and wakes one of them. It is armed while more of them wait than there are connections in
-//! that place, so it accepts for those who wait only. A connection whose waiter was dropped before it
-//! took it goes to the next one.
+//! An [`AsyncListener`] is a [`Listener`] whose handler puts the connection where those who await
+//! can take it, and wakes one of them. It is armed while more of them wait than there are
+//! connections in that place, so it accepts for those who wait only. A connection whose waiter was
+//! dropped before it took it goes to the next one.
 
 use super::state::State;
 use super::{Connection, Listener, ListeningSocket};
@@ -42,6 +42,7 @@ use std::task::{self, Poll, Waker};
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "dropping it closes the socket"]
 pub struct AsyncListener<S: ListeningSocket + 'static> {
     listener: Listener<S>,
     hall: Rc<Hall<S>>,
@@ -135,10 +136,12 @@ impl<S: ListeningSocket + 'static> Drop for Door<S> {
 }
 
 impl Context {
-    /// Accepts the clients of a listening socket for tasks that [await](AsyncListener::accept) them.
+    /// Accepts the clients of a listening socket for tasks that [await](AsyncListener::accept)
+    /// them.
     ///
     /// What `source` may be, and what becomes of it, is as with
-    /// [`add_listener`](Context::add_listener). While nobody awaits, it counts as nothing to wait for.
+    /// [`add_listener`](Context::add_listener). While nobody awaits, it counts as nothing to wait
+    /// for.
     ///
     /// # Errors
     ///
@@ -224,8 +227,8 @@ impl<S: ListeningSocket + 'static> AsyncListener<S> {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::NotConnected`]: the listener was [removed](Listener::remove), or the context
-    /// is gone or was re-initialised.
+    /// [`io::ErrorKind::NotConnected`]: the listener was [removed](Listener::remove), or the
+    /// context is gone or was re-initialised.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

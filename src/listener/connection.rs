@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 /// A socket that listens: what [`Context::add_listener`](crate::Context::add_listener) takes.
 ///
-/// `TcpListener` and `UnixListener` give the streams of their kinds; any other listening socket is an
-/// `OwnedFd`, and gives that. A type of your own says which type its connections have:
+/// `TcpListener` and `UnixListener` give the streams of their kinds; any other listening socket is
+/// an `OwnedFd`, and gives that. A type of your own says which type its connections have:
 ///
 /// ```
 /// use std::net::{TcpListener, TcpStream};
@@ -111,6 +111,7 @@ pub(super) trait Permits {
 /// # context.run()
 /// # }
 /// ```
+#[must_use = "dropping it gives the place to another client"]
 pub struct Permit(Rc<dyn Permits>);
 
 impl Permit {
@@ -134,8 +135,8 @@ impl fmt::Debug for Permit {
 
 /// A connection that a [`Listener`](crate::Listener) has accepted.
 ///
-/// It is the stream, together with where it came from and a [`Permit`]: it derefs to the stream, can
-/// be read, written and watched in its place, and counts as open until it is dropped.
+/// It is the stream, together with where it came from and a [`Permit`]: it derefs to the stream,
+/// can be read, written and watched in its place, and counts as open until it is dropped.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -225,6 +226,37 @@ impl<T> Deref for Connection<T> {
 impl<T: AsFd> AsFd for Connection<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+/// For what takes a stream by value, such as a `BufReader`.
+impl<T> Read for Connection<T>
+where
+    for<'a> &'a T: Read,
+{
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.stream).read(buffer)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&self.stream).read_vectored(buffers)
+    }
+}
+
+impl<T> Write for Connection<T>
+where
+    for<'a> &'a T: Write,
+{
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.stream).write(bytes)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&self.stream).write_vectored(buffers)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&self.stream).flush()
     }
 }
 

@@ -2,16 +2,16 @@
 //!
 //! # Implementation
 //!
-//! A [`Listener`] is a descriptor event, whose closure accepts and calls the handler, so what is true
-//! of those events (handles, nested loops, panics, `fork`) is true of this one. It wants
+//! A [`Listener`] is a descriptor event, whose closure accepts and calls the handler, so what is
+//! true of those events (handles, nested loops, panics, `fork`) is true of this one. It wants
 //! [`FdFlags::READ`] while all of these hold, and nothing while one doesn't: it isn't paused, it
-//! doesn't back off, fewer connections are open than its limit, and, of an [`AsyncListener`], somebody
-//! awaits. Each of them is a cell of [`State`], and whoever changes one has the event's flags
-//! computed anew. Flags that change reach the kernel when the loop is about to wait, so a limit that is
-//! reached and left again within a turn costs nothing.
+//! doesn't back off, fewer connections are open than its limit, and, of an [`AsyncListener`],
+//! somebody awaits. Each of them is a cell of [`State`], and whoever changes one has the event's
+//! flags computed anew. Flags that change reach the kernel when the loop is about to wait, so a
+//! limit that is reached and left again within a turn costs nothing.
 //!
-//! Clients who aren't accepted stay in the kernel's backlog; a level-triggered event is called again
-//! for them when it is armed again. So none is lost, and there is nothing to remember.
+//! Clients who aren't accepted stay in the kernel's backlog; a level-triggered event is called
+//! again for them when it is armed again. So none is lost, and there is nothing to remember.
 
 mod awaited;
 mod connection;
@@ -62,12 +62,13 @@ use std::time::Duration;
 /// # What goes wrong
 ///
 /// - **Nobody is there any more**, or the network has failed on the way (`ECONNABORTED`, `EPROTO`,
-///   `EPERM` of a firewall, `ENETDOWN` and the like): the next one is tried. After 32 of them in a row
-///   it backs off.
-/// - **No descriptors or no memory** (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`), or anything else that would
-///   be the same at once: it backs off. Clients stay in the backlog. It tries again after a pause of
-///   [10 ms](Listener::set_back_off), then of 20 ms, and so on up to a second; and as soon as one of its
-///   connections is closed. [`on_back_off`](Listener::on_back_off) sets who is told.
+///   `EPERM` of a firewall, `ENETDOWN` and the like): the next one is tried. After 32 of them in a
+///   row it backs off.
+/// - **No descriptors or no memory** (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`), or anything else
+///   that would be the same at once: it backs off. Clients stay in the backlog. It tries again
+///   after a pause of [10 ms](Listener::set_back_off), then of 20 ms, and so on up to a second; and
+///   as soon as one of its connections is closed. [`on_back_off`](Listener::on_back_off) sets who
+///   is told.
 ///
 /// # Turns
 ///
@@ -76,6 +77,7 @@ use std::time::Duration;
 /// descriptors that are known to be ready go before the next client.
 #[doc(alias = "accept")]
 #[doc(alias = "evconnlistener")]
+#[must_use = "dropping the handle closes the socket; `detach` leaves it to the context"]
 pub struct Listener<S: 'static> {
     fd: Fd<S>,
     state: Rc<State<S>>,
@@ -95,7 +97,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// - [`io::ErrorKind::InvalidInput`](std::io::ErrorKind::InvalidInput): the socket doesn't listen.
+    /// - [`io::ErrorKind::InvalidInput`](std::io::ErrorKind::InvalidInput): the socket doesn't
+    ///   listen.
     /// - The descriptor isn't a socket, or the backend can't watch it.
     ///
     /// The source is in the error, which turns into an [`io::Error`](std::io::Error) by `?`.
@@ -272,8 +275,8 @@ impl<S: 'static> Listener<S> {
     ///
     /// Open is what has a [`Permit`]: a [`Connection`] until it is dropped, and a permit that was
     /// taken out of one. Clients beyond the limit wait in the backlog. (To turn them away
-    /// instead, set no limit, and have the handler look at [`open`](Listener::open), which counts the
-    /// connection it is called with, and drop that.)
+    /// instead, set no limit, and have the handler look at [`open`](Listener::open), which counts
+    /// the connection it is called with, and drop that.)
     ///
     /// A listener whose limit is reached counts as nothing to wait for; its connections may.
     ///
@@ -326,9 +329,9 @@ impl<S: 'static> Listener<S> {
     /// The default is 16; 0 counts as 1.
     ///
     /// Accepting several saves waits. They end early when anything else is to be done, so that
-    /// the order of things is what it is without this. With 1 the kernel is asked for other ready descriptors
-    /// after every client; that is also for processes that share a listening socket, where one that
-    /// takes 16 at a time leaves nothing to the others.
+    /// the order of things is what it is without this. With 1 the kernel is asked for other ready
+    /// descriptors after every client; that is also for processes that share a listening socket,
+    /// where one that takes 16 at a time leaves nothing to the others.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

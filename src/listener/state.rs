@@ -252,7 +252,8 @@ impl<S: 'static> State<S> {
 
 impl<S: ListeningSocket + 'static> State<S> {
     /// Accepts who waits, and calls `handler` for each: at most so many, and for as long as nothing
-    /// else is due. Waiting for readiness again costs a system call, but gives the others their turn.
+    /// else is due. Waiting for readiness again costs a system call, but gives the others their
+    /// turn.
     pub(super) fn accept_some(
         self: &Rc<Self>,
         context: &Context,
@@ -308,8 +309,8 @@ impl<S: 'static> Permits for State<S> {
     }
 }
 
-/// Puts a report back when it has returned, or panicked, unless there is another one by then. If the
-/// event has ended meanwhile, its closure is running yet, and drops the report later.
+/// Puts a report back when it has returned, or panicked, unless there is another one by then. If
+/// the event has ended meanwhile, its closure is running yet, and drops the report later.
 struct Returned<'a, S: 'static> {
     place: &'a State<S>,
     report: Option<Report>,

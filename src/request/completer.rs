@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 /// What ends a [`Request`], made with it by [`Context::request`].
 ///
 /// It goes to whoever does the work: into the closure of an event, a task, or the callback of a
-/// [sub-request](Completer::then). Clones are for the same request. The first outcome counts; what comes
-/// later has no effect, and the methods return false then.
+/// [sub-request](Completer::then). Clones are for the same request. The first outcome counts; what
+/// comes later has no effect, and the methods return false then.
 ///
 /// When the last clone is dropped without an outcome, the request ends with
-/// [`RequestError::Abandoned`]. So nobody waits for ever for a handler that has forgotten one of its
-/// branches, or that is gone.
+/// [`RequestError::Abandoned`]. So nobody waits for ever for a handler that has forgotten one of
+/// its branches, or that is gone.
 ///
 /// ```
 /// use std::time::Duration;
@@ -76,8 +76,8 @@ impl<T, E> Completer<T, E> {
     ///
     /// # Panics
     ///
-    /// When the callback does, or a destructor of what the request lets go of. The request has ended
-    /// all the same, and the rest was done.
+    /// When the callback does, or a destructor of what the request lets go of. The request has
+    /// ended all the same, and the rest was done.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -121,8 +121,9 @@ impl<T, E> Completer<T, E> {
         self.shared.end(Err(RequestError::Failed(error)), false)
     }
 
-    /// Ends the request with a result: that of an operation, or of a [sub-request](Completer::then),
-    /// whose time-out or cancellation becomes this request's. Returns false if it has ended already.
+    /// Ends the request with a result: that of an operation, or of a
+    /// [sub-request](Completer::then), whose time-out or cancellation becomes this request's.
+    /// Returns false if it has ended already.
     ///
     /// # Panics
     ///
@@ -143,8 +144,8 @@ impl<T, E> Completer<T, E> {
         self.shared.end(result.map_err(Into::into), false)
     }
 
-    /// As [`finish`](Completer::finish), but the callback is called by the loop in a later turn, not
-    /// in here: for a handler that isn't prepared for what the callback may do.
+    /// As [`finish`](Completer::finish), but the callback is called by the loop in a later turn,
+    /// not in here: for a handler that isn't prepared for what the callback may do.
     ///
     /// It isn't needed in a function that makes a request and returns it, as there is no callback
     /// yet. One that is set on a request that has ended is called by the loop in any case.
@@ -225,8 +226,8 @@ impl<T, E> Completer<T, E> {
     /// What is to be dropped with the request needs no handler, but to be
     /// [attached](Completer::attach).
     ///
-    /// If somebody has asked already, while there was no handler, the loop calls this one in a later
-    /// turn.
+    /// If somebody has asked already, while there was no handler, the loop calls this one in a
+    /// later turn.
     ///
     /// Returns false if the request has ended; the handler is dropped then. It is also dropped
     /// without being called when the context goes or is
@@ -266,8 +267,8 @@ impl<T, E> Completer<T, E> {
         self.shared.core.is_pending()
     }
 
-    /// Whether somebody has asked to [cancel](Request::cancel) the request, and it has not ended: for
-    /// work in steps, that looks between them.
+    /// Whether somebody has asked to [cancel](Request::cancel) the request, and it has not ended:
+    /// for work in steps, that looks between them.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -283,8 +284,8 @@ impl<T, E> Completer<T, E> {
         self.shared.core.state.get() == super::RequestState::Cancelling
     }
 
-    /// Asks to cancel the sub-requests. That is what [cancelling](Request::cancel) this request does
-    /// when it has no [handler](Completer::on_cancel); one that wants both calls this.
+    /// Asks to cancel the sub-requests. That is what [cancelling](Request::cancel) this request
+    /// does when it has no [handler](Completer::on_cancel); one that wants both calls this.
     ///
     /// Returns whether somebody was told.
     ///
@@ -313,13 +314,13 @@ impl<T, E> Completer<T, E> {
         state::cancel_sub_requests(&self.shared.core)
     }
 
-    /// Makes `request` a sub-request of this one, and calls `callback` with its outcome. The callback
-    /// is given a completer, so it needs to capture none; if it neither ends the request, nor keeps a
-    /// clone, nor starts another sub-request, the request is abandoned.
+    /// Makes `request` a sub-request of this one, and calls `callback` with its outcome. The
+    /// callback is given a completer, so it needs to capture none; if it neither ends the request,
+    /// nor keeps a clone, nor starts another sub-request, the request is abandoned.
     ///
     /// When this request ends, by whatever, its sub-requests are dropped. When somebody asks to
-    /// [cancel](Request::cancel) it, they are asked. In the [tree](Request::tree) they are below it.
-    /// There may be any number at a time.
+    /// [cancel](Request::cancel) it, they are asked. In the [tree](Request::tree) they are below
+    /// it. There may be any number at a time.
     ///
     /// If `request` has ended already, the loop calls the callback in a later turn.
     ///
@@ -423,15 +424,15 @@ impl<T, E> Completer<T, E> {
         })
     }
 
-    /// Keeps `value` until the request has ended, by whatever, and drops it then, before the callback
-    /// is called; the value that was attached last goes first. For the events that work for the request,
-    /// and for anything else that is to be cleaned up.
+    /// Keeps `value` until the request has ended, by whatever, and drops it then, before the
+    /// callback is called; the value that was attached last goes first. For the events that work
+    /// for the request, and for anything else that is to be cleaned up.
     ///
     /// Returns false if the request has ended; the value is dropped then.
     ///
-    /// A value that owns a [`Completer`] of the same request is never dropped by itself. A handle of an
-    /// event whose closure owns one is fine: its event ends when the request does, or the other way
-    /// round.
+    /// A value that owns a [`Completer`] of the same request is never dropped by itself. A handle
+    /// of an event whose closure owns one is fine: its event ends when the request does, or the
+    /// other way round.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

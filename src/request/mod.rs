@@ -1,7 +1,7 @@
 //! Requests: computations that end later, and what they wait for.
 //!
-//! A [`Request`] is held by who wants an outcome, its [`Completer`] by who works for it. `state.rs` has
-//! what both share, and how requests end.
+//! A [`Request`] is held by who wants an outcome, its [`Completer`] by who works for it. `state.rs`
+//! has what both share, and how requests end.
 
 mod completer;
 mod panics;
@@ -28,20 +28,20 @@ use std::rc::Rc;
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
-/// A computation that ends later: with a value, an error, or because nobody works for it or waits for it
-/// any more. Made, with its [`Completer`], by [`Context::request`].
+/// A computation that ends later: with a value, an error, or because nobody works for it or waits
+/// for it any more. Made, with its [`Completer`], by [`Context::request`].
 ///
 /// A function that starts something returns one. Who called it sets a
-/// [callback](Request::on_complete), makes it a [sub-request](Completer::then) of a request of their
-/// own, or awaits it: it is a future, for this thread, and any waker does. The outcome goes to the callback if there is one, else to who awaits or
-/// [takes](Request::try_take) it first.
+/// [callback](Request::on_complete), makes it a [sub-request](Completer::then) of a request of
+/// their own, or awaits it: it is a future, for this thread, and any waker does. The outcome goes
+/// to the callback if there is one, else to who awaits or [takes](Request::try_take) it first.
 ///
 /// Dropping it says that the outcome isn't wanted: the work is told to stop
 /// ([`on_cancel`](Completer::on_cancel)), sub-requests are dropped, and the callback is not called.
 /// [`detach`](Request::detach) lets it go on.
 ///
-/// A request that waits doesn't keep [`run`](Context::run) from returning; the events that work for it
-/// do, and so does its deadline.
+/// A request that waits doesn't keep [`run`](Context::run) from returning; the events that work for
+/// it do, and so does its deadline.
 ///
 /// ```
 /// use std::io::{self, Read, Write};
@@ -185,9 +185,9 @@ pub enum RequestError<E> {
     TimedOut,
     /// It was cancelled.
     Cancelled,
-    /// There is no outcome, and there will be none: the last [`Completer`] was dropped; the context is
-    /// gone, or was [re-initialised](Context::reinitialise); the outcome was taken before, or went to
-    /// the callback.
+    /// There is no outcome, and there will be none: the last [`Completer`] was dropped; the context
+    /// is gone, or was [re-initialised](Context::reinitialise); the outcome was taken before, or
+    /// went to the callback.
     Abandoned,
 }
 
@@ -295,7 +295,8 @@ impl Context {
 }
 
 impl WeakContext {
-    /// As [`Context::request`]. If the context is gone, the request is abandoned from the beginning.
+    /// As [`Context::request`]. If the context is gone, the request is abandoned from the
+    /// beginning.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -341,14 +342,14 @@ impl<T, E> Request<T, E> {
         Rc::clone(&self.shared)
     }
 
-    /// Calls `callback` with the outcome: inside the call that ends the request, or from the loop if
-    /// that is to be (see [`Completer::finish_later`]), if nobody works for the request any more, or if
-    /// 64 such callbacks are on the stack. If the request has ended already, the loop calls it too; it
-    /// is never called in here. A callback that was set before is replaced.
+    /// Calls `callback` with the outcome: inside the call that ends the request, or from the loop
+    /// if that is to be (see [`Completer::finish_later`]), if nobody works for the request any
+    /// more, or if 64 such callbacks are on the stack. If the request has ended already, the loop
+    /// calls it too; it is never called in here. A callback that was set before is replaced.
     ///
     /// Returns false if it won't be called: the outcome was taken, or the context is gone or was
-    /// re-initialised. It is dropped then. Later, it is dropped without being called when the request
-    /// is dropped, and when the context goes or is re-initialised.
+    /// re-initialised. It is dropped then. Later, it is dropped without being called when the
+    /// request is dropped, and when the context goes or is re-initialised.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -389,11 +390,11 @@ impl<T, E> Request<T, E> {
     }
 
     /// Asks to cancel the request. Who works for it decides: it may end it as
-    /// [cancelled](RequestError::Cancelled), now or later, or go on. Who doesn't want to wait for that
-    /// drops the request.
+    /// [cancelled](RequestError::Cancelled), now or later, or go on. Who doesn't want to wait for
+    /// that drops the request.
     ///
-    /// The [handler](Completer::on_cancel) is called in here. If the request has none, its sub-requests
-    /// are asked, and so on. Returns whether somebody was told. If not, the request is
+    /// The [handler](Completer::on_cancel) is called in here. If the request has none, its
+    /// sub-requests are asked, and so on. Returns whether somebody was told. If not, the request is
     /// [cancelling](Completer::is_cancelling) all the same, and a handler or sub-request that
     /// comes later is told.
     ///
@@ -418,8 +419,8 @@ impl<T, E> Request<T, E> {
     }
 
     /// Ends the request with [`RequestError::TimedOut`] when the [clock](Context::now) has reached
-    /// `deadline`, if it has not ended by then. Another deadline replaces this one. Sub-requests have
-    /// their own; they are dropped with the request.
+    /// `deadline`, if it has not ended by then. Another deadline replaces this one. Sub-requests
+    /// have their own; they are dropped with the request.
     ///
     /// Returns false if the request has ended.
     ///
@@ -483,8 +484,8 @@ impl<T, E> Request<T, E> {
         self.shared.core.clear_deadline();
     }
 
-    /// As [`Completer::attach`]: keeps `value` until the request has ended. Here it is at hand where
-    /// the completer has moved into the closure of the event that is to be attached.
+    /// As [`Completer::attach`]: keeps `value` until the request has ended. Here it is at hand
+    /// where the completer has moved into the closure of the event that is to be attached.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -502,8 +503,8 @@ impl<T, E> Request<T, E> {
         self.shared.core.attach(Box::new(value))
     }
 
-    /// Lets the request go on without its handle. Its callback is called, if there is one; otherwise
-    /// the outcome is dropped.
+    /// Lets the request go on without its handle. Its callback is called, if there is one;
+    /// otherwise the outcome is dropped.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -568,8 +569,8 @@ impl<T, E> Request<T, E> {
     }
 }
 
-/// Ready when the request has ended. With a callback, or when the outcome was taken before, the output is
-/// [`RequestError::Abandoned`] by then.
+/// Ready when the request has ended. With a callback, or when the outcome was taken before, the
+/// output is [`RequestError::Abandoned`] by then.
 impl<T, E> Future for Request<T, E> {
     type Output = Result<T, RequestError<E>>;
 

@@ -5,8 +5,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
-/// What has panicked so far. A request's end runs several pieces of the user's code: one that panics
-/// doesn't keep the others from running, and two that do don't abort the process.
+/// What has panicked so far. A request's end runs several pieces of the user's code: one that
+/// panics doesn't keep the others from running, and two that do don't abort the process.
 #[derive(Default)]
 pub(crate) struct Panics(Vec<Box<dyn Any + Send>>);
 

@@ -2,20 +2,21 @@
 //!
 //! # Implementation
 //!
-//! A request ends once, by [`Shared::end`] (it has an outcome), [`Node::abandon`] (nobody wants one)
-//! or [`Shared::lose`] (its context is gone). Each of them first says so in the state, then lets go
-//! of everything that works for the request, and then tells who waits.
+//! A request ends once, by [`Shared::end`] (it has an outcome), [`Node::abandon`] (nobody wants
+//! one) or [`Shared::lose`] (its context is gone). Each of them first says so in the state, then
+//! lets go of everything that works for the request, and then tells who waits.
 //!
-//! Every request has an immediate from its beginning until its outcome is handed over. It calls back
-//! where that mustn't happen at once. And since it is in the context's table, its closure is
+//! Every request has an immediate from its beginning until its outcome is handed over. It calls
+//! back where that mustn't happen at once. And since it is in the context's table, its closure is
 //! dropped when the context goes or is re-initialised, which is how the request learns of that.
 //!
 //! Strong references go from a request to its sub-requests, from a sub-request's callback to the
-//! request (in the [`Completer`] that it is to be called with), and from the immediate to the request.
-//! Each of these cycles ends with the request or the context. What leads up the tree is weak.
+//! request (in the [`Completer`] that it is to be called with), and from the immediate to the
+//! request. Each of these cycles ends with the request or the context. What leads up the tree is
+//! weak.
 //!
-//! Invariant: nothing is borrowed while code of the user runs or is dropped. Trees are walked with a
-//! list of what is to do, not by recursion, so they may be as deep as they like.
+//! Invariant: nothing is borrowed while code of the user runs or is dropped. Trees are walked with
+//! a list of what is to do, not by recursion, so they may be as deep as they like.
 
 use super::completer::Completer;
 use super::panics::Panics;
@@ -39,8 +40,8 @@ pub(super) type Outcome<T, E> = Result<T, RequestError<E>>;
 type Callback<T, E> = Box<dyn FnOnce(&Context, Outcome<T, E>)>;
 type CancelHandler<T, E> = Box<dyn FnOnce(&Context, &Completer<T, E>)>;
 
-/// How many callbacks of requests may be on the stack inside each other. One more is called from the
-/// loop, so that a tree of any depth can end.
+/// How many callbacks of requests may be on the stack inside each other. One more is called from
+/// the loop, so that a tree of any depth can end.
 const DEPTH_LIMIT: u32 = 64;
 
 pub(super) struct Shared<T: 'static, E: 'static> {

@@ -21,8 +21,8 @@ const DEEPEST_INDENT: usize = 64;
 /// Requests and what they wait for, at one moment; made by [`Request::tree`](super::Request::tree)
 /// and [`Context::requests`].
 ///
-/// Its `Display` has a line for each request, and below it, indented, its sub-requests in the order in
-/// which they were made:
+/// Its `Display` has a line for each request, and below it, indented, its sub-requests in the order
+/// in which they were made:
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -168,9 +168,9 @@ impl fmt::Display for RequestInfo {
 }
 
 impl Context {
-    /// All requests of this context that have not ended, or whose outcome nobody has taken yet, in the
-    /// order in which they were made: what a daemon that seems stuck is waiting for. A handler for a
-    /// signal is a good place to print it.
+    /// All requests of this context that have not ended, or whose outcome nobody has taken yet, in
+    /// the order in which they were made: what a daemon that seems stuck is waiting for. A handler
+    /// for a signal is a good place to print it.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {

@@ -1,7 +1,7 @@
 //! The place of an event's closure.
 //!
-//! It does what a `RefCell<Option<F>>` would, with one look where that needs two, as it is looked at
-//! for every event that is called.
+//! It does what a `RefCell<Option<F>>` would, with one look where that needs two, as it is looked
+//! at for every event that is called.
 
 use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;

@@ -39,7 +39,8 @@ pub(crate) const REMOTE: u32 = 2;
 /// parent's.
 pub(crate) const FORK: u32 = 4;
 
-/// How many signal numbers there are: `SIGRTMAX` on Linux, and no system has more.
+/// How many signal numbers there are: `SIGRTMAX` on Linux. (On MIPS that is 127, of which
+/// [`Signum::new`](crate::Signum::new) refuses those above this.)
 pub(super) const SIGNALS: usize = 64;
 
 /// Far from any error number.

@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT};
 
@@ -83,8 +84,8 @@ impl Epoll {
         !answer.is_err_and(|error| errno(&error) == Some(libc::ENOENT))
     }
 
-    /// Waits, for at most `timeout`, and puts up to `room` events into `events`, in place of what is
-    /// in there. The kernel insists on room for one.
+    /// Waits, for at most `timeout`, and puts up to `room` events into `events`, in place of what
+    /// is in there. The kernel insists on room for one.
     #[inline(always)]
     pub(crate) fn wait(
         &mut self,
@@ -134,7 +135,7 @@ impl Epoll {
             return self.wait_for_milliseconds(free, room, timeout.milliseconds());
         }
         debug_assert_eq!(free.len(), usize::from(room));
-        let limit = timeout.timespec();
+        let limit = timeout.limit().map(KernelTimespec::new);
         let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
         // SAFETY: as above; `limit` is null or points into this frame, and without a signal set its
         // size is not looked at.
@@ -165,15 +166,33 @@ impl Epoll {
     }
 }
 
+/// A limit as `epoll_pwait2` reads it: of 64 bits on every machine, where the `timespec` of many a
+/// C library has 32.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct KernelTimespec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl KernelTimespec {
+    fn new(limit: Duration) -> KernelTimespec {
+        KernelTimespec {
+            seconds: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            nanoseconds: limit.subsec_nanos().into(),
+        }
+    }
+}
+
 /// The number of an instance: for waiting in it, which can do no harm should it be another's
 /// meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiter(RawFd);
 
 impl Waiter {
-    /// Waits, for at most `limit` milliseconds (-1: for ever), and puts as many events into `events`
-    /// as fit without growing, in place of what is in there. `None` if there are some; else the
-    /// wait's result.
+    /// Waits, for at most `limit` milliseconds (-1: for ever), and puts as many events into
+    /// `events` as fit without growing, in place of what is in there. `None` if there are some;
+    /// else the wait's result.
     #[inline(always)]
     pub(crate) fn wait(
         self,
@@ -212,7 +231,7 @@ fn create() -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[test]
     fn waits_never_end_early_with_either_call() {

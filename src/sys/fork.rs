@@ -6,22 +6,32 @@
 
 use super::{check, doorbell, signal};
 use crate::error::OsError;
+#[cfg(target_os = "linux")]
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+static REGISTERED: AtomicBool = AtomicBool::new(false);
+static REGISTERING: Mutex<()> = Mutex::new(());
+
 /// Makes forks noticed from now on. One that fails, for want of memory, is tried again.
+///
+/// Once that is done nobody takes the lock any more: a fork on another thread would leave it locked
+/// in the child, whose next context would wait for it for ever.
 pub(crate) fn watch() -> io::Result<()> {
-    static REGISTERED: Mutex<bool> = Mutex::new(false);
-    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*registered {
+    if REGISTERED.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let _registering = REGISTERING.lock().unwrap_or_else(PoisonError::into_inner);
+    if !REGISTERED.load(Ordering::Acquire) {
         // SAFETY: the three functions live as long as the process.
         let error = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
         if error != 0 {
             let error = io::Error::from_raw_os_error(error);
             return Err(OsError::wrap("pthread_atfork", error));
         }
-        *registered = true;
+        REGISTERED.store(true, Ordering::Release);
     }
     Ok(())
 }
@@ -110,7 +120,6 @@ fn has_other_threads_by_unshare() -> io::Result<bool> {
 
 #[cfg(not(target_os = "linux"))]
 fn has_other_threads() -> io::Result<bool> {
-    let _ = fs::read_dir::<&str>;
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
         "this system doesn't tell how many threads a process has",
@@ -120,8 +129,9 @@ fn has_other_threads() -> io::Result<bool> {
 /// The kernel's id of this thread. Async-signal-safe.
 #[cfg(target_os = "linux")]
 pub(super) fn thread_id() -> i32 {
-    // SAFETY: the call has no precondition.
-    unsafe { libc::gettid() }
+    // Not by `gettid`, which C libraries older than glibc 2.30 don't have: the program wouldn't
+    // load. SAFETY: the call has no precondition.
+    unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }
 
 /// Only compared with itself, so the low bits of the thread's handle do where there is no number.
@@ -129,4 +139,23 @@ pub(super) fn thread_id() -> i32 {
 pub(super) fn thread_id() -> i32 {
     // SAFETY: the call has no precondition.
     unsafe { libc::pthread_self() as usize as i32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    /// As in the child of a fork that happened while another thread held the lock.
+    #[test]
+    fn a_lock_that_nobody_gives_back_stops_only_the_first_registration() {
+        watch().expect("registered");
+        let _held = REGISTERING.lock();
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(watch().is_ok()));
+        let answer = receiver.recv_timeout(Duration::from_secs(10));
+        assert_eq!(answer, Ok(true), "it waits for the lock");
+    }
 }

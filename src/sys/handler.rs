@@ -7,7 +7,8 @@
 //! closures (a reference to what they are about, and a number), and saves them an allocation,
 //! which is half of what a timer costs that is added and dropped.
 //!
-//! A closure that is larger, or wants a greater alignment, is boxed; a box is a closure of one word.
+//! A closure that is larger, or wants a greater alignment, is boxed; a box is a closure of one
+//! word.
 
 use std::marker::PhantomData;
 use std::mem::{self, MaybeUninit};
@@ -160,10 +161,10 @@ mod tests {
             assert_eq!(u64::from(calls), *number);
             add(sum, number);
         });
-        let (name, mut calls) = (Rc::new("small".to_owned()), 0u64);
+        let (name, mut calls) = (Rc::new("small".to_owned()), 0usize);
         check(true, move |sum, number| {
             calls += 1;
-            assert_eq!((name.as_str(), calls), ("small", *number));
+            assert_eq!((name.as_str(), calls as u64), ("small", *number));
             add(sum, number);
         });
         let (name, mut calls) = ("large".to_owned(), 0u64);

@@ -68,7 +68,8 @@ impl<A: 'static, F: FnOnce(&A)> Kind<A, F> {
     };
 }
 
-/// Makes a job of a closure where it is to be. `rest` is then initialised, and belongs to the functions.
+/// Makes a job of a closure where it is to be. `rest` is then initialised, and belongs to the
+/// functions.
 ///
 /// # Safety
 ///

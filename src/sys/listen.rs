@@ -17,8 +17,8 @@ pub(crate) enum Failure {
     Nobody,
     /// It is about one client, who has gone: the next may be better.
     Passing,
-    /// The client still waits, and another attempt would fail as well: the process or the system has
-    /// no descriptors or no memory left, or the socket is broken.
+    /// The client still waits, and another attempt would fail as well: the process or the system
+    /// has no descriptors or no memory left, or the socket is broken.
     Lasting,
 }
 

@@ -26,7 +26,9 @@ pub(crate) mod wakeup;
 
 use crate::error::OsError;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+#[cfg(target_os = "linux")]
+use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// Turns the result of a C call into an [`io::Result`]: -1 means that `errno` says why.
 #[inline(always)]
@@ -44,6 +46,7 @@ fn failure(operation: &'static str) -> io::Error {
 }
 
 /// Takes possession of the descriptor that a successful C call returned.
+#[cfg(target_os = "linux")]
 fn owned(operation: &'static str, result: libc::c_int) -> io::Result<OwnedFd> {
     let fd = check(operation, result)?;
     // SAFETY: the callers pass the result of a call that makes a new descriptor, which nobody

@@ -64,8 +64,10 @@ impl SigInfo {
     /// it.
     #[doc(alias = "si_status")]
     pub fn child_status(&self) -> Option<i32> {
-        // SAFETY: a positive code of SIGCHLD is one of CLD_*, with which the kernel fills it in.
-        (self.0.si_signo == libc::SIGCHLD && self.0.si_code > 0)
+        let code = self.0.si_code;
+        // SAFETY: a positive code of a SIGCHLD that nobody has sent is one of CLD_*, with which the
+        // kernel fills it in.
+        (self.0.si_signo == libc::SIGCHLD && code > 0 && !code::is_sent(code))
             .then(|| unsafe { self.0.si_status() })
     }
 
@@ -73,14 +75,11 @@ impl SigInfo {
     #[doc(alias = "si_value")]
     pub fn value(&self) -> Option<usize> {
         // SAFETY: sigqueue() fills it in under this code. It is read as a number only.
-        (self.0.si_code == libc::SI_QUEUE).then(|| unsafe { self.0.si_value() }.sival_ptr as usize)
+        (self.0.si_code == code::SI_QUEUE).then(|| unsafe { self.0.si_value() }.sival_ptr as usize)
     }
 
     fn is_from_process(&self) -> bool {
-        // SI_USER is 0; the codes that processes send with are not above it. A timer's isn't
-        // among them.
-        let sent = self.0.si_code <= 0 && self.0.si_code != libc::SI_TIMER;
-        sent || self.0.si_signo == libc::SIGCHLD
+        code::is_sent(self.0.si_code) || self.0.si_signo == libc::SIGCHLD
     }
 
     /// Copies what the kernel handed to a signal handler.
@@ -100,6 +99,62 @@ impl fmt::Debug for SigInfo {
             .field("child_status", &self.child_status())
             .field("value", &self.value())
             .finish()
+    }
+}
+
+/// The values of `si_code` that concern every signal. Not all systems' are in the libc crate.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod code {
+    pub(super) use libc::SI_QUEUE;
+
+    /// Whether a process has sent it. `SI_USER` is 0; the codes that processes send with are not
+    /// above it. A timer's isn't among them.
+    pub(super) fn is_sent(code: i32) -> bool {
+        code <= 0 && code != libc::SI_TIMER
+    }
+}
+
+#[cfg(any(target_os = "macos", target_os = "ios", target_os = "freebsd"))]
+mod code {
+    const SI_USER: i32 = 0x1_0001;
+    pub(super) const SI_QUEUE: i32 = 0x1_0002;
+    /// Of a signal that was sent to one thread; FreeBSD's alone.
+    const SI_LWP: i32 = 0x1_0007;
+
+    /// Whether a process has sent it. The kernel of macOS says 0, whatever its headers say; for
+    /// FreeBSD's that is a code of which nothing is known.
+    pub(super) fn is_sent(code: i32) -> bool {
+        match code {
+            SI_USER | SI_QUEUE => true,
+            SI_LWP => cfg!(target_os = "freebsd"),
+            0 => cfg!(not(target_os = "freebsd")),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "macos",
+    target_os = "ios",
+    target_os = "freebsd"
+)))]
+mod code {
+    // NetBSD and DragonFly count as Linux does; OpenBSD, illumos and Solaris have SI_LWP before.
+    pub(super) const SI_QUEUE: i32 = match cfg!(any(
+        target_os = "openbsd",
+        target_os = "illumos",
+        target_os = "solaris"
+    )) {
+        true => -2,
+        false => -1,
+    };
+    const SI_TIMER: i32 = SI_QUEUE - 1;
+
+    /// Whether a process has sent it: `SI_USER` is 0, and what isn't above it, but a timer.
+    pub(super) fn is_sent(code: i32) -> bool {
+        code <= 0 && code != SI_TIMER
     }
 }
 

@@ -51,10 +51,12 @@ impl Timeout {
         }
     }
 
-    /// As the kernel's calls with nanoseconds take it. `None` is for ever.
+    /// As `ppoll` takes it. `None` is for ever. Seconds may have 32 bits there: what is longer than
+    /// 68 years is cut off.
+    #[cfg(target_os = "linux")]
     pub(super) fn timespec(self) -> Option<libc::timespec> {
         self.limit().map(|limit| libc::timespec {
-            tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_sec: limit.as_secs().min(i32::MAX as u64) as _,
             tv_nsec: limit.subsec_nanos() as _,
         })
     }

@@ -41,8 +41,8 @@ use waker::{Registration, Wakeable};
 ///
 /// A panic of the future comes through to who awaits the task. If nobody will, as the task was
 /// detached or the handle is dropped, it comes through to the caller of [`run`](Context::run): at
-/// once for a detached task, else in the next turn. (Should there be no next turn, as the context is
-/// gone or never runs again, then only the panic hook has told of it.)
+/// once for a detached task, else in the next turn. (Should there be no next turn, as the context
+/// is gone or never runs again, then only the panic hook has told of it.)
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -257,8 +257,8 @@ impl Context {
     /// The downside of owning more than that: a task with a [`ContextRef`](crate::ContextRef)
     /// across an `.await` keeps the context alive, which keeps the task alive.
     ///
-    /// While the thread is ending (in destructors of its thread-local values) there are no tasks: the
-    /// future is dropped, and the task is cancelled.
+    /// While the thread is ending (in destructors of its thread-local values) there are no tasks:
+    /// the future is dropped, and the task is cancelled.
     ///
     /// # Panics
     ///

@@ -2,11 +2,11 @@
 //!
 //! # Implementation
 //!
-//! A [`Waker`] goes to any thread and outlives everything, so it holds nothing of the task: only the
-//! name of an entry in a table of the thread that the task belongs to ([`LOCAL`]), and a
+//! A [`Waker`] goes to any thread and outlives everything, so it holds nothing of the task: only
+//! the name of an entry in a table of the thread that the task belongs to ([`LOCAL`]), and a
 //! [`Remote`]. A wake on that thread looks the entry up and schedules the task's immediate, without
-//! an allocation, and without a system call while the loop runs (else whoever polls its descriptor is
-//! told); the name of a task that is over finds nothing. A wake on another
+//! an allocation, and without a system call while the loop runs (else whoever polls its descriptor
+//! is told); the name of a task that is over finds nothing. A wake on another
 //! thread posts the name to the context's thread, which does the same.
 //!
 //! `posted` keeps wakes from other threads from piling up. It is set by the one that posts, and

@@ -130,7 +130,7 @@ impl Ends {
 fn assert_no_child(error: &io::Error) {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let inner: &OsError = inner.unwrap_or_else(|| panic!("not of a system call: {error}"));
-    assert_eq!(inner.source().raw_os_error(), Some(libc::ECHILD), "{error}");
+    assert_eq!(inner.error().raw_os_error(), Some(libc::ECHILD), "{error}");
 }
 
 /// A child that ends when it is told to, or by a signal.

@@ -28,6 +28,7 @@ pub const TESTS: &[process::Test] = tests![
     a_wait_for_a_child_that_somebody_else_has_reaped_is_an_error,
     a_wait_in_a_forked_process_is_an_error,
     a_wait_ends_although_the_handler_panics,
+    a_task_adds_a_child_while_its_context_is_there,
 ];
 
 /// A child whose handler does nothing.
@@ -267,4 +268,32 @@ fn a_wait_ends_although_the_handler_panics(kind: BackendKind) {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).expect_err("the panic");
         assert_eq!(result(context, task).unwrap().code(), Some(3));
     });
+}
+
+fn a_task_adds_a_child_while_its_context_is_there(kind: BackendKind) {
+    either_way(kind, |context, way| {
+        let process = Process::that_exits_with(3);
+        let (weak, pid) = (context.downgrade(), process.pid);
+        let task = context.spawn(async move {
+            let add = || weak.add_child(pid, |_, _, _| ());
+            let added = match way {
+                Way::PidFd => add(),
+                Way::Sigchld => sys::without_descriptors(add),
+            };
+            let child = added.expect("it is a child");
+            let place = child.location().expect("it is there");
+            assert_eq!(place.file(), file!(), "not inside the library");
+            child.wait().await
+        });
+        run_what_is_ready(context);
+        process.end();
+        assert_eq!(result(context, task).unwrap().code(), Some(3));
+    });
+    let process = Process::that_exits_with(3);
+    let gone = crate::process::context(kind).downgrade();
+    let refused = gone.add_child(process.pid, |_, _, _| unreachable!());
+    let error = refused.expect_err("nobody would tell it");
+    assert_eq!(error.kind(), ErrorKind::NotConnected);
+    process.end();
+    assert_eq!(sys::reap(process.pid), sys::Status::Exited(3));
 }

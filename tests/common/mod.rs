@@ -68,7 +68,7 @@ pub fn signal_of(kind: BackendKind) -> (Signum, ProcessSignal) {
     match kind {
         BackendKind::Standard => (Signum::SIGWINCH, ProcessSignal::WINCH),
         BackendKind::Epoll => (Signum::SIGURG, ProcessSignal::URG),
-        BackendKind::Poll => (Signum::SIGUSR2, ProcessSignal::USR2),
+        _ => (Signum::SIGUSR2, ProcessSignal::USR2),
     }
 }
 

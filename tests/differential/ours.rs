@@ -331,7 +331,10 @@ impl Library for Ours {
             Nesting::Begin(level) => world().on_hook(level, true),
             Nesting::End(level) => world().on_hook(level, false),
         };
-        self.context().set_nesting_hook(is_set.then_some(hook));
+        match is_set {
+            true => self.context().set_nesting_hook(hook),
+            false => self.context().clear_nesting_hook(),
+        }
     }
 
     fn run(&self) -> Result<(), String> {

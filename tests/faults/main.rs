@@ -185,7 +185,7 @@ fn assert_names_the_call(error: &io::Error) {
         fault.call.operation(),
         "the call, while {fault}"
     );
-    assert_eq!(OsError::source(inner).raw_os_error(), Some(fault.errno));
+    assert_eq!(inner.error().raw_os_error(), Some(fault.errno));
     let text = error.to_string();
     assert!(
         text.starts_with(fault.call.operation()),

@@ -33,6 +33,9 @@ pub const TESTS: &[process::Test] = tests![
     an_epoll_that_is_forbidden_later_is_done_without,
     nanoseconds_that_the_kernel_cannot_count_are_done_without,
     a_wait_of_nanoseconds_that_is_interrupted_is_not_the_last,
+    a_context_that_epoll_has_no_room_for_works_by_poll,
+    a_child_that_epoll_has_no_room_for_works_by_poll,
+    one_descriptor_more_than_epoll_has_room_for_is_refused,
 ];
 
 const BOTH: [By; 2] = [By::Context, By::Somebody];
@@ -298,7 +301,7 @@ fn a_fork_that_the_kernel_refuses(kind: BackendKind) {
             .and_then(|inner| inner.downcast_ref::<OsError>());
         let inner = inner.expect("an error that names the call");
         assert_eq!(inner.operation(), "fork");
-        assert_eq!(OsError::source(inner).raw_os_error(), Some(libc::EAGAIN));
+        assert_eq!(inner.error().raw_os_error(), Some(libc::EAGAIN));
         sys::assert_own_mask_is_clean();
         assert_eq!(unsafe { libc::fork() }, -1);
         sys::assert_own_mask_is_clean();
@@ -443,4 +446,99 @@ fn a_wait_of_nanoseconds_that_is_interrupted_is_not_the_last(kind: BackendKind) 
     let failures = failures_of_timed_waits(kind, libc::EINTR);
     let all = if kind == BackendKind::Poll { 0 } else { 3 };
     assert_eq!(failures, all, "it is tried again");
+}
+
+/// The kernel watches as many descriptors as it may, and takes no more.
+fn full_epoll(errno: i32) -> Fault {
+    Fault {
+        call: Call::EpollAdd,
+        errno,
+        nth: 1,
+        length: u32::MAX,
+    }
+}
+
+fn a_context_that_epoll_has_no_room_for_works_by_poll(kind: BackendKind) {
+    kernel::prepare();
+    for errno in [libc::ENOSPC, libc::ENOMEM] {
+        let failures = with_fault(full_epoll(errno), || {
+            let built = Context::builder().backend(kind).wait_timeout(None).build();
+            match built {
+                Ok(context) => {
+                    assert_ne!(kind, BackendKind::Epoll);
+                    Scene::set(&context).play(&context);
+                }
+                Err(error) => {
+                    assert_eq!(kind, BackendKind::Epoll);
+                    assert_names_the_call(&error);
+                }
+            }
+        });
+        assert_eq!(failures, u32::from(kind != BackendKind::Poll));
+    }
+}
+
+fn a_child_that_epoll_has_no_room_for_works_by_poll(kind: BackendKind) {
+    kernel::prepare();
+    for by in BOTH {
+        let context = build(kind);
+        let scene = Scene::set(&context);
+        scene.play(&context);
+        let failures = with_fault(full_epoll(libc::ENOSPC), || {
+            let pid = fork(&context, by, || match kind {
+                BackendKind::Epoll => {
+                    for _ in 0..2 {
+                        let ran = context.run_once();
+                        assert_names_the_call(&ran.expect_err("there is no other mechanism"));
+                    }
+                    kernel::stop_failing();
+                    scene.play(&context);
+                }
+                _ => {
+                    context.run_ready().expect("poll takes over");
+                    scene.play(&context);
+                }
+            });
+            assert_succeeds(pid);
+        });
+        match kind {
+            BackendKind::Poll => assert_eq!(failures, 0),
+            _ => assert!(failures > 0, "nothing was refused"),
+        }
+        scene.play(&context);
+    }
+}
+
+fn one_descriptor_more_than_epoll_has_room_for_is_refused(kind: BackendKind) {
+    kernel::prepare();
+    let context = build(kind);
+    let scene = Scene::set(&context);
+    scene.play(&context);
+    let (ours, mut theirs) = sys::pair();
+    theirs.write_all(b"x").expect("there is room");
+    let called = Rc::new(Cell::new(false));
+    let setter = Rc::clone(&called);
+    let mut source = Some(ours);
+    let failures = with_fault(full_epoll(libc::ENOSPC), || {
+        if kind != BackendKind::Poll {
+            let ours = source.take().expect("it is there");
+            let added = context.add_fd(ours, FdFlags::READ, |_, _, _| unreachable!());
+            let error = added.expect_err("there is no room");
+            assert_names_the_call(error.error());
+            source = Some(error.into_source());
+        }
+        context.run_ready().expect("the others stay where they are");
+        let polled = kernel::calls(Call::Ppoll) > 0;
+        assert_eq!(polled, kind == BackendKind::Poll, "poll has taken over");
+    });
+    assert_eq!(failures, u32::from(kind != BackendKind::Poll));
+    // Somebody else has gone.
+    let ours = source.expect("it came back");
+    let added = context.add_fd(ours, FdFlags::READ, move |_, event, _| {
+        setter.set(true);
+        event.remove();
+    });
+    let _event = added.expect("there is room");
+    scene.run_until(&context, || called.get());
+    scene.play(&context);
 }

@@ -156,7 +156,7 @@ fn adding_fails_at_once_where_poll_takes_no_descriptor(kind: BackendKind) {
             let inner = error.error().get_ref().expect("a system call has failed");
             let inner: &OsError = inner.downcast_ref().expect("it is named");
             assert_eq!(inner.operation(), "ppoll");
-            assert_eq!(inner.source().raw_os_error(), Some(libc::EINVAL));
+            assert_eq!(inner.error().raw_os_error(), Some(libc::EINVAL));
         }
         (BackendKind::Poll, Ok(_)) => panic!("it can't be watched"),
         (_, added) => drop(added.expect("epoll has its own limits")),

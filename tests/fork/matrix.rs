@@ -300,12 +300,12 @@ fn in_place(context: &Context, place: Place, work: Work) {
         }
         Place::NestingHook => {
             let mut is_first = true;
-            context.set_nesting_hook(Some(move |context: &Context, nesting| {
+            context.set_nesting_hook(move |context: &Context, nesting| {
                 if std::mem::take(&mut is_first) {
                     assert_eq!(nesting, Nesting::Begin(1));
                     once(context);
                 }
-            }));
+            });
             // So that the turn ends.
             context.defer(|_| ());
         }

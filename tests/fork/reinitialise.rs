@@ -172,7 +172,7 @@ fn the_permission_to_nest_stays_and_the_hook_goes(kind: BackendKind) {
         context.set_nesting_allowed(allowed);
         let told = Flag::default();
         let flag = told.clone();
-        context.set_nesting_hook(Some(move |_: &Context, _: Nesting| flag.raise()));
+        context.set_nesting_hook(move |_: &Context, _: Nesting| flag.raise());
         context.reinitialise().unwrap();
         let done = Flag::default();
         let flag = done.clone();

@@ -14,6 +14,7 @@ pub const TESTS: &[process::Test] = tests![
     a_closure_that_schedules_when_dropped_blocks_nobody,
     a_closure_that_drops_the_last_handle_is_fine,
     a_handle_of_a_context_that_is_gone_does_not_reach_the_next,
+    a_task_makes_a_handle_while_its_context_is_there,
 ];
 
 /// Counts how often it was dropped.
@@ -159,4 +160,19 @@ fn a_handle_of_a_context_that_is_gone_does_not_reach_the_next(kind: BackendKind)
     assert_eq!(second.next_deadline(), None);
     assert!(!crate::process::sys::is_readable(&second));
     second.run().unwrap();
+}
+
+fn a_task_makes_a_handle_while_its_context_is_there(kind: BackendKind) {
+    let context = context(kind);
+    let weak = context.downgrade();
+    let inner = weak.clone();
+    let task = context.spawn(async move {
+        let remote = inner.remote().expect("it is there");
+        thread::spawn(move || remote.schedule(|context| context.stop()))
+    });
+    context.run_until(|| false).expect("the closure stops it");
+    let thread = context.block_on(task).unwrap().expect("it has run");
+    assert!(thread.join().unwrap());
+    drop(context);
+    assert!(weak.remote().is_none());
 }

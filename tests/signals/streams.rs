@@ -18,6 +18,9 @@ pub const TESTS: &[process::Test] = tests![
     dropping_a_stream_restores_the_disposition,
     a_stream_keeps_run_going,
     thousands_of_signals_are_all_counted,
+    a_removed_stream_ends_after_what_came,
+    a_stream_has_name_tag_and_place,
+    a_task_makes_a_stream_while_its_context_is_there,
 ];
 
 const PLAIN: SignalFlags = SignalFlags::empty();
@@ -213,4 +216,64 @@ fn thousands_of_signals_are_all_counted(kind: BackendKind) {
         })
         .unwrap();
     assert_eq!(total, COUNT);
+}
+
+fn a_removed_stream_ends_after_what_came(kind: BackendKind) {
+    let context = context(kind);
+    let mut signals = stream(&context, Signum::SIGUSR1, PLAIN);
+    sys::raise(Signum::SIGUSR1);
+    context.run_once().unwrap();
+    assert!(signals.is_registered());
+    signals.remove();
+    assert!(!signals.is_registered());
+    assert_eq!(sys::handler_of(Signum::SIGUSR1), libc::SIG_DFL);
+    let info = context.block_on(signals.next()).unwrap();
+    assert_eq!(info.expect("it came before").count, 1);
+    assert!(context.block_on(signals.next()).unwrap().is_none());
+
+    let mut signals = stream(&context, Signum::SIGUSR1, PLAIN);
+    let (told, polled) = context
+        .block_on(async {
+            let first = futures_lite::future::poll_once(signals.next()).await;
+            signals.remove();
+            (first, signals.next().await)
+        })
+        .unwrap();
+    assert!(told.is_none() && polled.is_none(), "nothing came");
+    context.run().expect("nothing is left");
+}
+
+fn a_stream_has_name_tag_and_place(kind: BackendKind) {
+    let context = context(kind);
+    let line = line!() + 1;
+    let signals = context.add_signal_stream(Signum::SIGUSR1, PLAIN).unwrap();
+    let place = signals.location().expect("it is there");
+    assert_eq!((place.file(), place.line()), (file!(), line));
+    assert_eq!((signals.name(), signals.tag()), (None, 0));
+    signals.set_name("reload");
+    signals.set_tag(7);
+    assert_eq!(signals.name().as_deref(), Some("reload"));
+    assert_eq!(signals.tag(), 7);
+    signals.remove();
+    assert_eq!((signals.name(), signals.tag()), (None, 0));
+    assert!(signals.location().is_none());
+}
+
+fn a_task_makes_a_stream_while_its_context_is_there(kind: BackendKind) {
+    let context = context(kind);
+    let weak = context.downgrade();
+    let inner = weak.clone();
+    let task = context.spawn(async move {
+        let mut signals = inner.add_signal_stream(Signum::SIGUSR1, PLAIN).unwrap();
+        let place = signals.location().expect("it is there");
+        assert_eq!(place.file(), file!(), "not inside the library");
+        sys::raise(Signum::SIGUSR1);
+        signals.next().await.expect("a signal").count
+    });
+    assert_eq!(context.block_on(task).unwrap().unwrap(), 1);
+    drop(context);
+    let refused = weak.add_signal_stream(Signum::SIGUSR1, PLAIN);
+    let error = refused.expect_err("nobody would tell it");
+    assert_eq!(error.kind(), std::io::ErrorKind::NotConnected);
+    assert_eq!(sys::handler_of(Signum::SIGUSR1), libc::SIG_DFL);
 }

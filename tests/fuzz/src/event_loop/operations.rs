@@ -826,14 +826,14 @@ fn configure(world: &World, context: Option<&Context>) {
         }
         4 => {
             let guard = Guard::new(world);
-            context.set_nesting_hook(Some(move |_: &Context, nesting: Nesting| {
+            context.set_nesting_hook(move |_: &Context, nesting: Nesting| {
                 guard.keep();
                 let (Nesting::Begin(level) | Nesting::End(level)) = nesting;
                 ensure(level > 0, "levels begin with 1");
                 // A loop begins and ends outside of what the model knows, so nothing is done here.
-            }));
+            });
         }
-        5 => context.set_nesting_hook(None::<fn(&Context, Nesting)>),
+        5 => context.clear_nesting_hook(),
         6 => {
             let guard = Guard::new(world);
             context.set_slow_handler(Duration::ZERO, move |slow| {
