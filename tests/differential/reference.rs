@@ -96,8 +96,13 @@ impl Reference {
     }
 
     fn tell_flags(&self, slot: usize, flags: u16) {
-        self.polled.borrow_mut().note(slot, flags != 0);
-        unsafe { (self.tevent.set_fd_flags)(self.fds.borrow()[slot].event, flags) };
+        let event = self.fds.borrow()[slot].event;
+        let mut polled = self.polled.borrow_mut();
+        // The library may have disarmed it by itself.
+        let former = unsafe { (self.tevent.fd_flags)(event) };
+        polled.note(slot, former != 0);
+        polled.note(slot, flags != 0);
+        unsafe { (self.tevent.set_fd_flags)(event, flags) };
     }
 
     /// What ours does by itself when a handler runs a loop, see `known.rs`.

@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = tests![
     a_file_asked_for_nothing_and_then_for_something,
     an_eventfd_that_is_full,
     siblings_that_poll_has_in_an_order_of_its_own,
+    a_sibling_that_was_disarmed_and_wants_something_again,
 ];
 
 fn an_event_added_in_a_handler_of_its_descriptor(kind: BackendKind) {
@@ -234,6 +235,23 @@ fn siblings_that_poll_has_in_an_order_of_its_own(kind: BackendKind) {
         nesting: true,
         kernel_order: true,
         ..program(&actions, &scripts)
+    };
+    assert_same(&program, kind);
+}
+
+fn a_sibling_that_was_disarmed_and_wants_something_again(kind: BackendKind) {
+    let actions = [
+        Pipe,
+        Close(0),
+        add(0, WRITE | 4, NOTHING),
+        Turn,
+        add(0, 0, NOTHING),
+        set(1, READ),
+        set(0, READ),
+    ];
+    let program = Program {
+        kernel_order: true,
+        ..program(&actions, &[])
     };
     assert_same(&program, kind);
 }
