@@ -463,10 +463,6 @@ impl Inner {
             // Now, as what comes next may fail.
             fds.mux.forget_registrations();
         }
-        self.reopen_wakeup()
-    }
-
-    fn reopen_wakeup(&self) -> io::Result<()> {
         if let Some(wakeup) = &*self.wakeup.borrow() {
             wakeup.reopen()?;
         }
@@ -505,14 +501,11 @@ impl Inner {
     /// Removes every event, and starts anew with kernel objects of its own.
     pub(crate) fn reinitialise(&self) -> io::Result<()> {
         let is_ours = self.is_in_its_process();
-        // That nothing is registered with the new backend need not be noted, as nothing stays.
-        let reopened = self.fds.borrow_mut().backend.reopen();
-        let has_forgotten = reopened.is_ok();
-        let reopened = reopened.and_then(|()| self.reopen_wakeup());
+        let reopened = self.reopen();
         match reopened {
             Ok(()) => self.doorbell.attend(FORK),
             Err(_) => {
-                if is_ours && !has_forgotten {
+                if is_ours {
                     self.unwatch_all();
                 }
                 // Tried again with the next use, like after a fork.
