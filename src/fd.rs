@@ -25,13 +25,9 @@ use crate::trace::EventKind;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::Location;
 use std::rc::Rc;
-
-/// The key of an event that isn't there yet.
-const NOT_YET: Key = Key::new(u32::MAX, NonZeroU32::MAX);
 
 /// A descriptor event, made by [`Context::add_fd`].
 ///
@@ -173,7 +169,7 @@ impl Context {
         }
         let shared = Rc::new(Shared {
             inner: Rc::clone(&self.inner),
-            key: Cell::new(NOT_YET),
+            key: Cell::new(Key::NONE),
             source: Source::new(source),
             meta,
         });

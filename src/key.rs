@@ -19,6 +19,9 @@ use std::num::{NonZeroU32, NonZeroU64};
 pub(crate) struct Key(NonZeroU64);
 
 impl Key {
+    /// Finds nothing: no table has an entry at this place.
+    pub(crate) const NONE: Key = Key::new(u32::MAX, NonZeroU32::MAX);
+
     #[inline]
     pub(crate) const fn new(index: u32, generation: NonZeroU32) -> Key {
         let bits = (generation.get() as u64) << 32 | index as u64;

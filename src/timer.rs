@@ -9,7 +9,6 @@ use crate::timer_queue::{Postponed, TimerQueue};
 use crate::trace::{EventKind, TracedEvent};
 use std::fmt;
 use std::mem;
-use std::num::NonZeroU32;
 use std::panic::Location;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,9 +17,6 @@ pub(crate) type TimerHandler = Handler<Context, Timer>;
 
 /// How many timers that are due at once share a look at the clock.
 const TIMERS_A_LOOK: u32 = 16;
-
-/// The key of a handle that has none.
-const NO_TIMER: Key = Key::new(u32::MAX, NonZeroU32::MAX);
 
 pub(crate) type Timers = TimerQueue<Instant, TimerHandler, Meta>;
 
@@ -255,7 +251,7 @@ impl TimerCall {
     #[inline(always)]
     fn finish(&mut self) {
         // It is a handle that doesn't own the timer.
-        let key = mem::replace(&mut self.timer.key, NO_TIMER);
+        let key = mem::replace(&mut self.timer.key, Key::NONE);
         let inner = &self.timer.inner;
         inner.state.running_timer.set(self.outer);
         if let Some(handler) = self.handler.take() {
@@ -408,7 +404,7 @@ impl Timer {
     /// # }
     /// ```
     pub fn detach(mut self) {
-        let key = mem::replace(&mut self.key, NO_TIMER);
+        let key = mem::replace(&mut self.key, Key::NONE);
         let removed = self.inner.change_timer(key, |timers| timers.detach(key));
         drop(removed);
     }
@@ -481,7 +477,7 @@ impl Timer {
 impl Drop for Timer {
     #[inline]
     fn drop(&mut self) {
-        if self.key.index() != NO_TIMER.index() {
+        if self.key.index() != Key::NONE.index() {
             self.remove();
         }
     }
