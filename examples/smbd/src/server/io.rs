@@ -123,7 +123,8 @@ fn write_file(disk: &mut DiskOpen, write: &Write<'_>) -> Result<(), Status> {
     disk.writing(|disk| {
         data::write_at(&disk.node.fd, write.data, write.offset, durable).map_err(Status::from_errno)
     })?;
-    disk.state.moved_to(write.offset + write.data.len() as u64);
+    disk.state
+        .written_to(write.offset + write.data.len() as u64);
     Ok(())
 }
 
@@ -149,7 +150,7 @@ impl Connection {
                 let access_time = disk.kept_access_time()?;
                 reply.takes_file &= access_time.is_none();
                 count = ReadPlan::new(disk, &read)?.put(reply)?;
-                disk.state.moved_to(read.offset + count as u64);
+                disk.state.position = read.offset + count as u64;
                 if access_time.is_some() {
                     disk.node.set_times(access_time, None)?;
                 }

@@ -18,9 +18,9 @@ pub struct OpenState {
 }
 
 impl OpenState {
-    /// Data was read or written up to `end`. Only synchronous opens have a position that follows
-    /// ([MS-FSA] 2.1.5.3, 2.1.5.4).
-    pub fn moved_to(&mut self, end: u64) {
+    /// Data was written up to `end`. Only synchronous opens have a position that follows
+    /// ([MS-FSA] 2.1.5.4); reads always move it, as smbtorture wants it.
+    pub fn written_to(&mut self, end: u64) {
         let synchronous =
             options::FILE_SYNCHRONOUS_IO_ALERT | options::FILE_SYNCHRONOUS_IO_NONALERT;
         if self.mode & synchronous != 0 {
