@@ -250,11 +250,11 @@ def metadata(d, other, mounted):
     path = f"{d}/file"
     write(path, b"0123456789")
     moment = 1577882096_123456700
-    os.utime(path, ns=(moment, moment + 100))
-    same(os.stat(path).st_atime_ns, moment, "atime")
-    same(os.stat(path).st_mtime_ns, moment + 100, "mtime")
-    same(os.stat(f"{other}/file").st_mtime_ns, moment + 100, "mtime through another mount")
-    same(os.stat(f"{other}/file").st_atime_ns, moment, "atime through another mount")
+    os.utime(path, ns=(moment + 100, moment))
+    same(os.stat(path).st_atime_ns, moment + 100, "atime")
+    same(os.stat(path).st_mtime_ns, moment, "mtime")
+    same(os.stat(f"{other}/file").st_mtime_ns, moment, "mtime through another mount")
+    same(os.stat(f"{other}/file").st_atime_ns, moment + 100, "atime through another mount")
     os.utime(path)
     assert abs(os.stat(path).st_mtime - time.time()) < 3600
     for size in [4, 0, 100_000, 5]:
