@@ -10,7 +10,7 @@ sqlite3 and attr; for --server debian also samba.
     compare/kernel.py                           all mounts, Debian's kernel of this release
     compare/kernel.py --quick                   a few mounts, a few checks
     compare/kernel.py --suite trixie-backports  a kernel of another release
-    compare/kernel.py --mount 3.1.1 --check locks random
+    compare/kernel.py --mount 3.1.1 --check locks random_operations
 
 The result is a table in Markdown: a line for each mount, and what failed there. Exit status: 1 if
 anything has failed, or the kernel has complained.
@@ -253,3 +253,149 @@ class Guest:
 
 class CheckFailed(Exception):
     pass
+
+
+USUAL = f"user={USER},pass={PASSWORD}"
+# What a user without a password has to say: the option guest alone makes an anonymous session.
+GUEST = "user=guest,pass="
+# The mounts: what they are called, and the options.
+MOUNTS = {
+    "3.1.1": "vers=3.1.1,mfsymlinks",
+    "3.1.1, signed": "vers=3.1.1,sign",
+    "3.1.1, encrypted": "vers=3.1.1,seal",
+    "3.1.1, guest": "vers=3.1.1",
+    "3.1.1, cache=none": "vers=3.1.1,cache=none",
+    "3.1.1, cache=loose": "vers=3.1.1,cache=loose",
+    "3.1.1, nobrl, actimeo=0": "vers=3.1.1,nobrl,actimeo=0",
+    "3.1.1, noserverino, noperm": "vers=3.1.1,noserverino,noperm",
+    "3.1.1, 8 MiB, hard": "vers=3.1.1,rsize=8388608,wsize=8388608,hard",
+    "3.0.2": "vers=3.02",
+    "3.0, encrypted": "vers=3.0,seal",
+    "2.1, signed": "vers=2.1,sign",
+    "2.0": "vers=2.0",
+}
+# For all but the first mount, which gets all checks: the rest takes long and differs little.
+FEW = ["basics", "copies", "renames", "links", "metadata", "ranges", "mapped", "direct", "locks",
+       "server_copies", "names", "random_operations", "watched"]
+QUICK_MOUNTS = ["3.1.1", "3.1.1, encrypted", "2.1, signed"]
+QUICK_CHECKS = ["basics", "renames", "links", "metadata", "ranges", "names"]
+# Lines of the kernel's that aren't about an answer of the server's.
+HARMLESS = re.compile(r"Attempting to mount|Use of the less secure dialect|"
+                      r"has not responded|reconnect|due to actimeo|umount")
+
+
+def children(server):
+    path = f"/proc/{server.process.pid}/task/{server.process.pid}/children"
+    return [int(pid) for pid in Path(path).read_text().split()]
+
+
+def reconnects(guest, server):
+    """The server's processes are killed under a mount, which goes on with the next."""
+    guest.call("survives", "/mnt/first")
+    for pid in children(server):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return guest.call("goes_on", "/mnt/first")
+        except CheckFailed:
+            # A request that was on its way fails on a soft mount.
+            if time.monotonic() > deadline:
+                raise
+
+
+def quiet(said):
+    return [line for line in said.splitlines() if not HARMLESS.search(line)]
+
+
+def run_mount(guest, server, options, label, names):
+    """The line of the table: what passed, remarks and failures."""
+    credentials = GUEST if "guest" in label else USUAL
+    mounted = MOUNTS[label]
+    passed, remarks, failures = 0, [], []
+
+    def note(name, result, remark="", said=""):
+        nonlocal passed
+        if result and not quiet(said):
+            passed += 1
+        else:
+            failures.append(f"{name}: {remark} {'; '.join(quiet(said))}".strip())
+        if result and remark:
+            remarks.append(f"{name}: {remark}")
+        if options.verbose:
+            print(f"{'passes' if result else 'fails':7} {label}: {name} {remark}",
+                  file=sys.stderr, flush=True)
+            if quiet(said):
+                print(said, file=sys.stderr, flush=True)
+
+    for where, more in [("/mnt/first", ""), ("/mnt/second", ",nosharesock,cache=none")]:
+        refused = guest.call("mount", server.port, where, f"{credentials},{mounted}{more}")
+        if refused:
+            note("mount", False, refused)
+            return passed, remarks, failures
+    for name in names:
+        try:
+            result, remark, said, _ = guest.call(
+                "check", name, "/mnt/first", "/mnt/second", mounted)
+        except (CheckFailed, TimeoutError) as error:
+            result, remark, said = False, str(error).strip(), ""
+        note(name, result, remark, said)
+    last = [("busy", lambda: guest.call("busy", "/mnt/first"))]
+    if label == "3.1.1":
+        last.append(("reconnects", lambda: reconnects(guest, server)))
+    for name, check in last:
+        try:
+            check()
+        except CheckFailed as error:
+            note(name, False, str(error).strip().splitlines()[-1])
+        else:
+            note(name, True)
+    for where in ["/mnt/first", "/mnt/second"]:
+        refused = guest.call("unmount", where)
+        if refused:
+            note("umount", False, refused)
+    return passed, remarks, failures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", help="Debian's release to take the kernel of; default: this one")
+    parser.add_argument("--server", choices=["ours", "debian"], default="ours")
+    parser.add_argument("--program", default=str(ROOT / "target" / "release" / "smbd"))
+    parser.add_argument("--mount", nargs="+", choices=MOUNTS, default=list(MOUNTS))
+    parser.add_argument("--check", nargs="+", choices=kernel_checks.CHECKS)
+    parser.add_argument("--quick", action="store_true", help="few mounts, few checks")
+    parser.add_argument("--shell", metavar="COMMAND", help="run a command in the guest instead")
+    parser.add_argument("-v", "--verbose", action="store_true")
+    options = parser.parse_args()
+    labels = QUICK_MOUNTS if options.quick else options.mount
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="kernel-") as temporary, contextlib.ExitStack() as stack:
+        os.chmod(temporary, 0o755)
+        guest = Guest(options.suite, Path(temporary))
+        stack.callback(guest.stop)
+        if options.shell:
+            code, text = guest.shell(options.shell)
+            print(text, end="")
+            sys.exit(code)
+        directory = Path(temporary) / "server"
+        directory.mkdir()
+        server = debian(directory) if options.server == "debian" else ours(
+            directory, options.program, "--guest", "rw")
+        stack.callback(server.stop)
+        print(f"Linux {guest.version}, {server.name}\n")
+        print("| mount | passed | failed | remarks |\n|---|---|---|---|")
+        for number, label in enumerate(labels):
+            names = options.check or (
+                QUICK_CHECKS if options.quick else FEW if number else list(kernel_checks.CHECKS))
+            passed, remarks, failures = run_mount(guest, server, options, label, names)
+            failed |= bool(failures)
+            cells = [" / ".join(cell).replace("|", "\\|").replace("\n", " ")
+                     for cell in (failures, remarks)]
+            print(f"| {label} | {passed} | {cells[0]} | {cells[1]} |", flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
