@@ -276,9 +276,11 @@ MOUNTS = {
 }
 # For all but the first mount, which gets all checks: the rest takes long and differs little.
 FEW = ["basics", "copies", "renames", "links", "metadata", "ranges", "mapped", "direct", "locks",
-       "server_copies", "names", "random_operations", "watched"]
+       "server_copies", "names", "sqlite", "random_operations", "watched"]
 QUICK_MOUNTS = ["3.1.1", "3.1.1, encrypted", "2.1, signed"]
 QUICK_CHECKS = ["basics", "renames", "links", "metadata", "ranges", "names"]
+# What fails with Debian's smbd as well: by the kernel's version, the client's own faults.
+CLIENTS_FAULTS = {"6.1.": ["unlinked", "appended"]}
 # Lines of the kernel's that aren't about an answer of the server's.
 HARMLESS = re.compile(r"Attempting to mount|Use of the less secure dialect|"
                       r"has not responded|reconnect|due to actimeo|umount")
@@ -329,6 +331,10 @@ def run_mount(guest, server, options, label, names):
             if quiet(said):
                 print(said, file=sys.stderr, flush=True)
 
+    for version, faults in CLIENTS_FAULTS.items():
+        if guest.version.startswith(version):
+            names = [name for name in names if name not in faults]
+            remarks += [f"{name}: left out, fails with any server" for name in faults]
     for where, more in [("/mnt/first", ""), ("/mnt/second", ",nosharesock,cache=none")]:
         refused = guest.call("mount", server.port, where, f"{credentials},{mounted}{more}")
         if refused:
@@ -363,8 +369,8 @@ def main():
     parser.add_argument("--suite", help="Debian's release to take the kernel of; default: this one")
     parser.add_argument("--server", choices=["ours", "debian"], default="ours")
     parser.add_argument("--program", default=str(ROOT / "target" / "release" / "smbd"))
-    parser.add_argument("--mount", nargs="+", choices=MOUNTS, default=list(MOUNTS))
-    parser.add_argument("--check", nargs="+", choices=kernel_checks.CHECKS)
+    parser.add_argument("--mount", nargs="+", choices=MOUNTS, metavar="MOUNT", default=list(MOUNTS))
+    parser.add_argument("--check", nargs="+", choices=kernel_checks.CHECKS, metavar="CHECK")
     parser.add_argument("--quick", action="store_true", help="few mounts, few checks")
     parser.add_argument("--shell", metavar="COMMAND", help="run a command in the guest instead")
     parser.add_argument("-v", "--verbose", action="store_true")
@@ -389,6 +395,8 @@ def main():
         for number, label in enumerate(labels):
             names = options.check or (
                 QUICK_CHECKS if options.quick else FEW if number else list(kernel_checks.CHECKS))
+            if "guest" in label and options.server == "debian":
+                continue  # it has no guests
             passed, remarks, failures = run_mount(guest, server, options, label, names)
             failed |= bool(failures)
             cells = [" / ".join(cell).replace("|", "\\|").replace("\n", " ")
