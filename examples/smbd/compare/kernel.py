@@ -333,8 +333,9 @@ def run_mount(guest, server, options, label, names):
 
     for version, faults in CLIENTS_FAULTS.items():
         if guest.version.startswith(version):
+            remarks += [f"{name}: left out, fails with any server"
+                        for name in names if name in faults]
             names = [name for name in names if name not in faults]
-            remarks += [f"{name}: left out, fails with any server" for name in faults]
     for where, more in [("/mnt/first", ""), ("/mnt/second", ",nosharesock,cache=none")]:
         refused = guest.call("mount", server.port, where, f"{credentials},{mounted}{more}")
         if refused:
