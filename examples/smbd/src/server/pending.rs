@@ -281,7 +281,7 @@ impl Exchange {
         let mut current = self.current.borrow_mut();
         let current = current.as_mut().ok_or(Status::INTERNAL_ERROR)?;
         let is_last = current.header.next_command == 0;
-        // These wait for an oplock's break, which is over some time. Linux's client opens, renames
+        // These wait for an oplock's break, which doesn't take for ever. Linux's client opens, renames
         // and closes in one compound, while it has the file to be replaced open itself.
         let ends = [Command::Create as u16, Command::SetInfo as u16];
         if !is_last && !ends.contains(&current.header.command) {
