@@ -199,6 +199,7 @@ fn a_backend_that_fails_to_remove_does_not_keep_the_source() {
 /// Reports two descriptors for as long as they are registered, however little room there is.
 struct Pushy {
     tokens: Vec<Token>,
+    readiness: Readiness,
     rooms: Rc<RefCell<Vec<(usize, usize)>>>,
 }
 
@@ -225,7 +226,7 @@ impl Backend for Pushy {
         let before = ready.room();
         // The first is the context's own, and quiet.
         for &token in &self.tokens[1..] {
-            ready.push(token, Readiness::READABLE);
+            ready.push(token, self.readiness);
         }
         self.rooms.borrow_mut().push((before, ready.room()));
         Ok(())
@@ -242,6 +243,7 @@ fn what_a_backend_reports_beyond_the_room_is_left_out() {
     let rooms = Rc::new(RefCell::new(Vec::new()));
     let backend = Pushy {
         tokens: Vec::new(),
+        readiness: Readiness::READABLE,
         rooms: Rc::clone(&rooms),
     };
     let builder = Context::builder().custom_backend(Box::new(backend));
@@ -254,4 +256,29 @@ fn what_a_backend_reports_beyond_the_room_is_left_out() {
     assert_eq!(turns(&context, 3), 3);
     assert_eq!(log.take(), "first first first", "the second had no room");
     assert_eq!(rooms.take(), [(1, 0); 3]);
+}
+
+#[test]
+fn a_report_that_says_nothing_calls_nobody() {
+    let rooms = Rc::new(RefCell::new(Vec::new()));
+    let backend = Pushy {
+        tokens: Vec::new(),
+        readiness: Readiness::empty(),
+        rooms: Rc::clone(&rooms),
+    };
+    let context = Context::builder()
+        .custom_backend(Box::new(backend))
+        .build()
+        .unwrap();
+    let (ours, _theirs) = pair();
+    let _fd = context
+        .add_fd(ours, READ, |_, _, flags| panic!("told {flags:?}"))
+        .unwrap();
+    assert_eq!(turns(&context, 3), 0);
+    let rooms = rooms.take();
+    assert_eq!(rooms.len(), 3);
+    assert!(
+        rooms.iter().all(|(before, after)| before == after),
+        "{rooms:?}"
+    );
 }

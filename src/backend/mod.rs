@@ -75,6 +75,34 @@ bitflags! {
     }
 }
 
+/// The readiness that an event can be told of without a closer look: it wants it, and nothing else is
+/// reported or was served before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Plain {
+    /// Whatever it is not, as epoll's bits, of which a report has at least one.
+    others: u32,
+}
+
+impl Plain {
+    const READABLE: u32 = Readiness::READABLE.bits() as u32;
+    const WRITABLE: u32 = Readiness::WRITABLE.bits() as u32;
+
+    /// Every report needs the closer look.
+    const NONE: Plain = Plain { others: u32::MAX };
+
+    /// For an event that wants `flags`, and has its descriptor for itself.
+    fn of(flags: FdFlags) -> Plain {
+        let mut others = u32::MAX;
+        if flags.contains(FdFlags::READ) {
+            others &= !Plain::READABLE;
+        }
+        if flags.contains(FdFlags::WRITE) {
+            others &= !Plain::WRITABLE;
+        }
+        Plain { others }
+    }
+}
+
 /// One ready descriptor, and which of its flags some event was told already.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ready(Event);
@@ -108,25 +136,21 @@ impl Ready {
         self.0.events |= u32::from(flags.bits()) << Ready::SERVED;
     }
 
-    /// The flags that stand for the readiness, if it is nothing but readable and writable, and
-    /// none of it was served.
+    /// The flags that stand for the readiness, if all of it is [plain](Plain).
     #[inline(always)]
-    fn plain_flags(self) -> Option<FdFlags> {
-        const READABLE: u32 = Readiness::READABLE.bits() as u32;
-        const WRITABLE: u32 = Readiness::WRITABLE.bits() as u32;
-        const BOTH: u32 = READABLE | WRITABLE;
+    fn plain_flags(self, plain: Plain) -> Option<FdFlags> {
         const fn flags(events: u32) -> FdFlags {
             // Cheaper than to look at each.
             FdFlags::from_bits_retain(((events + 1) >> 1) as u8)
         }
         const {
-            assert!(flags(READABLE).bits() == FdFlags::READ.bits());
-            assert!(flags(WRITABLE).bits() == FdFlags::WRITE.bits());
-            assert!(flags(BOTH).bits() == FdFlags::READ.bits() | FdFlags::WRITE.bits());
-            assert!(flags(0).is_empty());
+            assert!(flags(Plain::READABLE).bits() == FdFlags::READ.bits());
+            assert!(flags(Plain::WRITABLE).bits() == FdFlags::WRITE.bits());
+            let both = FdFlags::READ.bits() | FdFlags::WRITE.bits();
+            assert!(flags(Plain::READABLE | Plain::WRITABLE).bits() == both);
         }
         let events = self.0.events;
-        if events & !BOTH != 0 {
+        if events & plain.others != 0 {
             return None;
         }
         Some(flags(events))
@@ -204,11 +228,12 @@ impl ReadyList {
         usize::from(self.limit).saturating_sub(self.events.len())
     }
 
-    /// Adds a ready descriptor. One without room for it is left out.
+    /// Adds a ready descriptor. One that there is no room for is left out, and one of which nothing is
+    /// said.
     #[inline]
     #[doc(alias = "tevent_common_invoke_fd_handler")]
     pub fn push(&mut self, token: Token, readiness: Readiness) {
-        if self.room() > 0 {
+        if self.room() > 0 && !readiness.is_empty() {
             self.events.push(Ready::new(token, readiness).0);
         }
     }

@@ -21,14 +21,15 @@
 //!   are in `numbers`, by their descriptor;
 //! - an entry without a handler is the watch of a group, whose own event is gone;
 //! - a group lists the events on its watch, the watch's own included; it has others than that one;
-//! - `direct` is `flags`, or empty if the watch has a group or the event is suspended;
+//! - `plain` says yes to what is in `flags`, or to nothing if the watch has a group or the event is
+//!   suspended;
 //! - `armed` is what the backend was told of a watch, empty if and only if it doesn't know it; a
 //!   watch whose `armed` differs from what its events want is in `dirty`, once;
 //! - `enabled` counts the events that want something and aren't suspended;
 //! - `settled` is empty from the first change on, to what events want or to what the backend knows.
 
 use super::numbers::Numbers;
-use super::{Backend, PlainWait, Readiness, Ready, Token};
+use super::{Backend, Plain, PlainWait, Readiness, Ready, Token};
 use crate::error::errno;
 use crate::flags::FdFlags;
 use crate::key::{Key, Slots};
@@ -61,8 +62,8 @@ struct Entry<H> {
     /// Of a watch: its group, or [`ALONE`]. Of a member: the place of its watch.
     link: u32,
     flags: FdFlags,
-    /// What a report can be answered with at once.
-    direct: FdFlags,
+    /// Which reports can be answered at once.
+    plain: Plain,
     armed: FdFlags,
     state: State,
 }
@@ -86,11 +87,11 @@ impl<H> Entry<H> {
     }
 
     #[inline]
-    fn update_direct(&mut self) {
-        self.direct = if self.is_alone() {
-            self.wanted()
+    fn update_plain(&mut self) {
+        self.plain = if self.is_alone() {
+            Plain::of(self.wanted())
         } else {
-            FdFlags::empty()
+            Plain::NONE
         };
     }
 }
@@ -193,10 +194,10 @@ impl<H: Clone> Mux<H> {
             fd,
             link: watch.unwrap_or(ALONE),
             flags,
-            direct: if watch.is_none() {
-                flags
+            plain: if watch.is_none() {
+                Plain::of(flags)
             } else {
-                FdFlags::empty()
+                Plain::NONE
             },
             armed: FdFlags::empty(),
             state: if watch.is_none() {
@@ -232,7 +233,7 @@ impl<H: Clone> Mux<H> {
         }
         let was_wanted = !entry.wanted().is_empty();
         entry.flags = flags;
-        entry.update_direct();
+        entry.update_plain();
         self.enabled -= usize::from(was_wanted);
         self.enabled += usize::from(!entry.wanted().is_empty());
         self.mark_dirty(key);
@@ -257,7 +258,7 @@ impl<H: Clone> Mux<H> {
             return false;
         }
         entry.state.toggle(State::SUSPENDED);
-        entry.update_direct();
+        entry.update_plain();
         if suspended {
             self.enabled -= usize::from(!entry.flags.is_empty());
         } else {
@@ -315,7 +316,7 @@ impl<H: Clone> Mux<H> {
         };
         if entry.is_alone() {
             entry.link = self.groups.insert(vec![watch_key, key]) as u32;
-            entry.update_direct();
+            entry.update_plain();
         } else if let Some(members) = self.groups.get_mut(entry.link as usize) {
             members.push(key);
         }
@@ -344,7 +345,7 @@ impl<H: Clone> Mux<H> {
             [only] if only == watch_key => {
                 self.groups.remove(group);
                 entry.link = ALONE;
-                entry.update_direct();
+                entry.update_plain();
             }
             _ => {}
         }
@@ -418,10 +419,7 @@ impl<H: Clone> Mux<H> {
     pub(crate) fn deliver(&self, ready: Ready) -> Option<Delivery<H>> {
         let key = Key::from_bits(ready.token().to_bits())?;
         let entry = self.entries.get(key)?;
-        let flags = entry.direct & ready.plain_flags()?;
-        if flags.is_empty() {
-            return None;
-        }
+        let flags = ready.plain_flags(entry.plain)?;
         let handler = entry.handler.clone()?;
         Some(Delivery {
             key,
