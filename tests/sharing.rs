@@ -5,9 +5,11 @@ mod common;
 
 use common::recording::{Call, recorded};
 use common::*;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use tevent::{BackendKind, Context};
+use tevent::{BackendKind, Context, Fd, FdFlags};
 
 on_every_backend!(
     events_on_one_descriptor_take_turns,
@@ -18,6 +20,7 @@ on_every_backend!(
     freeing_one_of_several_events_leaves_the_others,
     events_on_one_descriptor_may_come_and_go_in_any_order,
     flags_of_an_ended_event_count_no_more,
+    an_event_that_is_left_alone_is_not_told_again_of_the_same_report,
     busy_descriptors_take_turns,
     more_ready_descriptors_than_fit_a_batch_all_get_their_turn,
     an_event_freed_before_its_turn_is_not_called,
@@ -211,6 +214,27 @@ fn flags_of_an_ended_event_count_no_more(kind: BackendKind) {
     context.run().expect("there is nothing to wait for");
     drop(second);
     context.run().expect("nor without the other one");
+}
+
+fn an_event_that_is_left_alone_is_not_told_again_of_the_same_report(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, _theirs) = readable();
+    let ours = Rc::new(ours);
+    let calls = Rc::new(Cell::new(0));
+    let sibling = Rc::new(RefCell::new(None));
+    let _fd = {
+        let (calls, sibling) = (Rc::clone(&calls), Rc::clone(&sibling));
+        let handler = move |_: &Context, fd: &Fd<Rc<UnixStream>>, _: FdFlags| {
+            calls.set(calls.get() + 1);
+            drain(fd.get_ref());
+            drop(sibling.take());
+        };
+        context.add_fd(Rc::clone(&ours), READ, handler).unwrap()
+    };
+    let other = context.add_fd(ours, READ, |_, _, _| unreachable!());
+    *sibling.borrow_mut() = Some(other.unwrap());
+    settle(&context);
+    assert_eq!(calls.get(), 1);
 }
 
 fn busy(context: &Context, log: &Log, count: usize) -> Vec<impl Sized + use<>> {

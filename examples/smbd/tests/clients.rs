@@ -1,6 +1,6 @@
 //! Real clients that log on with a password, sign and encrypt: Debian's `smbclient` under every
-//! dialect, and Python's smbprotocol, impacket and pysmb (`clients.py`), from a virtual environment
-//! that `clients-venv.sh` makes.
+//! dialect, and Python's smbprotocol, impacket, pysmb and Pike (`clients.py`), from a virtual
+//! environment that `clients-venv.sh` makes.
 //!
 //! Without them the tests say so and pass, except where `CI=true`.
 
@@ -185,4 +185,9 @@ fn impacket_works() {
 #[test]
 fn pysmb_works() {
     run_python("pysmb");
+}
+
+#[test]
+fn pike_passes() {
+    run_python("pike");
 }

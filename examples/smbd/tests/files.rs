@@ -246,6 +246,25 @@ fn requests_take_the_access_that_was_granted() {
 }
 
 #[test]
+fn the_position_follows_reads_and_synchronous_writes() {
+    const SYNCHRONOUS_NONALERT: u32 = 0x20;
+    let (_dir, config) = setup();
+    let mut client = Client::connected(&config, 0x0311, "data");
+    for (options, position) in [(0, 0), (SYNCHRONOUS_NONALERT, 105)] {
+        let create = create("file.bin", ALL_ACCESS, 1, options);
+        let file = client.expect(request(CREATE, create), Status::SUCCESS);
+        let file = file.file_id();
+        client.expect(
+            request(WRITE, write_at(file, 100, b"12345")),
+            Status::SUCCESS,
+        );
+        assert_eq!(client.query(file, 14), u64::to_le_bytes(position));
+        client.expect(request(READ, read(file, 200, 10, 0)), Status::SUCCESS);
+        assert_eq!(client.query(file, 14), u64::to_le_bytes(210));
+    }
+}
+
+#[test]
 fn special_files_are_looked_at_but_not_opened() {
     let (dir, config) = setup();
     let fifo = dir.path().join("fifo");

@@ -604,15 +604,19 @@ fn the_policy_names_the_machine_and_the_user() {
     let mut names = Vec::new();
     let server = server(1, &mut names);
     let (mut pipe, handle) = policy(&server);
-    let mut query = |level: u32| {
+    let mut ask = |operation: u16, level: u32| {
         let arguments = [&handle[..], &words(&[level])].concat();
-        stub(&exchange(&mut pipe, &call(3, 46, &arguments), &server))
+        exchange(&mut pipe, &call(3, operation, &arguments), &server)
     };
-    for (level, name) in [(3, "WORKGROUP"), (5, "server")] {
-        let answer = query(level);
+    for (operation, level, name) in [(7, 3, "WORKGROUP"), (7, 5, "server"), (46, 5, "server")] {
+        let answer = stub(&ask(operation, level));
         assert!(answer.windows(name.len() * 2).any(|w| w == utf16(name)));
         assert_eq!(last_word(&answer), 0);
     }
+    let fault = ask(46, 3).remove(0);
+    let unknown_operation = 0x1C01_0002u32.to_le_bytes();
+    assert_eq!((fault[2], &fault[24..28]), (3, &unknown_operation[..]));
+    let mut query = |level| stub(&ask(46, level));
     assert_eq!(query(2)[4..], words(&[2, 0, 0, 0, 0]), "nothing is audited");
     assert_eq!(query(6)[4..], words(&[6, 3, 0]));
     assert_eq!(query(99), words(&[0, 0xC000_000D]));

@@ -215,7 +215,9 @@ fn negotiate_contexts_are_checked() {
         (vec![(99, vec![1, 2, 3]), preauth()], Status::SUCCESS),
         (vec![], invalid),
         (vec![preauth(), preauth()], invalid),
-        (vec![preauth(), (2, vec![0, 0])], invalid),
+        (vec![(1, vec![0, 0, 0, 0])], invalid),
+        (vec![preauth(), (8, vec![0, 0])], invalid),
+        (vec![preauth(), (2, vec![0, 0]), (2, vec![0, 0])], invalid),
         (vec![preauth(), (2, vec![2, 0, 1, 0])], invalid),
         (vec![preauth(), (8, vec![1])], invalid),
         (
@@ -226,6 +228,17 @@ fn negotiate_contexts_are_checked() {
         let body = negotiate_contexts(&[0x0311], 0, &contexts);
         setup.client().expect(request(NEGOTIATE, body), status);
     }
+}
+
+#[test]
+fn a_client_that_names_no_cipher_is_served_without() {
+    const PREAUTH: u16 = 1;
+    let preauth = (PREAUTH, [&[1, 0, 4, 0, 1, 0][..], &[9; 4]].concat());
+    let body = negotiate_contexts(&[0x0311], 0, &[preauth, (2, vec![0, 0])]);
+    let mut client = Setup::new().client();
+    let response = client.expect(request(NEGOTIATE, body), Status::SUCCESS);
+    let kinds: Vec<u16> = contexts(&response).iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds, [PREAUTH]);
 }
 
 #[test]

@@ -238,6 +238,7 @@ impl World {
                 share,
                 oplock: OPLOCKS[oplock],
                 overwrites,
+                replaces: false,
                 delete_on_close,
                 name: file.to_string(),
             }),
@@ -398,6 +399,7 @@ fn a_name_is_removed_by_a_process_of_the_user_who_wants_that() {
                 share: 7,
                 oplock: Oplock::None,
                 overwrites: false,
+                replaces: false,
                 delete_on_close: closes && client == clients[1],
                 name: String::from("x"),
             };
@@ -519,6 +521,7 @@ fn lies() -> impl Strategy<Value = Ask> {
                 share: (number >> 32) as u32,
                 oplock,
                 overwrites: flag,
+                replaces: level == 2,
                 delete_on_close: level == 3,
                 name: "a\\b".repeat(level),
             },

@@ -24,6 +24,9 @@ const LSAR_LOOKUP_SIDS2: u16 = 57;
 const LSAR_LOOKUP_NAMES2: u16 = 58;
 const LSAR_LOOKUP_NAMES3: u16 = 68;
 
+/// The class of policy information that is the domain the machine is in.
+const PRIMARY_DOMAIN: u16 = 3;
+
 /// The most handles of a pipe.
 const MAX_HANDLES: usize = 64;
 /// The most SIDs or names of a request.
@@ -91,7 +94,13 @@ pub fn call(
         LSAR_GET_USER_NAME => get_user_name(&mut arguments, server, &mut out)?,
         LSAR_QUERY_INFORMATION_POLICY | LSAR_QUERY_INFORMATION_POLICY2 => {
             handles.find(&mut arguments)?;
-            query_policy(arguments.u16()?, server, &mut out)
+            let class = arguments.u16()?;
+            if operation == LSAR_QUERY_INFORMATION_POLICY2 && class == PRIMARY_DOMAIN {
+                // Samba's servers don't know this operation, and `smbcacls --sddl` crashes on
+                // an answer without a SID.
+                return Err(Fault::UnknownOperation);
+            }
+            query_policy(class, server, &mut out)
         }
         LSAR_LOOKUP_SIDS | LSAR_LOOKUP_SIDS2 => {
             handles.find(&mut arguments)?;
@@ -145,7 +154,6 @@ fn put_name_argument(name: &str, out: &mut Encoder) {
 /// is audited.
 fn query_policy(class: u16, server: &Server<'_>, out: &mut Encoder) -> Status {
     const AUDIT_EVENTS: u16 = 2;
-    const PRIMARY_DOMAIN: u16 = 3;
     const ACCOUNT_DOMAIN: u16 = 5;
     const SERVER_ROLE: u16 = 6;
     if !matches!(

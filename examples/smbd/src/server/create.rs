@@ -226,6 +226,7 @@ impl Existing {
             share: create.share_access,
             oplock,
             overwrites,
+            replaces: false,
             delete_on_close: create.options & options::FILE_DELETE_ON_CLOSE != 0,
             name: share.wire_name(&self.node),
         }

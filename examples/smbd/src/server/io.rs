@@ -123,7 +123,8 @@ fn write_file(disk: &mut DiskOpen, write: &Write<'_>) -> Result<(), Status> {
     disk.writing(|disk| {
         data::write_at(&disk.node.fd, write.data, write.offset, durable).map_err(Status::from_errno)
     })?;
-    disk.state.position = write.offset + write.data.len() as u64;
+    disk.state
+        .written_to(write.offset + write.data.len() as u64);
     Ok(())
 }
 

@@ -55,29 +55,20 @@ impl Connection {
         })?;
         let adding = access::FILE_WRITE_DATA | access::SYNCHRONIZE; // FILE_ADD_FILE
         let held = self
-            .hold(request, &share, &parent, adding, SHARE_READ | SHARE_WRITE)
+            .hold(
+                request,
+                &share,
+                &parent,
+                adding,
+                SHARE_READ | SHARE_WRITE,
+                false,
+            )
             .await;
         let _parent = match held {
             // Who has the directory open for deleting, or alone, is in their own way only: programs
             // open so what they don't mean to delete, and would keep all others from renaming.
             Err(Status::SHARING_VIOLATION) if !self.keeps_from(&parent, adding) => None,
             held => Some(held?),
-        };
-        let _replaced = match share.look_up(&components)? {
-            Found::Node(there)
-                if replace && !there.metadata.same_file(&disk.borrow().node.metadata) =>
-            {
-                if there.metadata.kind == Kind::Directory || there.metadata.is_read_only() {
-                    return Err(Status::ACCESS_DENIED);
-                }
-                // What somebody has open is not replaced.
-                let held = self.hold(request, &share, &there, access::DELETE, 0).await;
-                Some(held.map_err(|status| match status {
-                    Status::SHARING_VIOLATION => Status::ACCESS_DENIED,
-                    other => other,
-                })?)
-            }
-            _ => None,
         };
         let asked = {
             let disk = disk.borrow();
@@ -94,6 +85,25 @@ impl Connection {
                 other => other,
             })?;
         }
+        // Others wait for the file that is being replaced: nothing from here on waits for them.
+        let _replaced = match share.look_up(&components)? {
+            Found::Node(there)
+                if replace && !there.metadata.same_file(&disk.borrow().node.metadata) =>
+            {
+                if there.metadata.kind == Kind::Directory || there.metadata.is_read_only() {
+                    return Err(Status::ACCESS_DENIED);
+                }
+                // What somebody has open is not replaced.
+                let held = self
+                    .hold(request, &share, &there, access::DELETE, 0, true)
+                    .await;
+                Some(held.map_err(|status| match status {
+                    Status::SHARING_VIOLATION => Status::ACCESS_DENIED,
+                    other => other,
+                })?)
+            }
+            _ => None,
+        };
         let disk = &mut *disk.borrow_mut();
         if is_link {
             link(disk, &components, replace)
@@ -110,6 +120,7 @@ impl Connection {
         node: &Node,
         access: u32,
         share_access: u32,
+        replaces: bool,
     ) -> Result<Held, Status> {
         let (device, inode) = node.metadata.key();
         let asked = self.port.open(Wanted {
@@ -118,6 +129,7 @@ impl Connection {
             share: share_access,
             oplock: Oplock::None,
             overwrites: false,
+            replaces,
             delete_on_close: false,
             name: share.wire_name(node),
         });

@@ -2,6 +2,7 @@
 
 use super::metadata::Kind;
 use super::{Node, names, short_names};
+use crate::wire::create::options;
 use crate::wire::status::Status;
 use crate::wire::{Put, text};
 
@@ -14,6 +15,18 @@ pub struct OpenState {
     pub mode: u32,
     /// CurrentByteOffset: only ever stored, as SMB2 requests carry their own.
     pub position: u64,
+}
+
+impl OpenState {
+    /// Data was written up to `end`. Only synchronous opens have a position that follows
+    /// ([MS-FSA] 2.1.5.4); reads always move it, as smbtorture wants it.
+    pub fn written_to(&mut self, end: u64) {
+        let synchronous =
+            options::FILE_SYNCHRONOUS_IO_ALERT | options::FILE_SYNCHRONOUS_IO_NONALERT;
+        if self.mode & synchronous != 0 {
+            self.position = end;
+        }
+    }
 }
 
 /// The class of a FILE_INFORMATION_CLASS number and the fewest bytes a client

@@ -73,6 +73,7 @@ pub(super) enum Wanted {
         share: u32,
         oplock: Oplock,
         overwrites: bool,
+        replaces: bool,
         delete_on_close: bool,
         name: String,
     },
@@ -134,6 +135,8 @@ pub(super) struct File {
     /// Something has changed that those may have waited for.
     has_changed: bool,
     views: BTreeMap<ClientId, View>,
+    /// The open of who gives its name to another file just now.
+    replaced_by: Option<Owner>,
     pub(super) delete_pending: bool,
     /// The system user whose process has said so; another one's is not to do it for them.
     deleted_by: Option<u32>,
@@ -150,6 +153,7 @@ impl File {
             waiting: VecDeque::new(),
             has_changed: false,
             views: BTreeMap::new(),
+            replaced_by: None,
             delete_pending: false,
             deleted_by: None,
         }
@@ -244,6 +248,7 @@ impl File {
                 share,
                 oplock,
                 overwrites,
+                replaces,
                 delete_on_close,
                 ref name,
             } => {
@@ -254,6 +259,9 @@ impl File {
                     .next()
                     .is_some_and(|open| open.is_removing)
                 {
+                    return Verdict::Soon;
+                }
+                if self.replaced_by.is_some() && !replaces {
                     return Verdict::Soon;
                 }
                 if self.delete_pending {
@@ -313,6 +321,9 @@ impl File {
                     name: name.clone(),
                 };
                 self.opens.insert(owner, made);
+                if replaces {
+                    self.replaced_by = Some(owner);
+                }
                 self.set_oplock(owner, oplock);
                 Verdict::Ready(Notice::Opened {
                     ticket,
@@ -630,6 +641,9 @@ impl File {
     pub(super) fn remove_open(&mut self, owner: Owner, effects: &mut Effects) {
         self.settle_open(owner, effects);
         if let Some(open) = self.opens.remove(&owner) {
+            if self.replaced_by == Some(owner) {
+                self.replaced_by = None;
+            }
             self.counts.remove(open.access, open.share);
             if let Some(view) = self.views.get_mut(&owner.client) {
                 view.counts.remove(open.access, open.share);

@@ -105,6 +105,8 @@ pub enum Ask {
         oplock: Oplock,
         /// The data is going to be overwritten.
         overwrites: bool,
+        /// Another file is about to take its name, and then this is closed. Others wait for that.
+        replaces: bool,
         /// When it is closed the file is to be deleted.
         delete_on_close: bool,
         /// The share's name, and the path in it.
@@ -368,6 +370,7 @@ impl Ask {
                 share,
                 oplock,
                 overwrites,
+                replaces,
                 delete_on_close,
                 name,
             } => framed(out, 1, |out| {
@@ -378,6 +381,7 @@ impl Ask {
                 out.put_u32(*share);
                 out.put_u8(*oplock as u8);
                 out.put_u8(u8::from(*overwrites));
+                out.put_u8(u8::from(*replaces));
                 out.put_u8(u8::from(*delete_on_close));
                 put_name(out, name);
             }),
@@ -468,6 +472,7 @@ impl Ask {
                 let share = r.u32()?;
                 let oplock = Oplock::parse(&mut r)?;
                 let overwrites = bool(&mut r)?;
+                let replaces = bool(&mut r)?;
                 let delete_on_close = bool(&mut r)?;
                 Ask::Open {
                     ticket,
@@ -477,6 +482,7 @@ impl Ask {
                     share,
                     oplock,
                     overwrites,
+                    replaces,
                     delete_on_close,
                     name: parse_name(&mut r)?,
                 }
@@ -717,7 +723,7 @@ mod tests {
         });
         prop_oneof![
             (
-                any::<(u64, u64, u32, u32, bool, bool)>(),
+                any::<(u64, u64, u32, u32, bool, bool, bool)>(),
                 files(),
                 oplocks(),
                 ".{0,100}"
@@ -730,7 +736,8 @@ mod tests {
                     share: numbers.3,
                     oplock,
                     overwrites: numbers.4,
-                    delete_on_close: numbers.5,
+                    replaces: numbers.5,
+                    delete_on_close: numbers.6,
                     name,
                 }),
             any::<(u64, u64)>().prop_map(|(ticket, open)| Ask::Close { ticket, open }),
@@ -851,6 +858,7 @@ mod tests {
             share: 0,
             oplock: Oplock::None,
             overwrites: false,
+            replaces: false,
             delete_on_close: false,
             name: format!("a{name}"),
         };

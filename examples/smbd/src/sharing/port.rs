@@ -45,6 +45,8 @@ pub struct Wanted {
     pub oplock: Oplock,
     /// The data is going to be overwritten.
     pub overwrites: bool,
+    /// Another file is about to take its name, and then this is closed.
+    pub replaces: bool,
     /// When it is closed the file is to be deleted.
     pub delete_on_close: bool,
     /// The share's name, and the path in it.
@@ -387,6 +389,7 @@ impl Port {
             share: wanted.share,
             oplock: wanted.oplock,
             overwrites: wanted.overwrites,
+            replaces: wanted.replaces,
             delete_on_close: wanted.delete_on_close,
             name: wanted.name,
         })

@@ -300,6 +300,7 @@ impl Table {
                 share,
                 oplock,
                 overwrites,
+                replaces,
                 delete_on_close,
                 name,
             } => {
@@ -318,6 +319,7 @@ impl Table {
                     share,
                     oplock,
                     overwrites,
+                    replaces,
                     delete_on_close,
                     name,
                 };
@@ -730,6 +732,7 @@ mod tests {
             share: SHARE_ALL,
             oplock: Oplock::None,
             overwrites: false,
+            replaces: false,
             delete_on_close: false,
             name: String::new(),
         };
@@ -871,6 +874,7 @@ mod tests {
             share,
             oplock: Oplock::None,
             overwrites: false,
+            replaces: false,
             delete_on_close: false,
             name: String::new(),
         };
@@ -919,11 +923,59 @@ mod tests {
             share: SHARE_ALL,
             oplock: Oplock::Batch,
             overwrites: false,
+            replaces: false,
             delete_on_close: false,
             name: String::new(),
         };
         ask(&mut table, other, batch.clone());
         assert_eq!(table.in_the_way(one, &batch), BTreeSet::from([other]));
+    }
+
+    #[test]
+    fn who_opens_a_file_that_is_being_replaced_waits_until_it_has_been() {
+        let mut table = table();
+        let (one, other) = (table.add_client(), table.add_client());
+        let replace = || Ask::Open {
+            ticket: 1,
+            open: 1,
+            file: FILE,
+            access: 0x1_0000,
+            share: 0,
+            oplock: Oplock::None,
+            overwrites: false,
+            replaces: true,
+            delete_on_close: false,
+            name: String::new(),
+        };
+        let opened = |ticket| Notice::Opened {
+            ticket,
+            oplock: Oplock::None,
+            restrictions: 0,
+        };
+        let refused = |ticket| Notice::Refused {
+            ticket,
+            why: Refusal::SharingViolation,
+        };
+        ask(&mut table, one, replace());
+        assert_eq!(notices(&mut table), [(one, opened(1))]);
+        open(&mut table, other, 2);
+        assert_eq!(notices(&mut table), []);
+        // Who wants to replace it too doesn't wait.
+        ask(&mut table, other, replace());
+        assert_eq!(notices(&mut table), [(other, refused(1))]);
+        ask(&mut table, one, Ask::Close { ticket: 0, open: 1 });
+        assert_eq!(notices(&mut table), [(other, opened(2))]);
+        // What is open is not replaced.
+        ask(&mut table, one, replace());
+        assert_eq!(notices(&mut table), [(one, refused(1))]);
+        // A process that ends lets go what it was replacing.
+        ask(&mut table, other, Ask::Close { ticket: 0, open: 2 });
+        ask(&mut table, one, replace());
+        open(&mut table, other, 3);
+        assert_eq!(notices(&mut table), [(one, opened(1))]);
+        let now = table.effects.now;
+        table.remove_client(one, now);
+        assert_eq!(notices(&mut table), [(other, opened(3))]);
     }
 
     #[test]

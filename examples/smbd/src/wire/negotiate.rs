@@ -78,23 +78,21 @@ pub struct Request<'a> {
 pub struct Contexts<'a> {
     /// The hash algorithms of the preauthentication context.
     pub hashes: Option<Ids<'a>>,
-    /// The ciphers of the encryption context.
+    /// The ciphers of the encryption context, unless it names none: so clients say that they don't
+    /// want to encrypt.
     pub ciphers: Option<Ids<'a>>,
     /// The algorithms of the signing context.
     pub signing: Option<Ids<'a>>,
 }
 
-/// Numbers of algorithms in the client's order, at least one.
+/// Numbers of algorithms in the client's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids<'a>(&'a [[u8; 2]]);
 
 impl<'a> Ids<'a> {
     /// Reads `count` of them.
     fn read(r: &mut Reader<'a>, count: u16) -> Result<Self, Malformed> {
-        match r.bytes(usize::from(count) * 2)?.as_chunks().0 {
-            [] => Err(Malformed),
-            ids => Ok(Ids(ids)),
-        }
+        Ok(Ids(r.bytes(usize::from(count) * 2)?.as_chunks().0))
     }
 
     /// Whether `id` is among them.
@@ -160,7 +158,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// [`Malformed`], also when there are two of a kind or one offers nothing.
+    /// [`Malformed`], also when there are two of a kind or one offers nothing, ciphers excepted.
     pub fn contexts(&self) -> Result<Contexts<'a>, Malformed> {
         let mut rest = self.contexts;
         let mut contexts = Contexts::default();
@@ -181,7 +179,9 @@ impl<'a> Request<'a> {
                 if kind == PREAUTH_INTEGRITY_CAPABILITIES {
                     data.skip(2)?; // SaltLength; the salt only has to be there to be hashed
                 }
-                if place.replace(Ids::read(&mut data, count)?).is_some() {
+                let ids = Ids::read(&mut data, count)?;
+                let offers_nothing = ids.0.is_empty() && kind != ENCRYPTION_CAPABILITIES;
+                if offers_nothing || place.replace(ids).is_some() {
                     return Err(Malformed);
                 }
             }
@@ -191,6 +191,7 @@ impl<'a> Request<'a> {
                 rest = rest.get(step..).ok_or(Malformed)?;
             }
         }
+        contexts.ciphers = contexts.ciphers.filter(|ids| !ids.0.is_empty());
         Ok(contexts)
     }
 }
