@@ -125,11 +125,12 @@ def debian(directory):
     return Server("Debian's smbd", directory, command, port)
 
 
-def ours(directory, program):
+def ours(directory, program, *more):
     port = free_port()
     (directory / "share").mkdir()
     users = directory / "users"
-    command = [program, "--share", f"share={directory}/share", "--listen", f"127.0.0.1:{port}"]
+    command = [program, "--share", f"share={directory}/share", "--listen", f"127.0.0.1:{port}",
+               *more]
     options = subprocess.run([program, "--help"], capture_output=True, text=True).stdout
     if "passwd" in options:
         subprocess.run(

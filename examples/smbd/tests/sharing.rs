@@ -649,6 +649,55 @@ fn rename(file: [u8; 16], name: &str) -> Request {
 }
 
 #[test]
+fn a_rename_in_the_midst_of_a_compound_waits_for_an_oplock_to_be_broken() {
+    let setup = Setup::new();
+    setup.dir.write("new", b"new");
+    let mut client = setup.client();
+    // What is replaced is open on the same connection.
+    let batch = open("file", READ_DATA, SHARE_ALL, BATCH, OPEN);
+    for closes in [false, true] {
+        let file = client.expect(batch.clone(), Status::SUCCESS).file_id();
+        let message = client.message(&[
+            open("new", DELETE, SHARE_ALL, 0, OPEN),
+            request(
+                SET_INFO,
+                set_info(RELATED_FILE, 1, 10, &new_name("file", true)),
+            )
+            .related(),
+            request(CLOSE, close(RELATED_FILE, 0)).related(),
+        ]);
+        let frames = client.connection.exchange(&message).unwrap();
+        let told: Vec<Response> = frames.iter().flat_map(|frame| responses(frame)).collect();
+        assert_eq!(
+            told.len(),
+            1,
+            "the break, and no interim response: {told:?}"
+        );
+        assert_eq!(told[0].message_id, u64::MAX);
+        assert_eq!(told[0].body[8..24], file);
+        let (answer, renamed) = if closes {
+            (request(CLOSE, close(file, 0)), Status::SUCCESS)
+        } else {
+            (oplock_break(file, told[0].body[2]), Status::ACCESS_DENIED)
+        };
+        let mut answered = client.start(answer);
+        answered.extend(client.more());
+        let statuses: Vec<Status> = answered.iter().map(|response| response.status).collect();
+        assert_eq!(
+            statuses,
+            [Status::SUCCESS, Status::SUCCESS, renamed, Status::SUCCESS]
+        );
+        if !closes {
+            client.expect(request(CLOSE, close(file, 0)), Status::SUCCESS);
+        }
+    }
+    assert_eq!(
+        std::fs::read(setup.dir.path().join("file")).unwrap(),
+        b"new"
+    );
+}
+
+#[test]
 fn a_directory_stays_where_it_is_while_another_client_has_something_open_below_it() {
     let setup = Setup::new();
     setup.dir.write("dir/sub/file", b"");

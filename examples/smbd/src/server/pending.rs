@@ -281,7 +281,10 @@ impl Exchange {
         let mut current = self.current.borrow_mut();
         let current = current.as_mut().ok_or(Status::INTERNAL_ERROR)?;
         let is_last = current.header.next_command == 0;
-        if !is_last && current.header.command != Command::Create as u16 {
+        // These wait for an oplock's break, which is over some time. Linux's client opens, renames
+        // and closes in one compound, while it has the file to be replaced open itself.
+        let ends = [Command::Create as u16, Command::SetInfo as u16];
+        if !is_last && !ends.contains(&current.header.command) {
             return Err(Status::INTERNAL_ERROR);
         }
         if pending.len() >= MAX_PENDING {
@@ -300,8 +303,8 @@ impl Exchange {
             waker: RefCell::new(None),
         });
         pending.waiters.borrow_mut().insert(id, Rc::clone(&waiter));
-        // In the midst of a compound a CREATE waits without telling: the
-        // responses would not be a compound any more.
+        // In the midst of a compound these wait without telling: the responses
+        // would not be a compound any more.
         if is_last && current.async_id.is_none() {
             current.async_id = Some(id);
             let earlier = self.frame.borrow_mut().take();
