@@ -196,10 +196,7 @@ mod tests {
         assert_eq!(slots.get_mut(old), None);
         assert_eq!(slots.remove(old), None);
         assert_eq!(slots.get(new), Some(&"new"));
-        assert_eq!(
-            format!("{new:?}"),
-            format!("Key({}, {})", new.index(), new.generation())
-        );
+        assert_eq!(format!("{old:?} {new:?}"), "Key(0, 1) Key(0, 2)");
     }
 
     #[test]

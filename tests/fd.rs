@@ -30,6 +30,7 @@ on_every_backend!(
     an_event_without_flags_beside_others_gets_nothing,
     a_regular_file_is_always_ready_or_refused_with_the_source,
     a_regular_file_that_comes_in_a_handler_is_served,
+    an_always_ready_file_alone_is_served_in_turn_after_turn,
     dev_null_is_always_ready_or_refused_with_the_source,
     an_always_ready_file_that_is_gone_is_no_spin,
     an_always_ready_file_starves_nobody,
@@ -536,6 +537,23 @@ fn files_and_sockets_take_turns_at_being_first() {
         log.take(),
         "socket file file socket socket file file socket"
     );
+}
+
+fn an_always_ready_file_alone_is_served_in_turn_after_turn(kind: BackendKind) {
+    let context = context(kind);
+    let (ours, _theirs) = pair();
+    let _silent = context.add_fd(ours, READ, |_, _, _| unreachable!());
+    let calls = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&calls);
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let Ok(_event) = context.add_fd(file, READ, move |_, _, _| counter.set(counter.get() + 1))
+    else {
+        assert_eq!(kind, BackendKind::Epoll, "epoll alone refuses it");
+        return;
+    };
+    run_until(&context, "the file is served again and again", || {
+        calls.get() >= 10
+    });
 }
 
 fn a_regular_file_that_comes_in_a_handler_is_served(kind: BackendKind) {

@@ -12,7 +12,7 @@ pub const TESTS: &[process::Test] = tests![
     nesting_is_refused_unless_it_was_allowed,
     signals_for_the_running_handler_are_kept_and_delivered_afterwards,
     siginfo_for_the_running_handler_is_kept_in_order,
-    a_loop_rests_when_what_was_kept_for_a_running_handler_was_told,
+    a_loop_rests_while_and_after_something_is_kept_for_a_running_handler,
     other_handlers_are_called_in_the_nested_loop,
     handlers_left_over_by_the_outer_loop_are_called_in_the_nested_one,
     what_is_left_over_needs_no_new_signal_to_be_noticed,
@@ -96,7 +96,7 @@ fn siginfo_for_the_running_handler_is_kept_in_order(kind: BackendKind) {
     assert_eq!(values.take(), [1, 2, 3, 4]);
 }
 
-fn a_loop_rests_when_what_was_kept_for_a_running_handler_was_told(kind: BackendKind) {
+fn a_loop_rests_while_and_after_something_is_kept_for_a_running_handler(kind: BackendKind) {
     let context = context(kind);
     context.set_nesting_allowed(true);
     context.set_wait_timeout(Some(Duration::ZERO));
@@ -110,7 +110,12 @@ fn a_loop_rests_when_what_was_kept_for_a_running_handler_was_told(kind: BackendK
                 log.push(info.siginfo.unwrap().value().unwrap());
                 if log.len() == 1 {
                     sys::sigqueue(std::process::id(), realtime(0), 2);
-                    context.run_once().unwrap();
+                    while context.run_once().unwrap() {}
+                    assert_eq!(
+                        context.next_deadline(),
+                        None,
+                        "it is kept until this returns"
+                    );
                 }
             },
         )
