@@ -280,7 +280,7 @@ FEW = ["basics", "copies", "renames", "links", "metadata", "ranges", "mapped", "
 QUICK_MOUNTS = ["3.1.1", "3.1.1, encrypted", "2.1, signed"]
 QUICK_CHECKS = ["basics", "renames", "links", "metadata", "ranges", "names"]
 # What fails with Debian's smbd as well: by the kernel's version, the client's own faults.
-CLIENTS_FAULTS = {"6.1.": ["unlinked", "appended"]}
+CLIENTS_FAULTS = {"6.1.": ["replaced", "unlinked", "appended"]}
 # Lines of the kernel's that aren't about an answer of the server's.
 HARMLESS = re.compile(r"Attempting to mount|Use of the less secure dialect|"
                       r"has not responded|reconnect|due to actimeo|umount")

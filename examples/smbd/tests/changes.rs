@@ -448,6 +448,14 @@ fn what_is_open_is_in_the_way_of_renames() {
         &new_name("target", true),
         Status::ACCESS_DENIED,
     );
+    // Nor has it gone before it is closed.
+    client.set(target, DISPOSITION, &[1], Status::SUCCESS);
+    client.set(
+        file,
+        RENAME,
+        &new_name("target", true),
+        Status::ACCESS_DENIED,
+    );
     client.close(target);
     client.set(file, RENAME, &new_name("target", true), Status::SUCCESS);
     client.set(directory, RENAME, &new_name("new", false), Status::SUCCESS);

@@ -98,7 +98,7 @@ impl Connection {
                     .hold(request, &share, &there, access::DELETE, 0, true)
                     .await;
                 Some(held.map_err(|status| match status {
-                    Status::SHARING_VIOLATION => Status::ACCESS_DENIED,
+                    Status::SHARING_VIOLATION | Status::DELETE_PENDING => Status::ACCESS_DENIED,
                     other => other,
                 })?)
             }
