@@ -75,8 +75,8 @@ bitflags! {
     }
 }
 
-/// The readiness that an event can be told of without a closer look: it wants it, and nothing else is
-/// reported or was served before.
+/// The readiness that an event can be told of without a closer look: it wants it, and nothing else
+/// is reported or was served before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Plain {
     /// Whatever it is not, as epoll's bits, of which a report has at least one.
@@ -228,8 +228,8 @@ impl ReadyList {
         usize::from(self.limit).saturating_sub(self.events.len())
     }
 
-    /// Adds a ready descriptor. One that there is no room for is left out, and one of which nothing is
-    /// said.
+    /// Adds a ready descriptor. One that there is no room for is left out, and one of which nothing
+    /// is said.
     #[inline]
     #[doc(alias = "tevent_common_invoke_fd_handler")]
     pub fn push(&mut self, token: Token, readiness: Readiness) {

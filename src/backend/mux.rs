@@ -189,23 +189,21 @@ impl<H: Clone> Mux<H> {
         // Bits without a meaning would be wanted for ever, and never found.
         let flags = flags & FdFlags::all();
         let watch = self.numbers.get(fd);
-        let key = self.entries.insert(Entry {
+        let mut entry = Entry {
             handler: Some(handler),
             fd,
             link: watch.unwrap_or(ALONE),
             flags,
-            plain: if watch.is_none() {
-                Plain::of(flags)
-            } else {
-                Plain::NONE
-            },
+            plain: Plain::NONE,
             armed: FdFlags::empty(),
             state: if watch.is_none() {
                 State::empty()
             } else {
                 State::MEMBER
             },
-        });
+        };
+        entry.update_plain();
+        let key = self.entries.insert(entry);
         match watch {
             Some(watch) => self.join(watch, key),
             None => self.numbers.insert(fd, key.index()),

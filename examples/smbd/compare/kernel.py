@@ -34,7 +34,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 import kernel_checks
-from torture import PASSWORD, ROOT, USER, Server, debian, free_port, ours
+from torture import PASSWORD, ROOT, USER, Server, debian, end, free_port, ours
 
 HERE = Path(__file__).resolve().parent
 SCRATCH = ROOT / "target" / "compare" / "kernel"
@@ -242,13 +242,7 @@ class Guest:
         return self.call("shell", command, timeout=timeout)
 
     def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        end(self.process)
 
 
 class CheckFailed(Exception):

@@ -107,6 +107,23 @@ def soon(what, find, expected):
 # over a connection of its own, and knows what the mount is called.
 
 
+def at_once(count, work):
+    """Calls work(0), work(1) … in a process each; none may fail."""
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if not child:
+            try:
+                work(number)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    ends = [os.waitpid(child, 0)[1] for child in children]
+    same(ends, [0] * count, "how the writers ended")
+
+
 def basics(d, other, mounted):
     """statfs, files of no and few bytes, directories, find, stat"""
     disk = os.statvfs(d)
@@ -453,18 +470,13 @@ def server_copies(d, other, mounted):
 
 def appended(d, other, mounted):
     """O_APPEND by several processes, fsync"""
-    children = []
-    for number in range(4):
-        child = os.fork()
-        if not child:
-            with opened(f"{d}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND) as fd:
-                for line in range(50):
-                    os.write(fd, b"%d %04d\n" % (number, line))
-                os.fsync(fd)
-            os._exit(0)
-        children.append(child)
-    for child in children:
-        same(os.waitpid(child, 0)[1], 0, "who has appended")
+    def append(number):
+        with opened(f"{d}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND) as fd:
+            for line in range(50):
+                os.write(fd, b"%d %04d\n" % (number, line))
+            os.fsync(fd)
+
+    at_once(4, append)
     lines = read(f"{other}/log").splitlines()
     same(sorted(lines), sorted(b"%d %04d" % (n, l) for n in range(4) for l in range(50)))
     with opened(d, os.O_RDONLY | os.O_DIRECTORY) as fd, contextlib.suppress(OSError):
@@ -603,24 +615,16 @@ def sqlite(d, other, mounted):
         # As with Debian's smbd.
         assert "nobrl" not in mounted, error
         return f"without nobrl: {error}"
-    children = []
-    for who in range(2):
-        child = os.fork()
-        if not child:
-            try:
-                # A transaction that begins by reading may fail at once, wherever the file is.
-                with contextlib.closing(sqlite3.connect(
-                        path, timeout=300, isolation_level="IMMEDIATE")) as base:
-                    for number in range(15):
-                        with base:
-                            base.execute("insert into t values (?, ?)", (who, number))
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    for child in children:
-        same(os.waitpid(child, 0)[1], 0, "a writer")
+
+    def insert(who):
+        # A transaction that begins by reading may fail at once, wherever the file is.
+        with contextlib.closing(sqlite3.connect(
+                path, timeout=300, isolation_level="IMMEDIATE")) as base:
+            for number in range(15):
+                with base:
+                    base.execute("insert into t values (?, ?)", (who, number))
+
+    at_once(2, insert)
     with contextlib.closing(sqlite3.connect(path)) as base:
         same(base.execute("pragma integrity_check").fetchone(), ("ok",), "integrity")
         same(base.execute("select count(*) from t").fetchone(), (30,), "rows")
@@ -714,24 +718,16 @@ def parallel(d, other, mounted):
     """several writers, on both mounts, of files of their own and of parts of one file"""
     size = 512 * 1024
     write(f"{d}/common", bytes(4 * size))
-    children = []
-    for number in range(4):
-        child = os.fork()
-        if not child:
-            try:
-                where = other if number % 2 else d
-                write(f"{where}/own-{number}", noise(size, number))
-                with opened(f"{where}/common", os.O_RDWR) as fd:
-                    data = noise(size, number)
-                    for at in range(0, size, 65536):
-                        os.pwrite(fd, data[at:at + 65536], number * size + at)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    for child in children:
-        same(os.waitpid(child, 0)[1], 0, "a writer")
+
+    def fill(number):
+        where = other if number % 2 else d
+        data = noise(size, number)
+        write(f"{where}/own-{number}", data)
+        with opened(f"{where}/common", os.O_RDWR) as fd:
+            for at in range(0, size, 65536):
+                os.pwrite(fd, data[at:at + 65536], number * size + at)
+
+    at_once(4, fill)
     for number in range(4):
         same(read(f"{d}/own-{number}"), noise(size, number), "a writer's own")
     same(read(f"{d}/common"), b"".join(noise(size, n) for n in range(4)), "in common")
@@ -750,8 +746,8 @@ def watched(d, other, mounted):
 
 
 CHECKS = {check.__name__: check for check in [
-    basics, copies, renames, replaced, unlinked, links, symlinks, metadata, ranges, mapped, direct, locks,
-    server_copies, appended, attributes, names, many, git, trees, sqlite, random_operations,
+    basics, copies, renames, replaced, unlinked, links, symlinks, metadata, ranges, mapped, direct,
+    locks, server_copies, appended, attributes, names, many, git, trees, sqlite, random_operations,
     parallel, watched]}
 
 

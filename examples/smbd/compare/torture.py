@@ -51,6 +51,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def end(process):
+    """Tells a process to end, and waits until it has."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 class Server:
     """A server process that is told to end at the end."""
 
@@ -71,13 +82,7 @@ class Server:
         sys.exit(f"{name} doesn't listen:\n{(directory / 'output').read_text()}")
 
     def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        end(self.process)
         self.log.close()
 
 

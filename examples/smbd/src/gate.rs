@@ -1,10 +1,10 @@
 //! Who gets a process before having logged on, and who has to wait for that.
 //!
-//! A process for everybody who connects is what somebody would need who wants to exhaust a server. So
-//! strangers, those who haven't logged on or are anonymous, have a number of places, all together and
-//! those of one address. Who logs on gives the place back, as does who goes. Who needs one when there is none
-//! takes that of the stranger who has been there longest, if that has had time enough to log on;
-//! else that is waited for.
+//! A process for everybody who connects is what somebody would need who wants to exhaust a server.
+//! So strangers, those who haven't logged on or are anonymous, have a number of places, all
+//! together and those of one address. Who logs on gives the place back, as does who goes. Who needs
+//! one when there is none takes that of the stranger who has been there longest, if that has had
+//! time enough to log on; else that is waited for.
 //!
 //! An address whose logons fail too often has few places, and each failure takes one of them for some
 //! time, longer and longer, whether or not the client stays. That is all that limits guessing over

@@ -29,6 +29,13 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+fn is_skipped_without_root() -> bool {
+    if !is_root() {
+        eprintln!("skipped: this takes root");
+    }
+    !is_root()
+}
+
 /// A server that was started by root, without `--run-as`, and users who are system users too.
 fn system_server(dir: &TempDir, shared: &Path) -> Server {
     Server::run(&mut system_command(dir, shared, SMBD))
@@ -133,8 +140,7 @@ fn a_clients_process_is_named_after_its_client() {
 
 #[test]
 fn started_by_root_a_process_becomes_its_user() {
-    if !is_root() {
-        eprintln!("skipped: this takes root");
+    if is_skipped_without_root() {
         return;
     }
     let dir = TempDir::new();
@@ -171,8 +177,7 @@ fn started_by_root_a_process_becomes_its_user() {
 
 #[test]
 fn a_connection_serves_one_system_user() {
-    if !is_root() {
-        eprintln!("skipped: this takes root");
+    if is_skipped_without_root() {
         return;
     }
     let dir = TempDir::new();
@@ -193,8 +198,7 @@ fn a_connection_serves_one_system_user() {
 
 #[test]
 fn of_root_an_anonymous_client_has_little_and_that_not_for_long() {
-    if !is_root() {
-        eprintln!("skipped: this takes root");
+    if is_skipped_without_root() {
         return;
     }
     let dir = TempDir::new();
@@ -234,8 +238,7 @@ fn of_root_an_anonymous_client_has_little_and_that_not_for_long() {
 /// A process that its client has taken over could otherwise have others delete their files.
 #[test]
 fn a_file_is_deleted_by_the_system_user_alone_who_wants_that() {
-    if !is_root() {
-        eprintln!("skipped: this takes root");
+    if is_skipped_without_root() {
         return;
     }
     let dir = TempDir::new();
@@ -335,8 +338,7 @@ fn the_memory_of_a_server_with_users_is_private() {
 /// Libraries that look users up may ask other machines.
 #[test]
 fn sighup_keeps_nobody_waiting() {
-    if !is_root() {
-        eprintln!("skipped: this takes root");
+    if is_skipped_without_root() {
         return;
     }
     let dir = TempDir::new();
@@ -406,8 +408,7 @@ fn sighup_keeps_nobody_waiting() {
 
 #[test]
 fn who_is_no_system_user_or_root_is_refused() {
-    if !is_root() {
-        eprintln!("skipped: this takes root");
+    if is_skipped_without_root() {
         return;
     }
     let dir = TempDir::new();
@@ -425,8 +426,7 @@ fn who_is_no_system_user_or_root_is_refused() {
 
 #[test]
 fn everybody_can_be_served_as_one_user() {
-    if !is_root() {
-        eprintln!("skipped: this takes root");
+    if is_skipped_without_root() {
         return;
     }
     let dir = TempDir::new();
